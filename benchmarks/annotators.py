@@ -57,7 +57,7 @@ _MAX_DATA_TOKENS = 1500
 
 def some_rows(uri: str, number: int) -> list[PairInput]:
     """Pairs with their reviews, which have a text, at even distances in the file."""
-    source = {"kind": "reviews", "uri": uri}
+    source = {"uri": uri}
     config = parse_config(
         AnnotateConfig, {"workspace": "", "source": source, "rating_range": [0, 100]}
     )

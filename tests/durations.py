@@ -1,14 +1,13 @@
-"""A pytest plugin: the seconds that each test takes, and what follows from them.
+"""A pytest plugin that orders and shards the tests by their recorded durations.
 
-`durations.json` has the seconds of each test function, all its cases together, as they were when
-somebody last ran with `--record-durations`. By them the longest groups of tests start first, so
-that the processes of `make test` end together, and `--shard K/N` takes one of N equal parts. At the
-end of a run a table shows each room's seconds beside the recorded ones. No test fails by its time.
+`durations.json` has the seconds of each test function, all its cases together, as recorded by the
+last run with `--record-durations`. The longest groups of tests start first, so that the processes
+of `make test` end together, and `--shard K/N` runs one of N equal parts.
 """
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ import pytest
 
 _SLOW = " (slow)"
 
-# Their tests share what is costly to make, such as a pipeline or two nodes.
+# Tests in these folders share expensive fixtures, such as a pipeline or two nodes.
 _GROUPS = ("tests/xrec/jobs/", "tests/xrec/cluster/", "tests/xrec/serve/", "tests/xrec/train/")
 
 
@@ -24,12 +23,6 @@ def group_of(nodeid: str) -> str:
     """Return the group of a test, whose tests all run in one process: its file, or a folder."""
     file = nodeid.split("::")[0]
     return next((folder for folder in _GROUPS if file.startswith(folder)), file)
-
-
-def room_of(nodeid: str) -> str:
-    """Return the folder of tests/ or of tests/xrec/ that a test is in."""
-    parts = nodeid.split("::")[0].removeprefix("tests/").removeprefix("xrec/").split("/")
-    return parts[0] if len(parts) > 1 else "."
 
 
 def shards(seconds: Mapping[str, float], number: int) -> list[set[str]]:
@@ -133,49 +126,16 @@ class _Durations:
     """The seconds of the tests that ran; with xdist, in the process that reports."""
 
     def __init__(self) -> None:
-        self._tests: set[str] = set()
         self._seconds: Counter[tuple[str, str]] = Counter()
         self._not_passed: set[tuple[str, str]] = set()
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         key = _key(report.nodeid, "slow" in report.keywords)
-        self._tests.add(report.nodeid)
         self._seconds[key] += report.duration
         if not report.passed:
             self._not_passed.add(key)
 
-    def pytest_terminal_summary(
-        self, terminalreporter: pytest.TerminalReporter, config: pytest.Config
-    ) -> None:
-        recorded = _read(config)
-        num_tests = Counter(room_of(nodeid) for nodeid in self._tests)
-        if len(num_tests) > 1:
-            terminalreporter.section("seconds of each room")
-            for line in _table(num_tests, self._seconds, recorded):
-                terminalreporter.line(line)
-        if config.option.record_durations:
-            passed = {key: self._seconds[key] for key in self._seconds.keys() - self._not_passed}
-            _write(config, recorded | passed)
-
-
-def _table(
-    num_tests: Counter[str],
-    seconds: Mapping[tuple[str, str], float],
-    recorded: Mapping[tuple[str, str], float],
-) -> Iterator[str]:
-    """Yield a line for each room, the longest first: what ran, and how long it took when recorded.
-
-    A + marks a room that has tests without a record.
-    """
-    now, before, new = (Counter[str]() for _ in range(3))
-    for key, value in seconds.items():
-        room = room_of(key[0])
-        for name in (room, "all"):
-            now[name] += value
-            before[name] += recorded.get(key, 0.0)
-            new[name] += key not in recorded
-    num_tests = num_tests + Counter(all=num_tests.total())
-    yield f"{'room':<12}{'tests':>7}{'now':>9}{'recorded':>10}"
-    for room in sorted(num_tests, key=lambda room: (room == "all", -now[room])):
-        plus = "+" if new[room] else ""
-        yield f"{room:<12}{num_tests[room]:>7}{now[room]:>9.1f}{before[room]:>10.1f}{plus}"
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        passed = {key: self._seconds[key] for key in self._seconds.keys() - self._not_passed}
+        if session.config.option.record_durations:
+            _write(session.config, _read(session.config) | passed)

@@ -23,6 +23,10 @@ from xrec.text import Prompt, Reply, ReplyFailure, Usage
 
 COST = Usage(10, 2, 1)
 LONG = '{"word": "a very long wo'
+_FAILURES = {
+    "late": ReplyFailure("timeout", "late"),
+    "refused": ReplyFailure("bad_request", "400 no such model"),
+}
 
 
 @dataclass(frozen=True)
@@ -154,7 +158,8 @@ def _completion(asked: Asked, answer: Answer) -> dict[str, Any]:
 class ScriptedModel:
     """A LanguageModel that writes what `answer` returns, to the second of two prompts first.
 
-    The text `late` is a time-out; LONG is cut off. Every reply costs COST.
+    The text `late` is a time-out, and `refused` a bad request; LONG is cut off. Every reply costs
+    COST.
 
     Attributes:
         asked: The prompts that it answered, in order.
@@ -177,5 +182,4 @@ class ScriptedModel:
             for index, prompt in reversed(two):
                 text = self._answer(prompt, sampling)
                 self.asked.append((prompt, sampling))
-                failure = ReplyFailure("timeout", "late") if text == "late" else None
-                yield Reply(index, text, COST, is_cut=text == LONG, failure=failure)
+                yield Reply(index, text, COST, is_cut=text == LONG, failure=_FAILURES.get(text))

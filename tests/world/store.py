@@ -47,7 +47,6 @@ class ObjectStore:
             endpoint_url=self.endpoint_url,
             access_key_id=self.access_key,
             secret_access_key=self.secret_key,
-            max_attempts=3,
         )
 
     @property

@@ -16,7 +16,7 @@ REVIEW_COLUMNS: TableColumns = {
     ),
     "items": ("item_id", "title", "details"),
 }
-"""The columns of each table of a `reviews` source."""
+"""The columns of each table of a source of reviews."""
 
 
 class ReviewsSource(TableFiles):
@@ -29,7 +29,6 @@ class ReviewsSource(TableFiles):
     tables = REVIEW_COLUMNS
     joined = ("title", "details", "review")
     may_be_null = ("title", "details", "summary", "rating", "time", "helpful", "item_title")
-    kind: Literal["reviews"]
 
 
 class ReviewSplit(SplitShares):
@@ -48,8 +47,6 @@ class PhrasesAnnotator(Config):
     """
 
     kind: Literal["phrases"]
-    min_reviews: int = Field(5, ge=1)
-    """Minimum number of training reviews, out of at most 20,000, that mention an aspect."""
 
 
 class LanguageModelAnnotator(Config):
@@ -82,8 +79,9 @@ class LanguageModelAnnotator(Config):
 class VocabularyConfig(Config):
     """How the aspects of all explanations become one vocabulary."""
 
-    min_reviews: int = Field(2, ge=1)
-    """Minimum number of training reviews that mention an aspect."""
+    min_reviews: int = Field(5, ge=1)
+    """Minimum number of training reviews that mention an aspect (for phrases, out of at most
+    20,000)."""
     add: tuple[str, ...] = ()
     """Aspects of your own, which are included even if few reviews mention them."""
     drop: tuple[str, ...] = ()

@@ -151,8 +151,6 @@ class SampleSource(Config):
     """Number of visits of each user, which follow the user's preferences."""
     explanations_per_user: int = Field(8, ge=1)
     """Number of visits of each user that have an explanation."""
-    seed: int = Field(0, ge=0)
-    """Seed of the town."""
 
     @model_validator(mode="after")
     def _visits_fit(self) -> "SampleSource":

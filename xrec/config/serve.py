@@ -46,9 +46,20 @@ class KeyConfig(Config):
     """What it gives access to. explain: explanations, recommendations, items. evidence: also the
     evidence of a text, with the user's profile, and texts that name the user's history. users: also
     lists of user IDs."""
+    users: tuple[str, ...] | None = Field(None, min_length=1)
+    """IDs of the only users that the key may ask about, for example those of one household's
+    device. It also gets texts that name their history. If null, all users."""
     pairs_per_minute: int = Field(600, ge=1)
     """Rate limit of this key in pairs; any other request counts as one pair. Requests above it
     get 429."""
+
+    @model_validator(mode="after")
+    def _bound_key_lists_no_users(self) -> "KeyConfig":
+        if self.users is not None and "users" in self.scopes:
+            raise ValueError(
+                "a key with users must not have the scope users, which lists all users"
+            )
+        return self
 
 
 def share_of_key(num_places: int, keys: Sized) -> int:

@@ -197,8 +197,6 @@ class PeopleWords(Config):
 
     chose: str = Field("chose", min_length=1)
     """What they did, in the past tense: bought, went to, read."""
-    chosen: str = Field("chosen", min_length=1)
-    """The same after "was": bought, visited, read."""
     this: str = Field("this", min_length=1)
     """What the recommended item is called: this book, this place."""
 

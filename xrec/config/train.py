@@ -126,7 +126,8 @@ class AdapterModelConfig(Config):
 class AdapterTrainingConfig(Config):
     """How the adapter is trained: AdamW on the mean NLL of the explanations, end tokens included.
 
-    The learning rate rises linearly in the warm-up, and then falls linearly to zero.
+    The learning rate rises linearly in the first twentieth of the steps, the warm-up, and then
+    falls linearly to zero.
     """
 
     leave_out: Literal["own", "nothing"] = "own"
@@ -152,8 +153,6 @@ class AdapterTrainingConfig(Config):
     collaborative tokens, kept across epochs."""
     learning_rate: float = Field(1e-3, gt=0)
     """Learning rate at the end of the warm-up."""
-    warmup_share: float = Field(0.05, ge=0, lt=1)
-    """Share of all steps that are warm-up."""
     weight_decay: float = Field(0.0, ge=0)
     """Weight decay of AdamW."""
     max_pairs: int | None = Field(None, ge=1)

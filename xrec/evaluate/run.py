@@ -23,13 +23,13 @@ def evaluate(config: EvaluateConfig, manifests: Mapping[str, Manifest]) -> Manif
     users have held-out pairs.
     """
     explainer = load_explainer(sources_of(config), device="auto", engine=config.engine)
-    held_out = held_out_pairs(explainer.dataset, config.split)
+    held_out = held_out_pairs(explainer.dataset, "test")
     if len({pair.user_id for pair in held_out}) < 2:
         raise DataError(
-            f"split {config.split!r} has {len(held_out)} explained pairs; expected pairs of at "
-            "least two users: choose the other split, or hold out more (prepare.splits)",
+            f"split test has {len(held_out)} explained pairs; expected pairs of at least two "
+            "users: raise prepare.splits.test",
             code="too_few_references",
-            key="split",
+            key="prepare.splits.test",
             saw=len(held_out),
         )
     drawn = drawn_pairs(held_out, config.max_pairs)

@@ -1,12 +1,15 @@
 """Load an explainer from artifacts, after checking that they belong together."""
 
+import copy
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from transformers import PreTrainedModel
 
 from xrec.adapter.artifact import TrainedAdapter, read_adapter
 from xrec.adapter.config import model_inputs
@@ -22,6 +25,7 @@ from xrec.generate.vllm.plugin import check_installed_vllm, unknown_family
 from xrec.graph.artifact import read_graph
 from xrec.graph.identity import check_graph_of_dataset
 from xrec.llm.collaborative import Vocabulary
+from xrec.llm.cpu import pack_linears
 from xrec.llm.model import (
     load_llm,
     load_tokenizer,
@@ -100,6 +104,7 @@ def load_explainer(
     engine: EngineConfig,
     num_reserved_users: int = 0,
     is_streaming: bool = False,
+    like: Explainer | None = None,
 ) -> Explainer:
     """Load an explainer into this process.
 
@@ -107,6 +112,8 @@ def load_explainer(
         Their vectors are zeros; the adapter uses what is later written to `graph.users`.
     is_streaming: whether each token is reported at once, for texts that are shown while they are
         being written.
+    like: an explainer with the same language model and device. Its weights are shared, except with
+        vLLM, whose process loads its own.
 
     Raises what `check_sources` raises, and ModelError.
     """
@@ -115,7 +122,7 @@ def load_explainer(
     checked = _check(sources, dataset.manifest, graph.manifest)
     if num_reserved_users:
         graph = graph.with_more_users(num_reserved_users)
-    on, model = resolve_device(device), None
+    on, base, model = resolve_device(device), None, None
     tokenizer = load_tokenizer(checked.llm)
     if choose_engine(engine, on, checked.llm) == "vllm":
         try:
@@ -141,7 +148,10 @@ def load_explainer(
         )
         builder = PromptBuilder(tokenizer, checked.adapter.config.prompt, shared.vocabulary)
     else:
-        model = load_llm(sources.llm, checked.llm, on)
+        base = like.base if like is not None else load_llm(sources.llm, checked.llm, on)
+        assert base is not None
+        pack_linears(base.requires_grad_(False))
+        model = sharing_weights(base)
         builder = checked.adapter.attach(model, tokenizer, graph)
         stops = stop_token_ids(model, tokenizer)
         shared = load_engine(model, stops, engine, is_streaming=is_streaming)
@@ -153,7 +163,15 @@ def load_explainer(
         graph,
         model_fingerprint_of(checked.model),
         checker_of(dataset, sources.storage),
+        base,
     )
+
+
+def sharing_weights(model: PreTrainedModel) -> PreTrainedModel:
+    """Return a copy of the model's modules with the same weights, for adapters of its own."""
+    packed = (getattr(vars(part).get("forward"), "args", ()) for part in model.modules())
+    shared = (*model.parameters(), *model.buffers(), *chain.from_iterable(packed))
+    return copy.deepcopy(model, {id(each): each for each in shared if torch.is_tensor(each)})
 
 
 def load_finisher(sources: Sources) -> tuple[Dataset, PairPrompts, TextFinisher]:

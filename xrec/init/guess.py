@@ -42,7 +42,7 @@ class Guess:
         elif folder.location.is_file():
             uri = uri.rpartition("/")[0]
         values = {
-            "kind": "reviews" if self.reviews else "tables",
+            "kind": None if self.reviews else "tables",
             "uri": uri,
             "delimiter": folder.delimiter,
             "encoding": ENCODING if folder.foreign else None,

@@ -30,12 +30,10 @@ def words_of(name: str) -> list[str]:
     return [part for word in words for part in _parts(word)]
 
 
-def deeds_of(stem: str) -> tuple[str, str]:
-    """Return what people do with items, by the name of the file of interactions."""
+def deed_of(stem: str) -> str:
+    """Return what people did with items, by the name of the file of interactions."""
     words = set(words_of(stem))
-    deed = next((each for each in _DEEDS if words & _DEEDS[each]), "chose, chosen")
-    chose, _, chosen = deed.partition(", ")
-    return chose, chosen
+    return next((deed for deed in _DEEDS if words & _DEEDS[deed]), "chose")
 
 
 def _parts(word: str) -> list[str]:

@@ -13,7 +13,7 @@ from xrec.config import StorageConfig
 from xrec.errors import ConfigError, DataError
 from xrec.init.files import ENCODING, Folder, likeliest, read_folder
 from xrec.init.guess import Guess, guess_tables
-from xrec.init.names import Meaning, deeds_of
+from xrec.init.names import Meaning, deed_of
 from xrec.init.survey import LEAST, Survey, survey_reviews, survey_tables
 from xrec.storage import check_access, open_location
 
@@ -132,7 +132,7 @@ def init_project(
         place=_comment(source["uri"]),
         workspace=f"{open_location(directory).uri.rstrip('/')}/workspace",
         source=source,
-        deeds=deeds_of(guess.files.get("interactions", "").partition(".")[0]),
+        deed=deed_of(guess.files.get("interactions", "").partition(".")[0]),
         **choose_settings(counts, machine),
     )
     target.write_bytes(text.encode())

@@ -13,7 +13,7 @@ def output(config: NeighborsConfig, *, exact: bool = True) -> Output:
 
 
 def run(config: NeighborsConfig) -> Manifest:
-    """Build them in this process, unless it is done."""
+    """Count in this process, unless the neighbors exist."""
     from xrec.neighbors.make import make_neighbors
 
-    return output(config).done() or make_neighbors(config)
+    return make_neighbors(config)

@@ -16,7 +16,4 @@ def run(config: RecommendConfig) -> Manifest:
     from xrec.cluster import ONE_CPU, ready_cluster
     from xrec.recommend.ranking import recommend
 
-    if (done := output(config).done()) is not None:
-        return done
-    with ready_cluster(config, "recommendations", ONE_CPU):
-        return recommend(config)
+    return recommend(config, lambda: ready_cluster(config, "recommendations", ONE_CPU))

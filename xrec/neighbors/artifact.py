@@ -21,7 +21,7 @@ from xrec.data import Dataset
 from xrec.graph.artifact import GraphEmbeddings, read_graph
 from xrec.graph.ranking import SeenItems
 from xrec.neighbors.build import Neighbors
-from xrec.neighbors.identity import find_neighbors, ranking_inputs
+from xrec.neighbors.identity import find_neighbors, ranking_manifests
 from xrec.neighbors.scores import NeighborScores
 from xrec.neighbors.steps import lower_bounds
 from xrec.storage import (
@@ -128,9 +128,9 @@ def write_neighbors(
 def read_neighbors(config: JobConfig) -> NeighborTable | None:
     """Return the neighbors of a project, mapped; None if it has none.
 
-    Raises what `find_neighbors` raises.
+    Raises what `ranking_manifests` and `find_neighbors` raise.
     """
-    if (manifest := find_neighbors(config)) is None:
+    if (manifest := find_neighbors(config, ranking_manifests(config))) is None:
         return None
     location = location_of(config, "neighbors")
 
@@ -146,9 +146,9 @@ def read_neighbors(config: JobConfig) -> NeighborTable | None:
 def read_graph_if_any(config: JobConfig, dataset: Dataset) -> GraphEmbeddings:
     """Return the graph; if there is none, vectors of zeros, so that neighbors alone rank.
 
-    Raises what `ranking_inputs` and `read_graph` raise.
+    Raises what `ranking_manifests` and `read_graph` raise.
     """
-    if "graph" in ranking_inputs(config):
+    if "graph" in ranking_manifests(config):
         return read_graph(location_of(config, "graph"))
     users, items = (torch.zeros(size, 1) for size in (dataset.num_users, dataset.num_items))
     return GraphEmbeddings(users, items, dataset.manifest)

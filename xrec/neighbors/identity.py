@@ -1,5 +1,6 @@
 """What neighbors depend on, known by manifests alone, without torch."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from xrec.config import JobConfig, NeighborsConfig, identity_of
@@ -10,8 +11,8 @@ from xrec.storage import Manifest, find_manifest, location_of, manifest_of
 _VERSION = 1
 
 
-def ranking_inputs(config: JobConfig) -> dict[str, str]:
-    """Return the fingerprints of the dataset and, if there is one, the graph.
+def ranking_manifests(config: JobConfig) -> dict[str, Manifest]:
+    """Return the manifests of the dataset and, if there is one, the graph.
 
     Raises ArtifactNotFoundError without a dataset, ArtifactMismatchError if the graph is of
     another one.
@@ -20,26 +21,32 @@ def ranking_inputs(config: JobConfig) -> dict[str, str]:
         manifest_of(config, "dataset"),
         find_manifest(location_of(config, "graph"), "graph"),
     )
-    inputs = {"dataset": dataset.fingerprint}
-    if graph is not None:
-        check_graph_of_dataset(graph, dataset, config.artifact("graph"), config.artifact("dataset"))
-        inputs["graph"] = graph.fingerprint
-    return inputs
+    if graph is None:
+        return {"dataset": dataset}
+    check_graph_of_dataset(graph, dataset, config.artifact("graph"), config.artifact("dataset"))
+    return {"dataset": dataset, "graph": graph}
+
+
+def fingerprints(manifests: Mapping[str, Manifest]) -> dict[str, str]:
+    """Return the fingerprint of each manifest."""
+    return {name: manifest.fingerprint for name, manifest in manifests.items()}
 
 
 def neighbors_identity(config: NeighborsConfig) -> tuple[dict[str, Any], dict[str, str]]:
-    """Return the settings and inputs of neighbors; raises what `ranking_inputs` raises."""
-    return identity_of(config) | {"neighbors_version": _VERSION}, ranking_inputs(config)
+    """Return the settings and inputs of neighbors; raises what `ranking_manifests` raises."""
+    settings = identity_of(config) | {"neighbors_version": _VERSION}
+    return settings, fingerprints(ranking_manifests(config))
 
 
-def find_neighbors(config: JobConfig) -> Manifest | None:
+def find_neighbors(config: JobConfig, manifests: Mapping[str, Manifest]) -> Manifest | None:
     """Return the manifest of a project's neighbors; None if it has none.
 
-    Raises ArtifactMismatchError if they were made from another dataset or graph.
+    manifests: those of `ranking_manifests`. Raises ArtifactMismatchError if the neighbors were made
+    from another dataset or graph.
     """
-    location = location_of(config, "neighbors")
+    location, wanted = location_of(config, "neighbors"), fingerprints(manifests)
     manifest = find_manifest(location, "neighbors")
-    if manifest is not None and manifest.inputs != (wanted := ranking_inputs(config)):
+    if manifest is not None and manifest.inputs != wanted:
         raise ArtifactMismatchError(
             f"{location}: made from {manifest.inputs}, but the project has {wanted}; delete it, "
             "or run xrec run CONFIG --redo",

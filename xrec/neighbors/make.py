@@ -12,7 +12,7 @@ from xrec.neighbors.artifact import WEIGHT, read_graph_if_any, write_neighbors
 from xrec.neighbors.build import build
 from xrec.neighbors.identity import neighbors_identity
 from xrec.neighbors.scores import RELATIVE_WEIGHTS, NeighborScores, fit, histories
-from xrec.storage import Manifest, location_of
+from xrec.storage import Manifest, finished, location_of
 
 logger = logging.getLogger("xrec")
 
@@ -20,10 +20,12 @@ logger = logging.getLogger("xrec")
 def make_neighbors(config: NeighborsConfig) -> Manifest:
     """Count who chose what together, write the artifact, and return its manifest.
 
-    Raises what `neighbors_identity` raises, and ArtifactMismatchError if another run's artifact is
-    at the output.
+    If these neighbors exist, their manifest is returned at once. Raises what `neighbors_identity`
+    raises, and ArtifactMismatchError if another run's artifact is at the output.
     """
-    settings, inputs = neighbors_identity(config)
+    location, (settings, inputs) = location_of(config, "neighbors"), neighbors_identity(config)
+    if (done := finished(location, "neighbors", settings, inputs)) is not None:
+        return done
     dataset = read_dataset(location_of(config, "dataset"))
     graph = read_graph_if_any(config, dataset)
     history, num_items = histories(dataset), dataset.num_items
@@ -43,7 +45,7 @@ def make_neighbors(config: NeighborsConfig) -> Manifest:
     found = replace(found, weights=(found.weights * factors[found.targets]).astype(np.float32))
     logger.info("neighbors: %d pairs of items, weight %.3g", len(found.targets), best.weight)
     return write_neighbors(
-        location_of(config, "neighbors"),
+        location,
         found,
         num_people,
         config=settings,

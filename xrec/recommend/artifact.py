@@ -8,12 +8,11 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from xrec.config import RecommendConfig, identity_of
 from xrec.errors import ConfigError, install_command
-from xrec.neighbors.identity import find_neighbors, ranking_inputs
+from xrec.neighbors.identity import find_neighbors, fingerprints, ranking_manifests
 from xrec.recommend.eligible import table_inputs
 from xrec.schemas import RECOMMENDATIONS
 from xrec.storage import Location, manifest_of, read_content, read_manifest
@@ -27,7 +26,7 @@ def identify(
     Raises ArtifactNotFoundError if the dataset or both graph and neighbors are missing,
     ArtifactMismatchError if these were made from another dataset, ConfigError if k exceeds the
     number of items or the index's package is not installed, StorageError if a table of eligible or
-    excluded items cannot be read.
+    unnamed items cannot be read.
     """
     if config.index == "hnsw" and find_spec("faiss") is None:
         raise ConfigError(
@@ -37,12 +36,12 @@ def identify(
             key="index",
             saw=config.index,
         )
-    inputs, neighbors = ranking_inputs(config), find_neighbors(config)
-    if neighbors is not None:
-        inputs["neighbors"] = neighbors.fingerprint
-    elif "graph" not in inputs:
+    manifests = ranking_manifests(config)
+    num_items = manifests["dataset"].row_counts["items"]
+    if (neighbors := find_neighbors(config, manifests)) is not None:
+        manifests["neighbors"] = neighbors
+    elif "graph" not in manifests:
         manifest_of(config, "graph")  # raises that there is none
-    num_items = manifest_of(config, "dataset").row_counts["items"]
     if config.k > num_items:
         raise ConfigError(
             f"k = {config.k}, but the dataset has {num_items} items; lower k",
@@ -50,30 +49,20 @@ def identify(
             key="k",
             saw=config.k,
         )
-    return identity_of(config), {**inputs, **table_inputs(config)}
+    return identity_of(config), fingerprints(manifests) | table_inputs(config)
 
 
-def read_recommendations(location: Location, k: int | None = None) -> Iterator[pa.Table]:
-    """Yield the first k items of each user, or all if k is None, one table per part.
+def read_recommendations(location: Location) -> Iterator[pa.Table]:
+    """Yield the best items of each user, one table per part.
 
     The tables have the schema RECOMMENDATIONS, sorted by user and rank. Raises
     ArtifactNotFoundError if the artifact is not finished, ArtifactMismatchError if a file was
-    changed, ConfigError if k exceeds the k of the recommendations.
+    changed.
     """
     manifest = read_manifest(location, "recommendations")
-    num_items = manifest.config["k"]
-    if k is not None and k > num_items:
-        raise ConfigError(
-            f"k = {k}, but {location} has {num_items} items per user; lower k, or run xrec "
-            "recommend again with a larger one",
-            code="too_large",
-            key="k",
-            saw=k,
-        )
     for name in sorted(manifest.files):
         data = read_content(location, manifest, name, remedy="run xrec recommend again")
-        rows = parse_rows(data)
-        yield rows if k is None else rows.filter(pc.field("rank") <= k)
+        yield parse_rows(data)
 
 
 def parse_rows(data: bytes) -> pa.Table:

@@ -1,8 +1,8 @@
 """Which items may be recommended to whom: a table of items, and optionally one of users.
 
-A row of the table of items offers its item to the users who have the same value in each of the
-columns `match`; an empty cell offers it to all. An item without a row is offered to nobody, and a
-user without a value only gets the items that are offered to all.
+A row of the table of items offers its item to the users who have the same value in each column of
+the table of users; an empty cell offers it to all. An item without a row is offered to nobody, and
+a user without a value only gets the items that are offered to all.
 """
 
 import io
@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from xrec.config import EligibleItems, RecommendConfig, StorageConfig
+from xrec.config import RecommendConfig, StorageConfig
 from xrec.data import Dataset
 from xrec.errors import DataError
 from xrec.storage import check_columns, open_location
@@ -26,8 +26,8 @@ _ANYONE, _UNKNOWN = 0, -1
 
 
 def table_inputs(config: RecommendConfig) -> dict[str, str]:
-    """Return the content hash of each table of eligible or excluded items or users, by name."""
-    uris = {"excluded_items": config.evidence.exclude_from}
+    """Return the content hash of each table of eligible or unnamed items or users, by name."""
+    uris = {"unnamed_items": config.unnamed}
     if config.eligible is not None:
         uris |= {"eligible_items": config.eligible.items, "eligible_users": config.eligible.users}
     return {
@@ -70,7 +70,9 @@ def read_eligibility(config: RecommendConfig, dataset: Dataset) -> Eligibility |
     """
     if (tables := config.eligible) is None:
         return None
-    offers = _read(tables.items, ("item_id", *tables.match), config.storage)
+    users_table = _read(tables.users, "user_id", config.storage) if tables.users else None
+    match = [] if users_table is None else users_table.column_names[1:]
+    offers = _read(tables.items, "item_id", config.storage, match)
     items = dataset.item_ids.rows(offers["item_id"])
     offers, items = offers.filter(pa.array(items >= 0)), items[items >= 0]
     if not len(items):
@@ -81,36 +83,30 @@ def read_eligibility(config: RecommendConfig, dataset: Dataset) -> Eligibility |
             key="eligible.items",
             saw=tables.items,
         )
-    known = [["", *filter(None, offers[name].unique().to_pylist())] for name in tables.match]
-    of_offers = _codes([offers[name] for name in tables.match], known, len(items))
-    of_users = _codes(_of_users(tables, dataset, config.storage), known, dataset.num_users)
+    known = [["", *filter(None, offers[name].unique().to_pylist())] for name in match]
+    of_offers = _codes([offers[name] for name in match], known, len(items))
+    columns = [] if users_table is None else _of_users(users_table, dataset)
+    of_users = _codes(columns, known, dataset.num_users)
     values, users = np.unique(of_users, axis=0, return_inverse=True)
     return Eligibility(items, of_offers, values, users.ravel())
 
 
-def excluded_items(config: RecommendConfig, dataset: Dataset) -> npt.NDArray[np.bool_]:
+def unnamed_items(config: RecommendConfig, dataset: Dataset) -> npt.NDArray[np.bool_]:
     """Return which items no reason names, (I,); raises DataError for a table without item_id."""
-    ids = pa.chunked_array([pa.array(config.evidence.exclude, pa.string())])
-    if (uri := config.evidence.exclude_from) is not None:
-        more = _read(uri, ("item_id",), config.storage)["item_id"]
-        ids = pa.chunked_array([*ids.chunks, *more.chunks])
-    items = dataset.item_ids.rows(ids)
-    is_excluded = np.zeros(dataset.num_items, np.bool_)
-    is_excluded[items[items >= 0]] = True
-    return is_excluded
+    is_unnamed = np.zeros(dataset.num_items, np.bool_)
+    if config.unnamed is not None:
+        ids = _read(config.unnamed, "item_id", config.storage, ())["item_id"]
+        items = dataset.item_ids.rows(ids)
+        is_unnamed[items[items >= 0]] = True
+    return is_unnamed
 
 
-def _of_users(
-    tables: EligibleItems, dataset: Dataset, storage: StorageConfig
-) -> Sequence[pa.ChunkedArray]:
-    """Return one column per `match` with the value of each dataset user, null if unknown."""
-    if tables.users is None:
-        return []
-    rows = _read(tables.users, ("user_id", *tables.match), storage)
+def _of_users(rows: pa.Table, dataset: Dataset) -> Sequence[pa.ChunkedArray]:
+    """Return the columns of `rows` with the value of each dataset user, null if unknown."""
     places = pc.index_in(dataset.users["user_id"], value_set=rows["user_id"].combine_chunks())
-    values = rows.take(places)
+    values = rows.drop(["user_id"]).take(places)
     blank = pa.scalar(None, pa.string())
-    return [pc.if_else(pc.equal(values[name], ""), blank, values[name]) for name in tables.match]
+    return [pc.if_else(pc.equal(column, ""), blank, column) for column in values.columns]
 
 
 def _codes(
@@ -124,14 +120,20 @@ def _codes(
     return codes
 
 
-def _read(uri: str, columns: tuple[str, ...], storage: StorageConfig) -> pa.Table:
-    """Return columns of a Parquet or CSV file as strings; null becomes the empty string."""
+def _read(
+    uri: str, key: str, storage: StorageConfig, others: Sequence[str] | None = None
+) -> pa.Table:
+    """Return columns of a Parquet or CSV file as strings; null becomes the empty string.
+
+    The columns are `key`, then `others`, or all others if that is None.
+    """
     data = open_location(uri, storage).read_bytes()
     try:
         if uri.lower().endswith(".parquet"):
             table = pq.read_table(pa.BufferReader(data))
         else:
-            texts = pa.csv.ConvertOptions(column_types=dict.fromkeys(columns, pa.string()))
+            names = pa.csv.open_csv(io.BytesIO(data)).schema.names
+            texts = pa.csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()))
             table = pa.csv.read_csv(io.BytesIO(data), convert_options=texts)
     except (pa.ArrowInvalid, OSError) as error:
         raise DataError(
@@ -140,6 +142,8 @@ def _read(uri: str, columns: tuple[str, ...], storage: StorageConfig) -> pa.Tabl
             key="eligible",
             saw=uri,
         ) from error
-    check_columns(uri, columns, table.column_names)
-    texts = [table[name].cast(pa.string()).fill_null("") for name in columns]
-    return pa.table(texts, names=list(columns))
+    if others is None:
+        others = [name for name in table.column_names if name != key]
+    check_columns(uri, (key, *others), table.column_names)
+    texts = [table[name].cast(pa.string()).fill_null("") for name in (key, *others)]
+    return pa.table(texts, names=[key, *others])

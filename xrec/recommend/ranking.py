@@ -1,6 +1,7 @@
 """Rank items for all users, one part of the users at a time in each process."""
 
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property, partial
 
@@ -22,12 +23,13 @@ from xrec.neighbors.reasons import Reasons
 from xrec.neighbors.scores import histories, rounded
 from xrec.progress import counter
 from xrec.recommend.artifact import identify, parse_rows
-from xrec.recommend.eligible import Eligibility, excluded_items, read_eligibility
+from xrec.recommend.eligible import Eligibility, read_eligibility, unnamed_items
 from xrec.schemas import RECOMMENDATIONS, SUPPORT
 from xrec.storage import (
     Location,
     Manifest,
     fingerprint_of,
+    finished,
     location_of,
     open_location,
     write_manifest,
@@ -49,25 +51,36 @@ class Part:
     recalls: tuple[float, ...]
 
 
-def recommend(config: RecommendConfig, *, users_per_part: int = USERS_PER_PART) -> Manifest:
+def recommend(
+    config: RecommendConfig,
+    cluster: Callable[[], AbstractContextManager[None]] = nullcontext,
+    *,
+    users_per_part: int = USERS_PER_PART,
+) -> Manifest:
     """Rank items for all users on Ray, write the artifact, and return its manifest.
+
+    If these recommendations exist, their manifest is returned at once.
+
+    cluster: keeps Ray initialized inside its `with` block; by default Ray already is.
 
     Raises what `identify`, `read_eligibility` and `map_in_processes` raise, and DataError if a
     vector is not finite or if no item is left to recommend to any user.
     """
-    settings, inputs = identify(config)
+    location, (settings, inputs) = location_of(config, "recommendations"), identify(config)
+    if (done := finished(location, "recommendations", settings, inputs)) is not None:
+        return done
     from xrec.processes import map_in_processes, num_cpus  # Ray, which readers do not need
 
-    location = location_of(config, "recommendations")
     dataset = read_dataset(location_of(config, "dataset"))
     read_graph_if_any(config, dataset).check_finite()
     eligibility = read_eligibility(config, dataset)
-    excluded_items(config, dataset)  # raises for a broken table before any work
+    unnamed_items(config, dataset)  # raises for a broken table before any work
     first_users = range(0, dataset.num_users, users_per_part)
     make = partial(_writer, config, eligibility, location, users_per_part)
-    parts, num = dict[str, Part](), max(1, num_cpus())
-    with counter("users ranked", dataset.num_users) as show:
-        for index, part in map_in_processes(make, first_users, num_processes=num):
+    parts = dict[str, Part]()
+    with cluster(), counter("users ranked", dataset.num_users) as show:
+        num_processes = max(1, num_cpus())
+        for index, part in map_in_processes(make, first_users, num_processes=num_processes):
             parts[_name(first_users[index] // users_per_part)] = part
             show(sum(part.num_users for part in parts.values()))
     if not (num_rows := sum(part.num_rows for part in parts.values())):
@@ -110,7 +123,7 @@ def _writer(
     graph, neighbors = read_graph_if_any(config, dataset), read_neighbors(config)
     ranker = Ranker(dataset, graph, config.k, eligibility, neighbors)
     if neighbors is not None:
-        ranker.reasons = reasons_of(dataset, graph, neighbors, excluded_items(config, dataset))
+        ranker.reasons = reasons_of(dataset, graph, neighbors, unnamed_items(config, dataset))
     if config.index == "hnsw":
         name = fingerprint_of([dataset.manifest.fingerprint, graph.manifest.fingerprint])
         ranker.index = ItemIndex(name, graph.items, dataset.lost_items)
@@ -172,12 +185,18 @@ class Ranker:
         neighbors: NeighborTable | None = None,
     ):
         self._dataset, self._graph, self._k, self._eligibility = dataset, graph, k, eligibility
-        self._seen = seen_items(dataset)
+        self.seen = seen_items(dataset)
         self._more = None if neighbors is None else neighbors.scores(histories(dataset)).of
 
     @cached_property
     def _mean_user(self) -> torch.Tensor:
         return self._graph.users.mean(dim=0)
+
+    def fill_idle(self, users: torch.Tensor) -> None:
+        """Give those of users (N,) without interactions, whose vectors are zeros, the mean one."""
+        idle = users[~self._graph.users[users].any(dim=1)]
+        if len(idle):
+            self._graph.users[idle] = self._mean_user
 
     def rank(
         self, users: npt.NDArray[np.int64], earlier: pa.Table | None = None
@@ -240,14 +259,9 @@ class Ranker:
     def _best(
         self, users: npt.NDArray[np.int64], index: ItemIndex | None
     ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
-        """Return items and scores (N, k) for users (N,), from the index or an exact search.
-
-        Users without interactions, whose vectors are zeros, get what the mean user likes.
-        """
-        vectors, rows = self._graph, torch.from_numpy(users)
-        idle = rows[~vectors.users[rows].any(dim=1)]
-        if len(idle):
-            vectors.users[idle] = self._mean_user
+        """Return items and scores (N, k) for users (N,), from the index or an exact search."""
+        vectors = self._graph
+        self.fill_idle(torch.from_numpy(users))
         items = np.full((len(users), self._k), -1)
         scores = np.zeros((len(users), self._k), np.float32)
         groups: Iterable[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]
@@ -257,7 +271,7 @@ class Ranker:
         rank = top_k_items if index is None else index.top_k
         for group, out in groups:
             lost = torch.from_numpy(np.union1d(self._dataset.lost_items, out))
-            seen, of = self._seen.with_lost(lost), torch.from_numpy(group)
+            seen, of = self.seen.with_lost(lost), torch.from_numpy(group)
             ranked = rank(vectors.users, vectors.items, seen, of, self._k, more=self._more)
             chunks = [each for _, *each in ranked]
             place = np.searchsorted(users, group)

@@ -5,9 +5,8 @@ start.
 """
 
 import asyncio
-import json
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
-from contextlib import aclosing, suppress
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import aclosing
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
@@ -15,15 +14,16 @@ from fastapi import APIRouter, Depends, FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from fastapi.security import APIKeyHeader, HTTPBearer
+from fastapi.sse import EventSourceResponse, ServerSentEvent
 from starlette.exceptions import HTTPException
-from starlette.responses import FileResponse, PlainTextResponse, Response, StreamingResponse
+from starlette.responses import FileResponse, PlainTextResponse, Response
 from starlette.staticfiles import StaticFiles
 from starlette.types import Receive, Send
 from starlette.types import Scope as HTTPScope
 
 from xrec.config import Scope
 from xrec.errors import ConfigError, UnknownIdError
-from xrec.serve.gate import is_public
+from xrec.serve.gate import Caller, is_public
 from xrec.serve.messages import (
     MAX_PAIRS,
     Evidence,
@@ -31,6 +31,7 @@ from xrec.serve.messages import (
     Explanation,
     Explanations,
     ExplanationsRequest,
+    HistoryRequest,
     ItemId,
     ItemList,
     MaxWords,
@@ -52,9 +53,6 @@ from xrec.serve.problems import (
 )
 from xrec.serve.read_through import ReadThrough
 from xrec.version import __version__
-
-KEEP_ALIVE_SECONDS = 15.0
-"""How long a stream may be silent; then it sends a comment, so that no proxy closes it."""
 
 _DESCRIPTION = """The endpoint explains why a user would like an item. It serves texts from a
 finished backfill (`source: backfill`). A language model with the collaborative signal writes texts
@@ -94,10 +92,6 @@ _SECURED = [
 _COMMON = _responses(400, 414)
 _WITH_KEY = _COMMON | _responses(401, 403, 422, 429, 503)
 _WITH_BODY, _WITH_MODEL, _WITH_ID = _responses(408, 413), _responses(500, 504), _responses(404)
-_STREAM: dict[int | str, dict[str, Any]] = {
-    200: {"description": "Server-sent events.", "content": {"text/event-stream": {}}}
-}
-
 _LISTS = "users and items"
 _Limit = Annotated[int, Query(ge=1, le=100, description="Number of entries.")]
 
@@ -181,17 +175,18 @@ def _explanations(current: Callable[[], ReadThrough]) -> APIRouter:
 
         A pair that cannot be explained gets a `problem` instead; the other pairs are not affected.
         """
-        await http.state.caller.charge(len(request.pairs), num_counted=1)
-        pairs = _as_allowed(http, request.pairs)
+        pairs = await _admitted(http, request.pairs)
         answers = await current().explain(pairs, request.max_words, _key(http))
         return Explanations(explanations=[_as_visible(http, answer) for answer in answers])
 
     @router.post(
         "/explanations/stream",
-        responses=_WITH_BODY | _WITH_MODEL | _STREAM,
-        response_class=StreamingResponse,
+        responses=_WITH_BODY | _WITH_MODEL,
+        response_class=EventSourceResponse,  # comments every 15 s keep the connection open
     )
-    async def stream(http: Request, request: StreamRequest) -> Response:
+    async def stream(
+        http: Request, request: Annotated[StreamRequest, Depends(_admitted_stream)]
+    ) -> AsyncIterator[ServerSentEvent]:
         """Explain pairs one after another; each text is sent sentence by sentence.
 
         Events: `part` {index, text, is_checked} is the next part of the text of pair `index`.
@@ -201,13 +196,20 @@ def _explanations(current: Callable[[], ReadThrough]) -> APIRouter:
         a text without an `explanation`. `done` ends the stream after the last pair. A line that
         starts with a colon is a comment, which keeps the connection open.
         """
-        await http.state.caller.charge(len(request.pairs), num_counted=1)
-        request.pairs = _as_allowed(http, request.pairs)
-        return StreamingResponse(
-            kept_alive(_events(current, request, http)),
-            media_type="text/event-stream",
-            headers={"X-Accel-Buffering": "no"},
-        )
+        try:
+            for index, pair in enumerate(request.pairs):
+                asked = pair, request.max_words, request.parts, _key(http)
+                sent = ""
+                async with aclosing(current().stream(*asked)) as results:
+                    async for event in results:
+                        result = event if isinstance(event, Draft) else _as_visible(http, event)
+                        for name, data in _changes(sent, result):
+                            yield ServerSentEvent(event=name, data={"index": index, **data})
+                        sent = _text_of(result)
+            yield ServerSentEvent(event="done", data={})
+        except ProblemError as error:
+            problem = error.problem.model_dump(exclude_none=True)
+            yield ServerSentEvent(event="problem", data=problem)
 
     @router.get(
         "/explanations/{user_id}/{item_id}", responses=_WITH_ID | _responses(410) | _WITH_MODEL
@@ -219,8 +221,8 @@ def _explanations(current: Callable[[], ReadThrough]) -> APIRouter:
         max_words: Annotated[MaxWords, Query()] = None,
     ) -> Explanation:
         """Explain one pair."""
-        pair = PairRequest(user_id=user_id, item_id=item_id)
-        (found,) = await current().explain([pair], max_words, _key(http))
+        pairs = await _admitted(http, [PairRequest(user_id=user_id, item_id=item_id)])
+        (found,) = await current().explain(pairs, max_words, _key(http))
         answer = _as_visible(http, found)
         if isinstance(answer, NoExplanation):
             raise refused(answer.problem.type.rpartition("/")[2], answer.problem.detail)
@@ -240,15 +242,25 @@ def _explanations(current: Callable[[], ReadThrough]) -> APIRouter:
 
         Until recommendations are published, return the best items that the user has not seen.
         """
+        http.state.caller.check_user(user_id)
         read_through = current()
         items = await read_through.recommend(user_id, k)
         if explain and items:
-            await http.state.caller.charge(len(items), num_counted=1)
             pairs = [PairRequest(user_id=user_id, item_id=item.item_id) for item in items]
+            pairs = await _admitted(http, pairs)
             answers = await read_through.explain(pairs, max_words, _key(http))
             for item, answer in zip(items, answers, strict=True):
                 item.answer = _as_visible(http, answer)
         return Recommendations(user_id=user_id, items=items)
+
+    @router.post("/recommendations", responses=_WITH_BODY | _WITH_ID, tags=[_LISTS])
+    async def recommend_from(request: HistoryRequest) -> Recommendations:
+        """Return the k best items for someone who is not in the dataset, by their history.
+
+        They have no explanations; send the history with a pair to get one.
+        """
+        items = await current().recommend_from(request.history, request.k)
+        return Recommendations(user_id=None, items=items)
 
     @router.get("/items", responses=_WITH_ID, tags=[_LISTS])
     async def items(
@@ -271,8 +283,9 @@ def _evidence(current: Callable[[], ReadThrough]) -> APIRouter:
     router = _router("evidence", "explanations")
 
     @router.post("/evidence", responses=_WITH_BODY | _WITH_ID)
-    async def evidence(request: EvidenceRequest) -> Evidence:
+    async def evidence(http: Request, request: EvidenceRequest) -> Evidence:
         """Return the evidence behind an explanation: profiles, and similar items from history."""
+        http.state.caller.check_user(request.user_id)
         read_through = current()
         user = read_through.user_index(request.user_id)
         return await asyncio.to_thread(read_through.catalogue.evidence, user, request.item_id)
@@ -321,19 +334,29 @@ def _operations(current: Callable[[], ReadThrough]) -> APIRouter:
     return router
 
 
-def _as_allowed(http: Request, pairs: list[PairRequest]) -> list[PairRequest]:
-    """Return the pairs without stored profiles, if the key must not see them.
+async def _admitted(http: Request, pairs: list[PairRequest]) -> list[PairRequest]:
+    """Count the pairs, and return them without stored profiles if the key must not see them.
 
     A text in the request could make the model repeat the stored user profile. A key without the
-    scope `evidence` therefore gets texts that are written without that profile.
+    scope `evidence` therefore gets texts that are written without that profile. Raises ProblemError
+    if the key may not ask about a user, or asked too often.
     """
-    may_see_profiles = "evidence" in http.state.caller.scopes
+    caller: Caller = http.state.caller
+    for pair in pairs:
+        caller.check_user(pair.user_id)
+    await caller.charge(len(pairs), num_counted=1)
+    may_see_profiles = caller.may_see_history
     return pairs if may_see_profiles else [pair.without_stored_profile() for pair in pairs]
 
 
+async def _admitted_stream(http: Request, request: StreamRequest) -> StreamRequest:
+    """Do what `_admitted` does, before the response starts."""
+    return request.model_copy(update={"pairs": await _admitted(http, request.pairs)})
+
+
 def _as_visible(http: Request, answer: Explanation | NoExplanation) -> Explanation | NoExplanation:
-    """Return an answer as the key may see it: only the scope `evidence` shows a user's history."""
-    may_see_history = "evidence" in http.state.caller.scopes
+    """Return an answer as the key may see it: a user's history needs `Caller.may_see_history`."""
+    may_see_history = http.state.caller.may_see_history
     if isinstance(answer, NoExplanation) or answer.people is None or may_see_history:
         return answer
     if answer.people.name is not None and answer.people.name in answer.explanation:
@@ -343,60 +366,8 @@ def _as_visible(http: Request, answer: Explanation | NoExplanation) -> Explanati
     return answer.model_copy(update={"people": None})
 
 
-async def kept_alive(
-    events: AsyncGenerator[str, None], seconds: float = KEEP_ALIVE_SECONDS
-) -> AsyncIterator[str]:
-    """Yield the events, and a comment after each `seconds` without one."""
-    queue = asyncio.Queue[str | Exception | None](1)
-
-    async def produce() -> None:  # in one task, because the timeouts in `events` belong to a task
-        try:
-            async with aclosing(events):
-                async for event in events:
-                    await queue.put(event)
-            await queue.put(None)
-        except Exception as error:  # noqa: BLE001  the reader raises it
-            await queue.put(error)
-
-    producer = asyncio.create_task(produce())
-    try:
-        while True:
-            try:
-                event = await asyncio.wait_for(queue.get(), seconds)
-            except TimeoutError:
-                yield ": keep-alive\n\n"
-                continue
-            if event is None:
-                return
-            if isinstance(event, Exception):
-                raise event
-            yield event
-    finally:
-        producer.cancel()
-        with suppress(asyncio.CancelledError):
-            await producer
-
-
 def _key(http: Request) -> str:
     return str(http.state.caller.name)
-
-
-async def _events(
-    current: Callable[[], ReadThrough], request: StreamRequest, http: Request
-) -> AsyncGenerator[str, None]:
-    options = request.max_words, request.parts, _key(http)
-    try:
-        for index, pair in enumerate(request.pairs):
-            sent = ""
-            async with aclosing(current().stream(pair, *options)) as results:
-                async for event in results:
-                    result = event if isinstance(event, Draft) else _as_visible(http, event)
-                    for name, data in _changes(sent, result):
-                        yield _sse(name, {"index": index, **data})
-                    sent = _text_of(result)
-        yield _sse("done", {})
-    except ProblemError as error:
-        yield _sse("problem", error.problem.model_dump(exclude_none=True))
 
 
 def _changes(sent: str, result: _Result) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -416,7 +387,3 @@ def _text_of(result: _Result) -> str:
     if isinstance(result, Draft):
         return result.text
     return result.explanation if isinstance(result, Explanation) else ""
-
-
-def _sse(name: str, data: dict[str, Any]) -> str:
-    return f"event: {name}\ndata: {json.dumps(data)}\n\n"

@@ -20,16 +20,20 @@ from ray import serve
 from ray.serve.handle import DeploymentHandle
 from starlette.types import ASGIApp
 
+from xrec.backfill import present
 from xrec.backfill.lookup import Explained
+from xrec.bulk import Base
 from xrec.config import ServeConfig, is_loopback
-from xrec.errors import ConfigError, ModelError
+from xrec.errors import ConfigError, ModelError, XRecError
 from xrec.processes import gpus_each
 from xrec.serve.api import make_api
 from xrec.serve.artifacts import (
-    Followed,
     PublishedTexts,
-    again_and_again,
     choice_of,
+    chosen,
+    models_of,
+    repeat,
+    settle,
 )
 from xrec.serve.catalogue import Catalogue, read_catalogue
 from xrec.serve.gate import MAX_REQUESTS, RequestGate, request_log
@@ -38,13 +42,15 @@ from xrec.serve.messages import PairRequest, Parts
 from xrec.serve.metrics import Metrics
 from xrec.serve.model import Event, ModelHandle, PairError
 from xrec.serve.read_through import ReadThrough
-from xrec.storage import fingerprint_of
+from xrec.storage import fingerprint_of, location_of
 from xrec.version import __version__
 
 logger = logging.getLogger("xrec")
 
 APP = "xrec"
 FRONTEND, GENERATOR = "Frontend", "Generator"
+REFRESH_SECONDS = 5.0
+"""Time between checks for other artifacts and for a new version of the backfill."""
 WATCH_SECONDS = 2.0
 """Time between checks of the takedowns, which must apply within five seconds, and of the models."""
 KEPT_SECONDS = 60.0
@@ -63,12 +69,14 @@ class Frontend:
 
     def __init__(self, config: ServeConfig, generator: DeploymentHandle):
         self._config, self._generator, self._metrics = config, generator, Metrics()
-        self._followed = Followed("frontend", config, self._take, self._metrics)
-        self._now: ReadThrough | None = None
-        self._next: ReadThrough | None = None
+        self._chosen = config
+        self._seen: tuple[ServeConfig, Base] | None = None  # the choice and version last looked at
+        self._wanted, self._is_in_use = (config, ""), False
+        self._current: ReadThrough | None = None
+        self._next: ReadThrough | None = None  # replaces the current one once all models are loaded
         self._in_use = WeakSet[ReadThrough]()  # by new requests and by requests in flight
-        self._watch: asyncio.Task[None] | None = None
-        api, share = make_api(self._current), 1 / config.frontends.num_processes
+        self._checks: list[asyncio.Task[None]] = []
+        api, share = make_api(self._read_through), 1 / config.frontends.num_processes
         api.openapi()  # cached; takes 50 ms, during which no client should wait
         self._gate = RequestGate(api, config.keys, self._metrics, share)
         _log_to_replica()
@@ -81,59 +89,95 @@ class Frontend:
         """Refuse new requests, and wait until none is in flight, or until the deadline."""
         await self._gate.drain(self._config.http.deadline_seconds)
 
-    async def reconfigure(self, choice: Mapping[str, str]) -> None:
-        """Switch to the artifacts in `choice`. Serve calls this with a new `user_config`."""
-        await self._followed.to(choice)
+    async def reconfigure(self, choice: Mapping[str, str | None]) -> None:
+        """Switch to the artifacts in `choice`. Serve calls this with a new `user_config`.
 
-    def _current(self) -> ReadThrough:
+        The first call waits until they are in use, and raises an error if they cannot be used.
+        After later calls, the earlier ones stay in use until the new ones are loaded.
+        """
+        self._chosen = chosen(self._config, choice)
+        if self._current is None:
+            await self._follow()
+            settle()
+            self._checks = [
+                asyncio.create_task(repeat(self.refresh, REFRESH_SECONDS)),
+                asyncio.create_task(repeat(self._check, WATCH_SECONDS)),
+            ]
+
+    async def refresh(self) -> None:
+        """Check once for other artifacts; only log it if they cannot be used."""
+        before, outcome = self._current, "taken"
+        try:
+            await self._follow()
+        except (XRecError, OSError) as error:
+            logger.error("cannot switch to the new artifacts; keeping the earlier ones: %s", error)
+            outcome = "refused"
+        if outcome == "refused" or self._current is not before:
+            self._metrics.swaps.inc(1, {"deployment": "frontend", "outcome": outcome})
+
+    def _read_through(self) -> ReadThrough:
         """Return the read-through for a request that starts now; the request keeps it."""
-        assert self._now is not None  # Serve sends requests once `reconfigure` has returned
-        return self._now
+        assert self._current is not None  # Serve sends requests once `reconfigure` has returned
+        return self._current
 
-    async def _take(self, config: ServeConfig, models: str) -> bool:
-        """Switch to these artifacts once all model replicas have loaded the models."""
+    async def _follow(self) -> None:
+        """Use the chosen artifacts; for those not named, the ones of the newest version."""
+        newest = await asyncio.to_thread(Base.at, location_of(self._chosen, "explanations"))
+        if self._seen != (seen := (self._chosen, newest)):
+            config = await asyncio.to_thread(present, self._chosen)
+            self._wanted = config, await asyncio.to_thread(models_of, config)
+            self._seen, self._is_in_use = seen, False
+        if not self._is_in_use:
+            self._is_in_use = await self._use(*self._wanted)
+
+    async def _use(self, config: ServeConfig, models: str) -> bool:
+        """Switch to these artifacts if all model replicas have loaded the models."""
         key, seconds = (models, config.artifact("explanations")), config.http.deadline_seconds
-        if self._now is not None and self._now.of == key:
+        if self._current is not None and self._current.of == key:
             self._next = None
-            return await self._now.published.look()
+            return await self._current.published.look()
         if self._next is None or self._next.of != key:
-            model = ModelHandle(self._generator, models)
+            model = ModelHandle(self._generator, models, choice_of(config))
             contents = await asyncio.to_thread(read_contents, config, self._metrics)
             self._next = ReadThrough(*contents, model, self._metrics, seconds, key)
-        is_current = await self._next.published.look()
-        if not is_current or (self._now and not await self._next.model.is_loaded()):
+        is_newest = await self._next.published.look()
+        if not is_newest or (self._current and not await self._next.model.is_loaded()):
             return False
-        self._now, self._next = self._next, None
-        self._in_use.add(self._now)
-        if self._watch is None:
-            self._watch = asyncio.create_task(again_and_again(self._check, WATCH_SECONDS))
+        self._current, self._next = self._next, None
+        self._in_use.add(self._current)
+        logger.info("now using the adapter %s", config.artifact("adapter"))
         return True
 
     async def _check(self) -> None:
         """Read new takedowns, and ask the model replicas which models they have loaded."""
         takedowns = [current.published.look_at_takedowns() for current in self._in_use]
-        await asyncio.gather(self._current().model.is_loaded(), *takedowns)
+        await asyncio.gather(self._read_through().model.is_loaded(), *takedowns)
 
 
 class Generator:
-    """The model replica: loads models when it is configured, and writes texts with them.
+    """The model replica: writes texts with the models that frontends ask for.
 
-    New models are loaded next to the previous ones, which are dropped once no frontend asks for
-    them. Each call names the `models` to use (`models_of`).
+    Each call names the `models` to use (`models_of`). New ones are loaded next to the previous
+    ones, which are dropped once no frontend asks for them. All share one language model.
     """
 
     def __init__(self, config: ServeConfig):
         torch.set_num_threads(config.models.cpus)
-        self._metrics = Metrics()
+        self._config, self._metrics = config, Metrics()
         self._loaded: dict[str, LiveExplainer] = {}
+        self._loading: dict[str, asyncio.Task[None]] = {}
         self._asked_at: dict[str, float] = {}
-        self._wanted = ""
-        self._followed = Followed("generator", config, self._take, self._metrics)
         _log_to_replica()
 
-    async def reconfigure(self, choice: Mapping[str, str]) -> None:
-        """Load the artifacts in `choice`. Serve calls this with a new `user_config`."""
-        await self._followed.to(choice)
+    async def reconfigure(self, choice: Mapping[str, str | None]) -> None:
+        """Load the artifacts in `choice`, so that the first request finds them loaded.
+
+        Serve calls this with each `user_config`. Frontends ask for later ones with `has`.
+        """
+        if not self._loaded:
+            config = await asyncio.to_thread(present, chosen(self._config, choice))
+            await self._load(await asyncio.to_thread(models_of, config), config)
+            settle()
 
     async def explain(
         self, models: str, pairs: Sequence[PairRequest], key: str = ""
@@ -149,10 +193,16 @@ class Generator:
             async for event in events:
                 yield event
 
-    async def has(self, models: str) -> bool:
-        """Return whether this replica has loaded the models; if so, keep them for a while."""
+    async def has(self, models: str, choice: Mapping[str, str | None]) -> bool:
+        """Return whether the models of these artifacts are loaded; if not, start loading them.
+
+        Models that were not asked for in the last `KEPT_SECONDS` are dropped.
+        """
         self._asked_at[models] = time.monotonic()
         self._drop_unused()
+        if models not in self._loaded and models not in self._loading:
+            config = chosen(self._config, choice)
+            self._loading[models] = asyncio.create_task(self._try_to_load(models, config))
         return models in self._loaded
 
     def check_health(self) -> None:
@@ -167,19 +217,28 @@ class Generator:
         self._asked_at[models] = time.monotonic()
         return self._loaded[models]
 
-    async def _take(self, config: ServeConfig, models: str) -> bool:
-        self._wanted = models
-        self._drop_unused()
-        if models not in self._loaded:
-            self._loaded[models] = await asyncio.to_thread(load_live, config, self._metrics)
-        return True
+    async def _load(self, models: str, config: ServeConfig) -> None:
+        earlier = next(iter(self._loaded.values()), None)
+        live = await asyncio.to_thread(load_live, config, self._metrics, like=earlier)
+        self._loaded[models], self._asked_at[models] = live, time.monotonic()
+
+    async def _try_to_load(self, models: str, config: ServeConfig) -> None:
+        outcome = "taken"
+        try:
+            await self._load(models, config)
+        except (XRecError, OSError, RuntimeError) as error:  # torch out of memory: RuntimeError
+            logger.error("cannot load the new artifacts: %s", error)
+            outcome = "refused"
+        finally:
+            del self._loading[models]
+        self._metrics.swaps.inc(1, {"deployment": "generator", "outcome": outcome})
 
     def _drop_unused(self) -> None:
-        """Drop models that are not configured and that no frontend has asked for recently."""
+        """Drop models that no frontend has asked for recently, except the last ones."""
         oldest = time.monotonic() - KEPT_SECONDS
-        for models in self._loaded.keys() - {self._wanted} if len(self._loaded) > 1 else ():
-            if self._asked_at.get(models, 0.0) < oldest and not self._loaded[models].num_pending:
-                del self._loaded[models]
+        for models in sorted(self._loaded, key=self._asked_at.__getitem__)[:-1]:
+            if self._asked_at[models] < oldest and not self._loaded[models].num_pending:
+                del self._loaded[models], self._asked_at[models]
 
 
 def read_contents(config: ServeConfig, metrics: Metrics) -> tuple[Catalogue, PublishedTexts]:

@@ -1,4 +1,4 @@
-"""Choose the endpoint's artifacts, switch to new ones while it runs, and read the newest backfill.
+"""The endpoint's artifacts: which ones it uses, and the newest version of the backfill.
 
 The choice of artifacts is the part of the config that may change at run time: Ray Serve's
 `user_config` of both deployments. An artifact that it does not name is the one that the published
@@ -11,7 +11,6 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping
 
 from xrec.adapter.config import model_inputs, read_config
-from xrec.backfill import present
 from xrec.backfill.lookup import ExplanationLookup, open_lookup
 from xrec.bulk import Base, read_takedowns
 from xrec.config import ArtifactName, ServeConfig, identity_of
@@ -22,8 +21,6 @@ from xrec.storage import differing_fields, fingerprint_of, location_of, manifest
 
 logger = logging.getLogger("xrec")
 
-REFRESH_SECONDS = 5.0
-"""Time between checks for a new version of the backfill."""
 _KEPT_BYTES = 128 * 2**20
 """Size of the cache of users' explanations."""
 CHOICE: tuple[ArtifactName, ...] = ("dataset", "graph", "adapter", "explanations")
@@ -57,66 +54,6 @@ def models_of(config: ServeConfig) -> str:
     adapter_config = read_config(location_of(config, "adapter"), adapter)
     model = model_inputs(adapter_config, adapter.fingerprint, graph)
     return fingerprint_of([dataset.fingerprint, model])
-
-
-class Followed:
-    """Follows the artifacts that a replica should use: its choice, and what was published.
-
-    take: switches the replica to artifacts, given the config with their URIs and `models_of`. It is
-        called after each change, and again until it returns True, which means that they are in use.
-    deployment: the replica's label in the metrics.
-    """
-
-    def __init__(
-        self,
-        deployment: str,
-        config: ServeConfig,
-        take: Callable[[ServeConfig, str], Awaitable[bool]],
-        metrics: Metrics,
-    ):
-        self._deployment, self._config, self._take = deployment, config, take
-        self._metrics = metrics
-        self._chosen, self._models, self._is_taken = config, "", False
-        self._latest: tuple[tuple[ServeConfig, Base], ServeConfig, str] | None = None
-        self._watch: asyncio.Task[None] | None = None
-
-    async def to(self, choice: Mapping[str, str | None]) -> None:
-        """Switch to `choice`.
-
-        The first call waits until it is in use, and raises what `take` raises. After later calls,
-        the earlier artifacts stay in use until the new ones are loaded, or if loading fails.
-        """
-        self._chosen = chosen(self._config, choice)
-        if self._watch is None:
-            await self._look()
-            settle()
-            self._watch = asyncio.create_task(again_and_again(self.look, REFRESH_SECONDS))
-
-    async def look(self) -> None:
-        """Check once for other artifacts; only log it if they cannot be used."""
-        before, outcome = self._models, "taken"
-        try:
-            await self._look()
-        except (XRecError, OSError, RuntimeError) as error:  # torch out of memory: RuntimeError
-            logger.error("cannot switch to the new artifacts; keeping the earlier ones: %s", error)
-            outcome = "refused"
-        if outcome == "refused" or self._models != before:
-            self._metrics.swaps.inc(1, {"deployment": self._deployment, "outcome": outcome})
-
-    async def _look(self) -> None:
-        choice = self._chosen
-        newest = await asyncio.to_thread(Base.at, location_of(choice, "explanations"))
-        state = (choice, newest)
-        if self._latest is None or state != self._latest[0]:
-            config = await asyncio.to_thread(present, choice)
-            self._latest = state, config, await asyncio.to_thread(models_of, config)
-            self._is_taken = False
-        if not self._is_taken:
-            _, config, models = self._latest
-            self._is_taken = await self._take(config, models)
-            if self._is_taken and models != self._models:
-                logger.info("now using the adapter %s", config.artifact("adapter"))
-                self._models = models
 
 
 def read_lookup(config: ServeConfig, fingerprints: dict[str, str]) -> ExplanationLookup | None:
@@ -209,11 +146,11 @@ def settle() -> None:
     gc.freeze()
 
 
-async def again_and_again(look: Callable[[], Awaitable[object]], seconds: float) -> None:
-    """Call `look` every `seconds` until canceled; an exception is logged and does not end this."""
+async def repeat(work: Callable[[], Awaitable[object]], seconds: float) -> None:
+    """Call `work` every `seconds` until canceled; an exception is logged and does not end this."""
     while True:
         await asyncio.sleep(seconds)
         try:
-            await look()
+            await work()
         except Exception as error:
             logger.error("a periodic check failed: %s", type(error).__name__, exc_info=error)

@@ -1,7 +1,10 @@
 """The users and items that a frontend knows: ids, texts, vectors and histories."""
 
 import logging
+from collections.abc import Sequence
+from functools import cached_property
 
+import numpy as np
 import pyarrow.compute as pc
 import torch
 import torch.nn.functional as F
@@ -11,12 +14,21 @@ from xrec.adapter.config import model_inputs
 from xrec.checks import AspectNames
 from xrec.config import ServeConfig
 from xrec.data import Dataset
-from xrec.errors import ArtifactMismatchError
+from xrec.errors import ArtifactMismatchError, DataError
 from xrec.graph.artifact import GraphEmbeddings, read_dataset_and_graph
-from xrec.graph.ranking import seen_items, top_k_items
+from xrec.graph.fold_in import FoldIn
+from xrec.graph.ranking import SeenItems, top_k_items
 from xrec.neighbors.artifact import NeighborTable, read_neighbors
-from xrec.neighbors.scores import histories, rounded
-from xrec.serve.messages import Evidence, ItemEntry, ItemList, NearHistory, RecommendedItem
+from xrec.neighbors.scores import rounded
+from xrec.recommend.ranking import Ranker
+from xrec.serve.messages import (
+    MAX_PAIRS,
+    Evidence,
+    ItemEntry,
+    ItemList,
+    NearHistory,
+    RecommendedItem,
+)
 from xrec.storage import location_of
 
 logger = logging.getLogger("xrec")
@@ -26,6 +38,34 @@ NUM_NEAREST = 5
 MAX_SCANNED = 2**20
 """Maximum number of items that one search reads, in 0.1 s of one core."""
 _SLICE = 2**16  # items that a search reads at a time
+
+
+class HistoryVectors:
+    """Computes the vectors of users who only have a history."""
+
+    def __init__(self, dataset: Dataset, graph: GraphEmbeddings):
+        self._dataset, trained = dataset, dataset.interaction_edges("train")
+        users = graph.users[: dataset.num_users]
+        self._fold_in = FoldIn.of(users, graph.items, torch.from_numpy(trained))
+        self._has_vector = np.bincount(trained[1], minlength=dataset.num_items) > 0
+
+    def vector(self, history: Sequence[str]) -> torch.Tensor:
+        """Return the vector (D,) of a user with these items.
+
+        Items without training interactions are ignored. Raises UnknownIdError for an unknown item,
+        DataError if all are ignored.
+        """
+        indices = {self._dataset.item_index(item_id) for item_id in history}
+        items = sorted(index for index in indices if self._has_vector[index])
+        if not items:
+            raise DataError(
+                f"none of the {len(indices)} items in the history has training interactions; "
+                "add an item that does",
+                code="no_trained_item",
+                key="history",
+                saw=len(indices),
+            )
+        return self._fold_in.vector(torch.tensor(items))
 
 
 class Catalogue:
@@ -43,38 +83,45 @@ class Catalogue:
     ):
         graph.check_finite()
         self.dataset, self._graph, self.fingerprints = dataset, graph, fingerprints
-        self._seen = seen_items(dataset)
-        self._more = None if neighbors is None else neighbors.scores(histories(dataset)).of
+        self._neighbors, self._most = neighbors, min(MAX_PAIRS, dataset.num_items)
+        self._ranker = Ranker(dataset, graph, self._most, neighbors=neighbors)
+        self._seen = self._ranker.seen
         aspects = dataset.aspects
         self.aspect_names = AspectNames(() if aspects is None else aspects["aspect"].to_pylist())
+
+    @cached_property
+    def histories(self) -> HistoryVectors:
+        """Computes the vectors of users who are not in the dataset."""
+        return HistoryVectors(self.dataset, self._graph)
 
     def item_texts(self, item: int) -> tuple[str, str]:
         """Return the title and the profile of the item with this index."""
         items = self.dataset.items
         return str(items["title"][item].as_py()), str(items["profile"][item].as_py())
 
-    def recommend(self, user: int, k: int) -> list[RecommendedItem]:
-        """Return the k best unseen items of the user with this index, best first.
+    def recommend(self, user: int) -> list[RecommendedItem | None]:
+        """Return what `xrec recommend` would recommend to the user with this index, best first."""
+        rows, _ = self._ranker.rank(np.array([user]))
+        columns = (rows[name].to_pylist() for name in ("item_id", "rank", "score"))
+        return list(map(self.as_recommended, *columns))
 
-        They have no explanations. Used by projects that have not published recommendations.
+    def recommend_from(self, history: Sequence[str]) -> list[RecommendedItem | None]:
+        """Return the best items for someone who chose the items in `history`, best first.
+
+        Raises UnknownIdError for an unknown item, DataError if none of the items has a vector.
         """
-        users, k = torch.tensor([user]), min(k, self.dataset.num_items)
+        vector = self.histories.vector(history)[None]
+        chosen = torch.tensor(sorted({self.dataset.item_index(item_id) for item_id in history}))
+        own = SeenItems(torch.stack([torch.zeros_like(chosen), chosen]), self._seen.lost)
+        more = None if self._neighbors is None else self._neighbors.scores(own).of
+        one = torch.zeros(1, dtype=torch.int64)
         ((_, items, scores),) = top_k_items(
-            self._graph.users, self._graph.items, self._seen, users, k, more=self._more
+            vector, self._graph.items, own, one, self._most, more=more
         )
-        shown = scores[0].numpy() if self._more is None else rounded(scores[0].numpy())
-        ranked = zip(items[0].tolist(), shown.tolist(), strict=True)
-        return [
-            RecommendedItem(
-                rank=rank,
-                score=score,
-                item_id=self._item_id(item),
-                title=self.item_texts(item)[0],
-                answer=None,
-            )
-            for rank, (item, score) in enumerate(ranked, start=1)
-            if item >= 0
-        ]
+        num = int((items[0] >= 0).sum())  # fewer if the catalog has no more
+        ids = [self._item_id(item) for item in items[0, :num].tolist()]
+        values = rounded(scores[0, :num].numpy()).tolist()
+        return list(map(self.as_recommended, ids, range(1, num + 1), values))
 
     def as_recommended(
         self, item_id: str, rank: int, score: float | None
@@ -88,7 +135,9 @@ class Catalogue:
     def evidence(self, user: int, item_id: str) -> Evidence:
         """Return the evidence behind an explanation of the pair; raise UnknownIdError."""
         item = self.dataset.item_index(item_id)
-        _, seen = self._seen.of(torch.tensor([user]))
+        index = torch.tensor([user])
+        _, seen = self._seen.of(index)
+        self._ranker.fill_idle(index)
         scores = self._graph.items @ self._graph.users[user]
         left_out = torch.cat([seen, self._seen.lost])
         unseen = torch.ones(len(scores), dtype=torch.bool).index_fill_(0, left_out, False)
@@ -159,8 +208,8 @@ def _page(rows: list[dict[str, str]], following: str | None) -> ItemList:
 def read_catalogue(config: ServeConfig) -> Catalogue:
     """Read the dataset, the graph and the model's fingerprints; the language model is not loaded.
 
-    The index of aspect names is built too, which takes two seconds for 20,000 aspects. Otherwise
-    the first text to be cut would wait for it.
+    Aspect names are indexed too, which takes two seconds for 20,000 of them, and the vectors of
+    histories are fitted. Otherwise a request would wait for that.
 
     Raises ArtifactNotFoundError or ArtifactMismatchError if artifacts are missing or do not belong
     together, DataError if a vector of the graph is not finite.
@@ -176,4 +225,5 @@ def read_catalogue(config: ServeConfig) -> Catalogue:
         neighbors = None
     catalogue = Catalogue(dataset, graph, fingerprints, neighbors)
     catalogue.aspect_names.build()
+    _ = catalogue.histories
     return catalogue

@@ -6,7 +6,7 @@ with Client("http://127.0.0.1:8000") as client:
 
 import json
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from typing import Any, Literal, Self, TypeVar
 from urllib.parse import quote
@@ -126,6 +126,14 @@ class Client:
         path = f"/v1/users/{quote(user_id, safe='')}/recommendations"
         params = {name: value for name, value in options.items() if value is not None}
         return self._ask(Recommendations, "GET", path, params=params)
+
+    def recommend_from(self, history: Sequence[str], k: int = 5) -> Recommendations:
+        """Return the k best items for someone who is not in the dataset and chose these items.
+
+        Raises UnknownIdError if the dataset does not have an item.
+        """
+        body = {"history": list(history), "k": k}
+        return self._ask(Recommendations, "POST", "/v1/recommendations", json=body)
 
     def evidence(self, user_id: str, item_id: str) -> Evidence:
         """Return the evidence behind an explanation of the pair.

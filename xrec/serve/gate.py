@@ -189,7 +189,7 @@ def _too_large() -> ProblemError:
 
 
 class Caller:
-    """A client: its name, its scopes and, for a key, its rate and number of concurrent requests.
+    """A client: its name, its scopes and, for a key, its users, rate and concurrent requests.
 
     share: this frontend's share of the rate and the burst.
     """
@@ -203,6 +203,7 @@ class Caller:
         share: float = 1.0,
     ):
         self.name, self.scopes = name, frozenset(scopes)
+        self._users = None if key is None or key.users is None else frozenset(key.users)
         self._num_at_work, self._max_requests = 0, max_requests
         self._bucket: AsyncLimiter | None = None
         if key is not None:
@@ -214,6 +215,17 @@ class Caller:
         if scope not in self.scopes:
             detail = f"the key {self.name!r} lacks the scope {scope!r}; use a key that has it"
             raise ProblemError(403, "scope", detail)
+
+    def check_user(self, user_id: str) -> None:
+        """Raise ProblemError if the key may not ask about this user."""
+        if self._users is not None and user_id not in self._users:
+            detail = f"the key {self.name!r} is for other users (serve.keys, users)"
+            raise ProblemError(403, "scope", detail)
+
+    @property
+    def may_see_history(self) -> bool:
+        """Whether texts may tell the caller what the users it may ask about chose."""
+        return "evidence" in self.scopes or self._users is not None
 
     async def charge(self, num_pairs: int, *, num_counted: int = 0) -> None:
         """Count a request's pairs; raise ProblemError if they exceed the rate.

@@ -5,24 +5,20 @@ import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Iterator, Sequence, Sized
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import aclosing, contextmanager, nullcontext, suppress
+from contextlib import aclosing, contextmanager, suppress
 from dataclasses import replace
-
-import numpy as np
-import torch
 
 from xrec.adapter.pairs import Pair
 from xrec.backfill.lookup import Explained
 from xrec.config import DecodingConfig, ServeConfig, share_of_key
-from xrec.data import Dataset, NamedEvidence
+from xrec.data import NamedEvidence
 from xrec.errors import DataError, ModelError, UnknownIdError
 from xrec.generate.engine import Advance, Completion, Failure, text_params
 from xrec.generate.explainer import Asked, Explainer, Explanation
 from xrec.generate.loading import load_explainer, sources_of
 from xrec.generate.shared_engine import EngineRequest
-from xrec.graph.artifact import GraphEmbeddings
-from xrec.graph.fold_in import FoldIn
 from xrec.llm.prompt import PromptTooLongError
+from xrec.serve.catalogue import HistoryVectors
 from xrec.serve.messages import PairRequest, Parts
 from xrec.serve.metrics import Metrics
 from xrec.serve.model import OVERLOADED, Draft, Event, PairError, fault_of_pair, unknown_user
@@ -49,9 +45,13 @@ class LiveExplainer:
         keys: Sized,
         max_waiting_pairs: int = MAX_WAITING_PAIRS,
     ):
-        self._explainer, self._decoding, self._metrics = explainer, decoding, metrics
+        self.explainer, self._decoding, self._metrics = explainer, decoding, metrics
         self._builder = explainer.pairs.builder
-        self._new_users = NewUsers(explainer.dataset, explainer.graph)
+        dataset, graph = explainer.dataset, explainer.graph
+        assert graph is not None  # without an adapter, there is no live explainer
+        self._graph = graph
+        self._histories = HistoryVectors(dataset, graph)
+        self._free_rows = list(range(dataset.num_users, len(graph.users)))  # one per pending pair
         self.engine, core = explainer.engine, explainer.engine.core
         longest = self._builder.prompt.max_prompt_tokens
         failure = core.refusal([0] * longest, text_params(decoding))
@@ -71,7 +71,7 @@ class LiveExplainer:
     @property
     def model_fingerprint(self) -> str:
         """The fingerprint of language model, adapter and graph together."""
-        return self._explainer.model_fingerprint
+        return self.explainer.model_fingerprint
 
     @property
     def num_pending(self) -> int:
@@ -161,7 +161,7 @@ class LiveExplainer:
 
         Raises PairError for an unknown user without a history, and for a known one with a history.
         """
-        user = self._explainer.dataset.user_ids.find(pair.user_id)
+        user = self.explainer.dataset.user_ids.find(pair.user_id)
         if user is None and not pair.history:
             raise unknown_user()
         if user is not None and pair.history:
@@ -170,8 +170,12 @@ class LiveExplainer:
                 f"user {pair.user_id!r} is known and has a vector; remove the history, "
                 "or use another user_id",
             )
-        with self._new_users.row() if user is None else nullcontext(user) as index:
+        index = self._free_rows.pop() if user is None else user
+        try:
             yield index
+        finally:
+            if user is None:
+                self._free_rows.append(index)
 
     def _prepare(self, user: int, pair: PairRequest) -> Asked:
         """Return the engine's request for a pair, whose own texts replace the dataset's.
@@ -180,19 +184,19 @@ class LiveExplainer:
         thread, one pair at a time. Raises PairError, UnknownIdError, DataError or
         PromptTooLongError if the engine cannot complete the request.
         """
-        item = self._explainer.dataset.item_index(pair.item_id)
-        is_known = user < self._explainer.dataset.num_users
+        item = self.explainer.dataset.item_index(pair.item_id)
+        is_known = user < self.explainer.dataset.num_users
         if not is_known:
-            self._new_users.set_vector(user, pair.history)
-        stored = self._explainer.pairs.texts(
+            self._graph.users[user] = self._histories.vector(pair.history)
+        stored = self.explainer.pairs.texts(
             Pair(user, item) if is_known else Pair(0, item, aspects_user_index=-1)
         )
         texts = replace(stored if is_known else replace(stored, user_profile=""), **pair.own_texts)
-        finisher, rules = self._explainer.finisher, self._decoding.text
+        finisher, rules = self.explainer.finisher, self._decoding.text
         if (refused := finisher.failure_of_any(texts, rules)) is not None:
             _raise(finisher.fallback(texts, rules, refused)[1])
         prompt = self._builder.build(user, item, texts)
-        asked = Asked(self._explainer.finisher, prompt, texts, self._decoding)
+        asked = Asked(self.explainer.finisher, prompt, texts, self._decoding)
         _raise(self.engine.core.refusal(asked.prompt_ids, asked.params))
         return asked
 
@@ -245,7 +249,7 @@ class LiveExplainer:
     ) -> tuple[Explanation, tuple[NamedEvidence, ...]]:
         """Return a pair's explanation, and its evidence, marked where the text names it."""
         result = asked.explanation(0, completion)
-        return result, self._explainer.checker.evidence(result.text, asked.texts)
+        return result, self.explainer.checker.evidence(result.text, asked.texts)
 
     def _record(self, result: Explanation, first_token_seconds: float, seconds: float) -> None:
         metrics = self._metrics
@@ -254,48 +258,6 @@ class LiveExplainer:
             metrics.tokens.inc(result.num_generated_tokens, {"kind": "generated"})
         metrics.first_token_seconds.observe(first_token_seconds)
         metrics.generation_seconds.observe(seconds)
-
-
-class NewUsers:
-    """Vectors of users who only have a history, computed from the items in it.
-
-    They are written to the reserved rows of `graph.users`, from `dataset.num_users` on.
-    """
-
-    def __init__(self, dataset: Dataset, graph: GraphEmbeddings):
-        self._dataset, self._users = dataset, graph.users
-        trained = dataset.interaction_edges("train")
-        users = graph.users[: dataset.num_users]
-        self._fold_in = FoldIn.of(users, graph.items, torch.from_numpy(trained))
-        self._has_vector = np.bincount(trained[1], minlength=dataset.num_items) > 0
-        self._free = list(range(dataset.num_users, len(graph.users)))
-
-    @contextmanager
-    def row(self) -> Iterator[int]:
-        """Yield a user index that is reserved until exit; there is one for every pending pair."""
-        index = self._free.pop()
-        try:
-            yield index
-        finally:
-            self._free.append(index)
-
-    def set_vector(self, index: int, history: Sequence[str]) -> None:
-        """Write the vector of a user with these items to the row `index`.
-
-        Items without training interactions are ignored. Raises UnknownIdError for an unknown item,
-        DataError if all are ignored.
-        """
-        indices = {self._dataset.item_index(item_id) for item_id in history}
-        items = sorted(index for index in indices if self._has_vector[index])
-        if not items:
-            raise DataError(
-                f"none of the {len(indices)} items in the history has training interactions; "
-                "add an item that does",
-                code="no_trained_item",
-                key="history",
-                saw=len(indices),
-            )
-        self._users[index] = self._fold_in.vector(torch.tensor(items))
 
 
 class _Advances:
@@ -335,12 +297,17 @@ class _Advances:
 
 
 def load_live(
-    config: ServeConfig, metrics: Metrics, max_waiting_pairs: int = MAX_WAITING_PAIRS
+    config: ServeConfig,
+    metrics: Metrics,
+    max_waiting_pairs: int = MAX_WAITING_PAIRS,
+    like: LiveExplainer | None = None,
 ) -> LiveExplainer:
     """Load the live explainer; raise what `load_explainer` raises.
 
     This is slow, so call it in a thread. It also indexes all titles and aspects. Otherwise the
     first request would do that on the event loop, and all others would wait.
+
+    like: an explainer of other artifacts, whose language model is used too.
     """
     explainer = load_explainer(
         sources_of(config),
@@ -348,6 +315,7 @@ def load_live(
         engine=config.engine,
         num_reserved_users=config.engine.max_rows + max_waiting_pairs,
         is_streaming=True,
+        like=None if like is None else like.explainer,
     )
     explainer.checker.aspects.build()
     keys = config.keys

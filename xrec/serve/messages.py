@@ -12,6 +12,7 @@ MAX_WORDS = 500
 _Id = Annotated[str, Field(min_length=1, max_length=256)]
 UserId = Annotated[_Id, Field(description="user_id, as in the dataset.", examples=["resident-17"])]
 ItemId = Annotated[_Id, Field(description="item_id, as in the dataset.", examples=["place-3"])]
+History = Annotated[list[ItemId], FailFast(), Field(max_length=250)]
 Title = Annotated[str, Field(max_length=500)]
 Text = Annotated[str, Field(max_length=8000)]
 MaxWords = Annotated[
@@ -86,9 +87,8 @@ class ProfileOverrides(_Message):
 class PairRequest(_PairIds):
     """A pair to explain."""
 
-    history: Annotated[list[ItemId], FailFast()] = Field(
+    history: History = Field(
         [],
-        max_length=250,
         description="For a user who is not in the dataset: IDs of items that the user "
         "interacted with.",
     )
@@ -242,10 +242,19 @@ class RecommendedItem(BaseModel):
     )
 
 
-class Recommendations(BaseModel):
-    """The best unseen items of a user."""
+class HistoryRequest(_Message):
+    """The history of someone who is not in the dataset."""
 
-    user_id: str
+    model_config = ConfigDict(json_schema_extra={"examples": [{"history": ["place-8"], "k": 3}]})
+
+    history: History = Field(min_length=1, description="IDs of items that the user chose.")
+    k: int = Field(5, ge=1, le=MAX_PAIRS, description="Number of items.")
+
+
+class Recommendations(BaseModel):
+    """The best unseen items of a user; `user_id` is null if the request had a history."""
+
+    user_id: str | None
     items: list[RecommendedItem]
 
 

@@ -2,9 +2,8 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from ray.exceptions import RayError, RayTaskError
 from ray.serve.exceptions import RayServeException
@@ -64,20 +63,22 @@ Event = Draft | Explained | PairError
 class ModelHandle:
     """A Serve handle to the model replicas, for texts by `models` (`artifacts.models_of`).
 
+    choice: the artifacts of these models, which a replica that lacks them loads.
+
     Each method raises ProblemError with status 503 if no replica is available, and 500 after a bug
     in one. If the caller is canceled, so is the call in the replica.
     """
 
-    def __init__(self, handle: DeploymentHandle, models: str):
+    def __init__(self, handle: DeploymentHandle, models: str, choice: Mapping[str, str | None]):
         self._handle, self._streaming = handle, handle.options(stream=True)
-        self._models = models
+        self._models, self._choice = models, choice
         self.is_ready = False
         """Whether a replica had loaded the models at the last call of `is_loaded`."""
 
     async def is_loaded(self) -> bool:
         """Return whether all replicas have loaded the models; they keep them for a while."""
         try:
-            calls = self._handle.broadcast("has", self._models)
+            calls = self._handle.broadcast("has", self._models, self._choice)
             replies = await calls.results_async(timeout_s=_ASK_SECONDS, return_exceptions=True)
         except (TimeoutError, *DEAD):
             replies = []
@@ -92,8 +93,14 @@ class ModelHandle:
         If there is no room for all pairs, or for so many from this key, all fail with the reason
         OVERLOADED.
         """
-        call = self._handle.explain, list(pairs), key
-        results: list[Explained | PairError] = await self._call(*call)
+        response = self._handle.explain.remote(self._models, list(pairs), key)
+        try:
+            results: list[Explained | PairError] = await response
+        except asyncio.CancelledError:
+            response.cancel()
+            raise
+        except DEAD as error:
+            raise _problem_of(error) from error
         return results
 
     async def stream(
@@ -111,16 +118,6 @@ class ModelHandle:
         finally:
             if not is_over:
                 events.cancel()
-
-    async def _call(self, method: Any, *arguments: Any) -> Any:
-        response = method.remote(self._models, *arguments)
-        try:
-            return await response
-        except asyncio.CancelledError:
-            response.cancel()
-            raise
-        except DEAD as error:
-            raise _problem_of(error) from error
 
 
 def _problem_of(error: Exception) -> ProblemError:

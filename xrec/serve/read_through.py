@@ -20,7 +20,7 @@ from typing import Literal
 
 from xrec.backfill.lookup import Explained, ExplanationLookup
 from xrec.data import NamedEvidence
-from xrec.errors import StorageNotFoundError, XRecError
+from xrec.errors import DataError, StorageNotFoundError, XRecError
 from xrec.generate.text_rules import cut_to_words
 from xrec.neighbors.sentences import support_name
 from xrec.serve.artifacts import PublishedTexts
@@ -112,7 +112,7 @@ class ReadThrough:
         user, lookup = self.user_index(user_id), self.published.lookup
         items: Iterable[RecommendedItem | None]
         if lookup is None or not lookup.has_recommendations:
-            items = await asyncio.to_thread(self.catalogue.recommend, user, k)
+            items = await asyncio.to_thread(self.catalogue.recommend, user)
         else:
             try:
                 rows = (await asyncio.to_thread(lookup.of_user, user_id)).to_pylist()
@@ -123,6 +123,23 @@ class ReadThrough:
                 self.catalogue.as_recommended(row["item_id"], row["rank"] or number, row["score"])
                 for number, row in enumerate(rows, start=1)
             )
+        return self._shown(user_id, items, k)
+
+    async def recommend_from(self, history: Sequence[str], k: int) -> list[RecommendedItem]:
+        """Return the k best items for someone who is not in the dataset, by their history.
+
+        Raises UnknownIdError for an unknown item, ProblemError with status 422 if no item helps.
+        """
+        try:
+            items = await asyncio.to_thread(self.catalogue.recommend_from, history)
+        except DataError as error:
+            raise refused("no_vector", str(error)) from error
+        return self._shown(_NOBODY, items, k)
+
+    def _shown(
+        self, user_id: str, items: Iterable[RecommendedItem | None], k: int
+    ) -> list[RecommendedItem]:
+        """Return the first k of a user's items that exist and were not taken down."""
         takedowns = self.published.takedowns
         shown = (
             item

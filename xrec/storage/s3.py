@@ -17,6 +17,8 @@ from xrec.storage.location import Location
 from xrec.storage.requests import count_traffic, storage_errors
 
 _CONNECT_TIMEOUT_SECONDS, READ_TIMEOUT_SECONDS = 5.0, 60.0
+MAX_ATTEMPTS = 5
+"""Maximum number of attempts per request; the pauses between them add up to about seven seconds."""
 _CONNECTIONS = 64
 """Concurrent connections; botocore allows 10 by default."""
 
@@ -135,7 +137,7 @@ def _count_received(event_name: str, response_dict: Any = None, **_: object) -> 
 
 def open_s3(storage: StorageConfig) -> s3fs.S3FileSystem:
     """Return a file system for s3://; AWS variables and files supply what `storage` lacks."""
-    return CountingS3(use_listings_cache=False, **_client_settings(storage, storage.max_attempts))
+    return CountingS3(use_listings_cache=False, **_client_settings(storage, MAX_ATTEMPTS))
 
 
 def _client_settings(storage: StorageConfig, max_attempts: int) -> dict[str, Any]:

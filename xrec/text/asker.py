@@ -13,7 +13,7 @@ from itertools import takewhile
 from typing import Any, NoReturn
 
 from xrec.config import SamplingConfig
-from xrec.errors import BudgetError, StorageNotFoundError
+from xrec.errors import BudgetError, EndpointError, StorageNotFoundError
 from xrec.storage import Location, request_each
 from xrec.text.messages import (
     LanguageModel,
@@ -27,6 +27,7 @@ from xrec.text.messages import (
 from xrec.text.replies import parse_reply, strict_schema
 
 _MAX_QUOTED_CHARACTERS = 2000
+_MAX_REFUSALS = 8  # without any reply, after which the settings are to blame, not the prompts
 _REPEATED = ("empty_reply", "cut_off", "invalid_json", "invalid_object", "failed_check")
 
 
@@ -100,6 +101,7 @@ class Asker:
         self._identity = {**identity, "sampling": sampling.model_dump(mode="json")}
         self._max_tokens, self._num_spent = max_tokens, 0
         self._seen: set[str] = set()  # keys whose usage is counted and reported
+        self._num_refused, self._has_replied = 0, False  # refused prompts count until a reply
         self._num_asking = 0  # calls of `ask` in progress
         self._changed = threading.Condition()
 
@@ -107,8 +109,9 @@ class Asker:
         """Return the reply to each prompt, in order.
 
         The usage of identical prompts is in the reply to the first one that this process asked; the
-        others have none. Raises the errors of `LanguageModel.write`, and BudgetError if the tokens
-        are used up, but only after all prompts in progress have replies, which are kept.
+        others have none. Raises the errors of `LanguageModel.write`, EndpointError if the model
+        refuses all of the first prompts, and BudgetError if the tokens are used up, but only after
+        all prompts in progress have replies, which are kept.
         """
         keys = [self._key(prompt) for prompt in prompts]
         distinct = dict(zip(keys, prompts, strict=True))
@@ -119,6 +122,7 @@ class Asker:
             new = distinct.keys() - self._seen
             self._seen |= new
             self._num_spent += sum(replies[key].usage.num_tokens for key in new & replies.keys())
+            self._has_replied |= bool(replies)
         left = [key for key in distinct if key not in replies]
         try:
             for reply in ask(self, [distinct[key] for key in left], self._sampling):
@@ -142,12 +146,29 @@ class Asker:
     def write(
         self, prompts: Iterable[Prompt[Any]], sampling: SamplingConfig
     ) -> Iterator[Reply[Any]]:
-        """See LanguageModel; takes no more prompts once the tokens are used up."""
+        """See LanguageModel; takes no more prompts once the tokens are used up.
+
+        Raises EndpointError if the model refuses all of the first prompts.
+        """
         within = takewhile(lambda _: self._num_spent < self._max_tokens, prompts)
         for reply in self._model.write(within, sampling):
             with self._changed:
                 self._num_spent += reply.usage.num_tokens
+                self._count_refusal(reply.failure)
             yield reply
+
+    def _count_refusal(self, failure: ReplyFailure | None) -> None:
+        self._has_replied |= failure is None
+        self._num_refused += failure is not None and failure.reason == "bad_request"
+        if failure is not None and self._num_refused >= _MAX_REFUSALS and not self._has_replied:
+            raise EndpointError(
+                f"the language model refused all of its first {self._num_refused} prompts, the "
+                f"last one with: {failure.message}; check model, structured_output, extra and "
+                "temperature in its config, and rerun",
+                code="all_refused",
+                key="model",
+                saw=self._num_refused,
+            )
 
     def _end(self) -> NoReturn:
         """Wait for other calls, whose replies are already paid for, and raise BudgetError."""

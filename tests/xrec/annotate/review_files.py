@@ -38,7 +38,7 @@ HASHED = {"by": "hash", "test": 0, "validation": 0}
 
 def annotate_config(workspace: Path | str, uri: Path | str, **values: Any) -> AnnotateConfig:
     """A config over the reviews at `uri`; `source` in `values` is merged into the source."""
-    source = {"kind": "reviews", "uri": str(uri), **values.pop("source", {})}
+    source = {"uri": str(uri), **values.pop("source", {})}
     return parse_config(AnnotateConfig, {"workspace": str(workspace), "source": source, **values})
 
 

@@ -103,7 +103,7 @@ def test_run_no_word_of_a_held_out_or_a_pairs_own_review_is_in_what_trains(tmp_p
     config = annotate_config(
         tmp_path / "ws",
         TOWN.write(tmp_path / "raw" / "reviews.jsonl"),
-        annotator={"kind": "phrases", "min_reviews": 1},
+        annotator={"kind": "phrases"},
         vocabulary={"min_reviews": 1, "add": [*others, *held_out]},
         rows_per_chunk=16,
     )

@@ -145,8 +145,9 @@ def _learned(folder: Path, vocabulary: VocabularyConfig | None = None) -> Annota
         {"user_id": "u", "item_id": f"i{number}", "review": text, "summary": "", "split": "train"}
         for number, text in enumerate(_TEXTS * 5)
     ]
-    config = PhrasesAnnotator(kind="phrases", min_reviews=3)
-    spec = phrases_spec(config, vocabulary or VocabularyConfig())
+    words = vocabulary or VocabularyConfig()
+    config = PhrasesAnnotator(kind="phrases")
+    spec = phrases_spec(config, words.model_copy(update={"min_reviews": 3}))
     output = open_location(str(folder))
     with pytest.MonkeyPatch.context() as patch:  # no Ray
         patch.setattr("xrec.processes.map_in_processes", map_here)

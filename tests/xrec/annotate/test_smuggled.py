@@ -65,16 +65,15 @@ def _config(folder: Path, annotator: Mapping[str, Any], *, hostile: bool) -> Ann
     write_json_lines(folder / "raw" / "reviews.jsonl", _reviews(hostile=hostile))
     items = [{"item_id": name, "title": f"Pedal {name}"} for name in SMUGGLED]
     write_json_lines(folder / "raw" / "items.jsonl", items)
-    return annotate_config(
-        folder / "ws", folder / "raw", annotator=annotator, split=HASHED, max_failed_share=1
-    )
+    settings = {"split": HASHED, "max_failed_share": 1, "vocabulary": {"min_reviews": 2}}
+    return annotate_config(folder / "ws", folder / "raw", annotator=annotator, **settings)
 
 
 def _run(folder: Path, kind: str, *, hostile: bool) -> Any:
     """The rows that were written, by stage, and "aspects"; what was dropped; what was asked."""
     with stub_endpoint(_obeys) as stub:
         model = {"model": {"kind": "endpoint", "base_url": stub.url, "model": "stub"}, "folds": 0}
-        settings = {"min_reviews": 2} if kind == "phrases" else model
+        settings = {} if kind == "phrases" else model
         config = _config(folder, {"kind": kind, **settings}, hostile=hostile)
         if isinstance(config.annotator, PhrasesAnnotator):
             spec = phrases_spec(config.annotator, config.vocabulary)

@@ -23,7 +23,6 @@ from xrec.config import StorageConfig
 from xrec.errors import (
     ArtifactMismatchError,
     ArtifactNotFoundError,
-    ConfigError,
     DataError,
     StorageError,
     TableError,
@@ -94,16 +93,13 @@ TOP = [(f"u{n}", f"i{n + rank}", rank, 1.0 / rank) for n in range(3) for rank in
 SOURCE = {"kind": "recommendations"}
 
 
-def test_recommended_pairs_are_the_first_k_of_each_user(runs):
+def test_recommended_pairs_are_those_of_the_artifact(runs):
     top = runs.folder / "top"
     with pytest.raises(ArtifactNotFoundError):
         pairs_in(runs.config(recommendations=str(top), pairs=SOURCE))
     save_recommendations(top, 2, *TOP)
     both = [f"{user} {item}" for user, item, *_ in TOP]
     assert pairs_in(runs.config(recommendations=str(top), pairs=SOURCE)) == both
-    assert pairs_in(runs.config(recommendations=str(top), pairs={**SOURCE, "k": 1})) == both[::2]
-    with raises(ConfigError, "too_large", "k", 3):
-        pairs_in(runs.config(recommendations=str(top), pairs={**SOURCE, "k": 3}))
 
 
 def _published(runs: Any) -> list[tuple[Any, ...]]:

@@ -29,7 +29,7 @@ OTHERS = ("others", "i1", 20)
 HISTORY = ("history", "i1", None)
 POPULAR = ("popular", None, 50)
 ABSTAINED = ("abstained", None, None)
-WORDS = PeopleWords(chose="went to", chosen="visited", this="this place")
+WORDS = PeopleWords(chose="went to", this="this place")
 
 
 def backed(*rows: tuple[str, tuple[str | None, ...]]) -> pa.Table:

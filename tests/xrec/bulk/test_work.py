@@ -188,13 +188,13 @@ def test_rule_12_store_that_fails_for_long_ends_the_run(here, step):
 @pytest.mark.parametrize("hangs", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_rule_12_store_that_fails_or_hangs_has_each_row_once(there, hangs):
     """Half of the requests that fail are done, and their answers lost."""
-    faults, limits = Faults(0.1, drops=0.3, statuses=(500, 503), draw=random.Random(1)), {}
+    faults = Faults(0.1, drops=0.3, statuses=(500, 503), draw=random.Random(1))
     if hangs:
         faults = Faults(0.0, delay_seconds=0.02, stalls=0.1, stall_seconds=3.0, burst=8)
         there.patch.setattr("xrec.storage.s3.READ_TIMEOUT_SECONDS", 1.0)
-        limits = {"max_attempts": 12}
+        there.patch.setattr("xrec.storage.s3.MAX_ATTEMPTS", 12)
     with faulty_proxy(there.storage.endpoint_url, faults) as url:
-        storage = there.storage.model_copy(update={"endpoint_url": url, **limits})
+        storage = there.storage.model_copy(update={"endpoint_url": url})
         replace(there, storage=storage)("a odd-1", num_users=9).complete()
     toy = there("a odd-1", num_users=9)
     assert (faults.num_failed >= 4, faults.num_stalled >= 2) == (True, hangs)

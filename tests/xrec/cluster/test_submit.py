@@ -18,8 +18,6 @@ from xrec.cluster.submit import runtime_environment, working_folder
 from xrec.config import (
     CONFIG_TYPES,
     SHARED_DISKS,
-    AnnotateConfig,
-    BackfillConfig,
     CompareConfig,
     PrepareConfig,
     load_config,
@@ -55,22 +53,6 @@ def test_submit_run_follows_the_log_and_leaves_the_artifact_on_s3(two_nodes, s3,
     assert "[1/1] xrec prepare prepare.yaml" in done.stdout
     manifest = read_manifest(open_location(f"{workspace}/dataset", s3.storage), "dataset")
     assert manifest.row_counts["users"] == 30
-
-
-@pytest.mark.slow
-def test_submit_job_that_fails_exits_as_the_job_with_the_reason(two_nodes, submit, tmp_path):
-    missing = tmp_path / "no-such-folder"
-    source = f"source={{kind: tables, uri: {missing}}}"
-    url, variables = two_nodes.dashboard_url, two_nodes.environment
-    done = submit(url, "prepare", source, **variables)
-    assert (done.returncode, str(missing) in done.stdout) == (1, True), done.stdout + done.stderr
-    error = done.stderr[done.stderr.index("error: ") :]
-    assert "ended as FAILED: " in error
-    assert "exit code 1" in error
-    done = submit(url, "refresh", "--json", **variables)  # what only the job finds out
-    told = json.loads(done.stdout)
-    assert (done.returncode, told["exit_code"], told["result"]["exit_code"]) == (2, 2, 2)
-    assert "a night needs the sections" in told["result"]["error"]
 
 
 @pytest.mark.slow
@@ -222,7 +204,6 @@ def test_runtime_environment_passes_access_and_packages_and_no_other_secret(tmp_
 
 
 JUDGES = {name: {"kind": "endpoint", "model": "a/b"} for name in ("one", "two")}
-PROMPTED = {"kind": "language_model", "model": JUDGES["one"], "prompts": {"item": "i.txt"}}
 WITH_WORDS = {"text": {"checks": {"unsafe_words": "words.txt"}}}
 # A name of a file is below uri, wherever that is.
 FILES = {"kind": "tables", "uri": "/raw", "files": {"users": "customers.csv"}}
@@ -241,12 +222,6 @@ FILES = {"kind": "tables", "uri": "/raw", "files": {"users": "customers.csv"}}
             {"llm": {"model": "./model"}, "decoding": WITH_WORDS, "judges": JUDGES},
             ["llm.model", "decoding.text.checks.unsafe_words"],
         ),
-        (
-            AnnotateConfig,
-            {"source": {"kind": "reviews", "uri": "s3://b/a.csv"}, "annotator": PROMPTED},
-            ["annotator.prompts.item"],
-        ),
-        (BackfillConfig, {"llm": {"model": "a/b"}, "pairs": {"kind": "split"}}, None),
         (PrepareConfig, {"source": FILES, "artifacts": {"dataset": "file:///out"}}, None),
     ],
 )

@@ -126,7 +126,7 @@ MISTAKES: list[tuple[dict[str, Any], str, str, Any, str]] = [
     ({"training": {}}, UNKNOWN, "training", None, "pretrain-graph.training, train-adapter."),
     ({"train-adapter": {"num_epochs": 3}}, UNKNOWN, "train-adapter.num_epochs", None, EPOCHS),
     ({"train-adapter": {"mode": {}}}, UNKNOWN, "train-adapter.mode", None, "'model'"),
-    ({"backfill": {"pairs": SPLIT, "prompt": {}}}, UNKNOWN, "backfill.prompt", None, "top level"),
+    ({"recommend": {"prompt": {}}}, UNKNOWN, "recommend.prompt", None, "top level"),
     ({"backfill": {"pairs": SPLIT, "splits": {}}}, UNKNOWN, "backfill.splits", None, "prepare."),
 ]
 
@@ -215,7 +215,7 @@ def test_several_mistakes_are_all_listed_and_missing_keys_those_of_the_job_that_
 STORAGE = {"access_key_id": "AKIDEXAMPLE", "secret_access_key": SECRET}
 IN_THE_FILE: list[Any] = [
     {"storage": {"secret_access_key": SECRET}},
-    {"storage": {**STORAGE, "max_attempts": "x"}},
+    {"storage": {**STORAGE, "region": 1}},
     {"storage": {**STORAGE, "secret_access_key": [SECRET]}},
     {"storage": {**STORAGE, "access_key_id": 271828182845}},
     {"storage": {"secret_acces_key": SECRET}},

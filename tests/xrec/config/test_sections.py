@@ -32,25 +32,6 @@ def judges(*names: str) -> dict[str, Any]:
     return {"judges": {name: {"kind": "endpoint", "model": "gpt"} for name in names}}
 
 
-TAKEN: list[tuple[type[Config], dict[str, Any]]] = [
-    (TrainAdapterConfig, INT8),
-    *((AdapterTrainingConfig, {"micro_batch_size": size}) for size in (1, 8, "auto")),
-    (EngineConfig, {"kind": "vllm", "vllm": {"tensor_parallel_size": 4}}),
-    (PromptConfig, AT_THE_END),
-    (PromptConfig, {"user": "User: {user_profile}", "collaborative": "{user}"}),
-    (PromptConfig, {"user": "{user_profile}", "item": "{item_title} {item} {user}"}),
-    (PromptConfig, {"user": "User {user}", "item": "{item_title}", "collaborative": "Item {item}"}),
-]
-
-
-@pytest.mark.parametrize(("section", "values"), TAKEN)
-def test_section_takes_what_goes_together(section, values):
-    config = parse_config(section, values)
-    given = {name: value for name, value in values.items() if not isinstance(value, dict | list)}
-    given.pop("workspace", None)  # becomes absolute
-    assert given.items() <= config.model_dump().items()
-
-
 def zero(**settings: Any) -> dict[str, Any]:
     return {"deepspeed": {"zero_optimization": settings}}
 

@@ -93,7 +93,7 @@ def test_init_without_explanations_says_why_and_reasons_are_what_people_did(tmp_
         " ".join(_written(tmp_path))
         == "workspace workers prepare pretrain-graph neighbors recommend backfill"
     )
-    words = {"chose": "bought", "chosen": "bought", "this": "this item"}
+    words = {"chose": "bought", "this": "this item"}
     decoding = {"text": {"people": words}}
     assert _written(tmp_path)["backfill"] == {"llm": None, "decoding": decoding}
     assert "too few explanations to train on (0 for train, 0 for validation, 0 for test;" in out

@@ -53,7 +53,7 @@ def test_init_from_a_file_of_reviews_writes_all_jobs_from_annotate_on(tmp_path):
     assert values["decoding"]["text"]["plain"] == {"reviews": good}
     assert values["pretrain-graph"]["model"]["aspects"] is True
     assert values["annotate"] == {
-        "source": {"kind": "reviews", "uri": str(path)},
+        "source": {"uri": str(path)},
         "rating_range": [1, 5],
         "min_rating": 4,
         "split": {"by": "time"},
@@ -80,7 +80,6 @@ def test_init_from_amazon_s_files_maps_columns_of_both(tmp_path):
     write_json_lines(tmp_path / "raw" / "meta_Music.json", items)
     _, values = _made(tmp_path, tmp_path / "raw")
     assert values["annotate"]["source"] == {
-        "kind": "reviews",
         "uri": str(tmp_path / "raw"),
         "files": {"reviews": "reviews_Music.json", "items": "meta_Music.json"},
         "columns": names,

@@ -13,8 +13,8 @@ from xrec.backfill import read_explanations
 ASPECTS = ("tone", "switch", "display")
 SETTINGS = (
     *("workers.num_processes=1", "llm.dtype=float32", "decoding.max_new_tokens=4"),
-    *("annotate.annotator.min_reviews=2", "annotate.vocabulary.min_reviews=2"),
-    *("annotate.split={by: hash, test: 0.2, validation: 0.2}", "annotate.max_failed_share=1"),
+    *("annotate.vocabulary.min_reviews=2", "annotate.max_failed_share=1"),
+    "annotate.split={by: hash, test: 0.2, validation: 0.2}",
     *("pretrain-graph.training.num_epochs=1", "train-adapter.training.max_steps=1"),
     *("recommend.k=1", "backfill.max_failed_share=1", "backfill.gate=null"),
 )

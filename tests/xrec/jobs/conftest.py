@@ -171,7 +171,10 @@ def config_file(pipeline, tmp_path):
             "secret_access_key": config.storage.secret_access_key,
         }
         secrets = {name: key.get_secret_value() for name, key in keys.items() if key}
-        endpoint = {"endpoint_url": config.storage.endpoint_url, "max_attempts": 2}
-        return write_project(tmp_path / "config.yaml", config, storage={**endpoint, **secrets})
+        return write_project(
+            tmp_path / "config.yaml",
+            config,
+            storage={"endpoint_url": config.storage.endpoint_url, **secrets},
+        )
 
     return write

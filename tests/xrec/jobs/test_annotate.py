@@ -28,7 +28,7 @@ def project(tmp_path, monkeypatch):
     values = {
         "workspace": str(tmp_path / "workspace"),
         "annotate": {
-            "source": {"kind": "reviews", "uri": str(path)},
+            "source": {"uri": str(path)},
             "rows_per_chunk": 4,
             "annotator": {"kind": "phrases"},
             "vocabulary": {"add": ["tone"]},
@@ -79,7 +79,7 @@ def test_annotate_job_of_other_settings_makes_dataset_and_status_stale(project):
     assert _states(project) == {"annotations": "up to date", "dataset": "up to date"}
     states = _states(project, "annotate.min_rating=3")
     assert states == {"annotations": "stale", "dataset": "stale"}
-    again = _annotate(project, "annotator.min_reviews=2")
+    again = _annotate(project, "vocabulary.min_reviews=2")
     annotate_job.output(again).delete()
     annotate_job.run(again)
     found = prepare_job.output(load_config(PrepareConfig, project)).found()

@@ -36,7 +36,6 @@ from xrec.errors import (
     ArtifactMismatchError,
     ArtifactNotFoundError,
     DataError,
-    LeaseError,
     ModelError,
     StorageAccessError,
     StorageNotFoundError,
@@ -115,19 +114,6 @@ def test_backfill_output_says_in_what_the_published_run_differs(pipeline, values
         ).found()
         assert found.state == ("stale" if field else "up to date")
         assert [each[: len(field)] for each in found.differences] == [field] * bool(field)
-
-
-@pytest.mark.usefixtures("actors_here")
-def test_backfill_second_driver_is_refused(pipeline, config_file):
-    config = pipeline.config(BackfillConfig, explanations=f"{pipeline.workspace}/held", limit=1)
-    xrec.jobs.backfill.run(config)
-    (file,) = [name for name in pipeline.location("held").files() if name.endswith("driver.json")]
-    sign = pipeline.location("held") / file
-    said = json.loads(sign.read_text())
-    alive = {"holder": "another host, process 1", "expires_at": "2999-01-01T00:00:00Z"}
-    sign.write_bytes(json.dumps(said | alive).encode())
-    whole = config.model_copy(update={"limit": None})
-    assert isinstance(refused("backfill", config_file(whole)), LeaseError)
 
 
 @pytest.mark.usefixtures("actors_here")
@@ -236,8 +222,8 @@ def test_evaluate_scores_each_held_out_explanation_beside_its_reference(pipeline
 
 def test_evaluate_a_split_of_fewer_than_two_users_says_so(pipeline, monkeypatch):
     monkeypatch.setattr("xrec.evaluate.run.held_out_pairs", lambda dataset, split: [])
-    elsewhere = {"evaluation": f"{pipeline.workspace}/other-evaluation", "split": "validation"}
-    with raises(DataError, "too_few_references", "split", saw=0):
+    elsewhere = {"evaluation": f"{pipeline.workspace}/other-evaluation"}
+    with raises(DataError, "too_few_references", "prepare.splits.test", saw=0):
         xrec.jobs.evaluate.run(pipeline.config(EvaluateConfig, **elsewhere))
     assert not pipeline.location("other-evaluation").exists()
 

@@ -236,9 +236,7 @@ def test_job_that_is_done_gives_its_manifest_and_writes_nothing(pipeline, job):
     ("lost", "seen"),
     [
         ({"users": ("resident-1",)}, None),  # some always go
-        ({"users": "half", "interactions": "half", "explanations": "half"}, "users"),
         ({"items": "half", "interactions": "half", "explanations": "half"}, "items"),
-        ({"interactions": "half"}, "interactions"),
         ({"explanations": "all"}, "explanations"),
         ({"users": "the file"}, "users"),  # whose profiles would all be empty
     ],
@@ -347,7 +345,7 @@ def test_status_and_commands_on_tables_load_neither_torch_nor_ray(config_file, p
     uri, path = config.artifact("explanations"), config_file(config)
     storage = yaml.safe_load(path.read_text())["backfill"]["storage"]
     sections = project_of(pipeline).values | {"recommend": {}}
-    sections["annotate"] = {"source": {"kind": "reviews", "uri": pipeline.workspace}}
+    sections["annotate"] = {"source": {"uri": pipeline.workspace}}
     sections["compare"] = {"entries": ["peter"]}
     sections = {name: {**each, "storage": storage} for name, each in sections.items()}
     write_yaml(path, {"workspace": pipeline.workspace, **sections})

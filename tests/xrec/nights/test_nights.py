@@ -383,9 +383,9 @@ def shop_in(folder: Path) -> ProjectHere:
     shop = ProjectHere(
         folder,
         annotate={
-            "source": {"kind": "reviews", "uri": str(write_reviews(folder))},
-            "annotator": {"kind": "phrases", "min_reviews": 2},
-            "vocabulary": {"add": ["tone", "bridge"]},
+            "source": {"uri": str(write_reviews(folder))},
+            "annotator": {"kind": "phrases"},
+            "vocabulary": {"min_reviews": 2, "add": ["tone", "bridge"]},
             "max_rejected_share": 0.5,
         },
         prepare={"source": {"kind": "annotations"}},

@@ -63,6 +63,10 @@ class Shop:
         """Make neighbors and recommendations; return the rows."""
         least = {"min_people": values.pop("min_people", 5)}
         shared = {"workspace": str(self.workspace)}
+        if unnamed := values.pop("unnamed", ()):
+            path = self.workspace / f"{name}.csv"
+            path.write_text("\n".join(["item_id", *unnamed]))
+            values["unnamed"] = str(path)
         run_neighbors(parse_config(NeighborsConfig, shared | least))
         uri = str(self.workspace / name)
         given = with_uris({"k": 5, **shared, "recommendations": uri, **values})
@@ -89,7 +93,7 @@ def test_every_reason_is_true_of_others_by_training_interactions_alone(
     tmp_path: Path, has_graph: bool, least: int
 ) -> None:
     shop = Shop(tmp_path, has_graph=has_graph)
-    rows = shop.run(min_people=least, evidence={"exclude": ["i3"]})
+    rows = shop.run(min_people=least, unnamed=["i3"])
     history = shop.history
     known = set().union(shop.disliked, *shop.pairs.values())
     assert {row["evidence_kind"] for row in rows} >= {"others", "history", "popular"}
@@ -140,8 +144,8 @@ def test_a_published_score_has_two_digits_and_a_pair_keeps_its_item(tmp_path: Pa
     shop = Shop(tmp_path, has_graph=True)
     rows = shop.run(min_people=3)
     assert all(row["score"] == pytest.approx(float(f"{row['score']:.1e}")) for row in rows)
-    excluded = {row["evidence_item_id"] for row in rows} - {None}
-    other = shop.run("others", min_people=3, evidence={"exclude": sorted(excluded)[:4]})
+    named = {row["evidence_item_id"] for row in rows} - {None}
+    other = shop.run("others", min_people=3, unnamed=sorted(named)[:4])
     kept = shop.run("kept", min_people=3, keeps=str(tmp_path / "others"))
     changed = [
         (mine, theirs, first)

@@ -153,9 +153,9 @@ class Replicas:
     def options(self, **_: Any) -> "Replicas":
         return self
 
-    def broadcast(self, name: str, models: str) -> Any:
+    def broadcast(self, name: str, *arguments: Any) -> Any:
         async def results_async(**_: Any) -> list[Any]:
-            return [await getattr(each, name)(models) for each in self._generators]
+            return [await getattr(each, name)(*arguments) for each in self._generators]
 
         return SimpleNamespace(results_async=results_async)
 
@@ -244,7 +244,7 @@ class ScriptedEngine:
 
     def __init__(self, live: LiveExplainer, *texts: str, ends: bool = True):
         self.core, self.failure, self._ends = live.engine.core, None, ends
-        encode = live._explainer.pairs.builder.encode_explanation
+        encode = live.explainer.pairs.builder.encode_explanation
         self._scripts = [encode(text)[:-1] for text in texts]
 
     @contextmanager

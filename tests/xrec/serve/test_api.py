@@ -13,10 +13,12 @@ from typing import Any
 from unittest.mock import ANY
 
 import httpx2
+import numpy as np
 import pyarrow as pa
 import pytest
 import requests
 import safetensors.torch
+import torch
 import yaml
 from ray.serve.schema import ServeDeploySchema
 
@@ -43,12 +45,16 @@ from xrec.errors import (
     UnknownIdError,
     XRecError,
 )
+from xrec.graph.artifact import read_graph
+from xrec.graph.fold_in import FoldIn
+from xrec.neighbors.artifact import NeighborTable
 from xrec.serve.app import deployment_yaml
 from xrec.serve.artifacts import choice_of
 from xrec.serve.catalogue import Catalogue
 from xrec.serve.client import Client
 from xrec.serve.messages import MAX_PAIRS, Explanation
 from xrec.serve.problems import ProblemError
+from xrec.storage import open_location
 
 
 def problem(response: requests.Response) -> dict[str, Any]:
@@ -156,6 +162,43 @@ def test_recommendations_before_any_are_published_are_the_graphs_best_unseen_ite
     assert plain == [{**entry, "answer": None} for entry in found]
     unknown = problem(endpoint.get("/v1/users/nobody/recommendations"))
     assert unknown["type"] == "/problems/unknown_user"
+
+
+def test_user_without_interactions_gets_what_the_mean_user_likes(town):
+    dataset, graph = dataset_of(town), read_graph(open_location(str(town / "graph")))
+    mean = graph.users.index_fill(0, torch.tensor([8]), 0).mean(dim=0)
+    graph.users[8] = 0
+    best = [item.item_id for item in Catalogue(dataset, graph, {}).recommend(8)]
+    order = (graph.items @ mean).argsort(descending=True, stable=True).tolist()
+    known = dataset.known_edges()
+    seen = known[1][known[0] == 8].tolist()
+    assert best == [ITEMS[item] for item in order if item not in seen]
+
+
+def test_recommendations_from_a_history_are_those_of_its_vector_and_its_neighbors(endpoint, town):
+    history = ITEMS[1:4]
+    body = {"history": history, "k": 4}
+    found = endpoint.post("/v1/recommendations", body).json()
+    graph = read_graph(open_location(str(town / "graph")))
+    fold_in = FoldIn.of(
+        graph.users, graph.items, torch.from_numpy(dataset_of(town).interaction_edges("train"))
+    )
+    scores = graph.items @ fold_in.vector(torch.tensor([1, 2, 3]))
+    best = [item for item in scores.argsort(descending=True).tolist() if item not in (1, 2, 3)]
+    assert [item["item_id"] for item in found["items"]] == [ITEMS[item] for item in best[:4]]
+    with Client(endpoint.url) as client:
+        assert client.recommend_from(history, k=4).model_dump() == found
+    unknown = problem(endpoint.post("/v1/recommendations", {"history": ["nothing"]}))
+    assert unknown["type"] == "/problems/unknown_item"
+    arrays = {
+        "starts": np.arange(len(ITEMS) + 1).clip(max=2) - np.arange(len(ITEMS) + 1).clip(max=1),
+        "targets": np.array([7], np.int32),
+        "weights": np.array([1e3], np.float32),
+        "item_bounds": np.zeros(len(ITEMS), np.int32),
+    }  # item 1 has one neighbor, item 7
+    table = NeighborTable(arrays, 1.0, None)
+    first, *_ = Catalogue(dataset_of(town), graph, {}, table).recommend_from(history)
+    assert first.item_id == ITEMS[7]
 
 
 def test_evidence_is_what_the_graph_says(endpoint, town):

@@ -6,7 +6,6 @@ import shutil
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import datetime
 from itertools import count, groupby
 from pathlib import Path
 from typing import Any
@@ -28,15 +27,17 @@ from tests.xrec.serve.local_endpoint import (
     serve_config,
 )
 from tests.xrec.serve.test_published import Writing, answering
+from xrec.adapter.artifact import read_adapter
 from xrec.bulk import rollback
 from xrec.config import ServeConfig, parse_config
 from xrec.errors import ArtifactMismatchError, ConfigError
 from xrec.jobs.serve import checked
-from xrec.serve import app, artifacts
+from xrec.serve import app
 from xrec.serve.app import Frontend, Generator, read_contents
-from xrec.serve.artifacts import Followed, PublishedTexts, again_and_again, choice_of, chosen
+from xrec.serve.artifacts import PublishedTexts, choice_of, chosen, repeat
 from xrec.serve.messages import Explanation, PairRequest
 from xrec.serve.metrics import Metrics
+from xrec.storage import open_location
 
 
 class Backfill:
@@ -66,32 +67,6 @@ def seen(published: PublishedTexts) -> tuple[int, int] | None:
     asyncio.run(published.look())
     lookup = published.lookup
     return None if lookup is None else (lookup.num_rows, lookup.manifest.version)
-
-
-def test_backfill_that_comes_later_grows_is_rolled_back_or_made_again_is_taken_up(backfill):
-    published = backfill.read()
-    assert seen(published) is None
-    backfill.make(1)
-    assert seen(published) == (1, 0)
-    first = published.lookup
-    assert first is not None
-    assert seen(published) == (1, 0)
-    assert published.lookup is first  # nothing was read, because nothing is new
-    backfill.make(2)
-    assert seen(published) == (2, 1)
-    made = datetime.fromisoformat(published.lookup.manifest.created_at)
-    assert backfill.metrics.values == {
-        ("refreshes", "taken"): 2,
-        ("backfill_rows",): 2,
-        ("backfill_time",): made.timestamp(),
-        ("backfill_gate",): 0,  # it was not judged
-    }
-    rollback(backfill.uri, 0)
-    assert seen(published) == (1, 2)
-    shutil.rmtree(backfill.uri)
-    assert seen(published) is None
-    backfill.make(2)
-    assert seen(published) == (2, 0)
 
 
 @pytest.mark.parametrize("spoil", [lambda path: path.write_bytes(b"no parquet"), Path.unlink])
@@ -142,33 +117,41 @@ def test_user_config_names_artifacts_and_nothing_else():
         chosen(CONFIG, {**choice_of(CONFIG), "llm": "/etc/passwd"})
 
 
-def test_what_the_choice_does_not_name_is_of_the_last_night_and_a_bad_one_changes_nothing(
+def test_artifacts_that_the_choice_does_not_name_are_the_published_ones_and_a_bad_choice_is_ignored(
     town, tmp_path
 ):
-    began: list[str] = []
-    metrics, uri = NotedMetrics(), str(tmp_path / "out")
-    config = serve_config(town, explanations=uri)
-    another = {**choice_of(config), "adapter": str(town / "adapter-2")}
-
-    async def take(config: ServeConfig, models: str) -> bool:
-        began.append(config.artifact("adapter").removeprefix(f"{town}/"))
-        return len(began) != 2
+    config = serve_config(town, explanations=str(tmp_path / "out"))
 
     async def follow() -> None:
-        followed = Followed("generator", config, take, metrics)
-        await followed.to(choice_of(config))
-        await followed.to(another)
-        for _ in range(3):
-            await followed.look()
-        assert began == ["adapter", "adapter-2", "adapter-2"]  # until it is taken
-        for adapter in ("missing", "adapter-2", ""):
-            await followed.to({**another, "adapter": f"{town}/{adapter}" if adapter else None})
-            await followed.look()
+        generator = Generator(config)
+        frontend = Frontend(config, Replicas([generator]))
+        frontend._metrics = generator._metrics = metrics = NotedMetrics()
+
+        async def adapter_after(adapter: str | None) -> str:
+            """Return the adapter in use after two checks, between which a model is loaded."""
+            await frontend.reconfigure({**choice_of(config), "adapter": adapter})
+            await frontend.refresh()
+            await asyncio.gather(*generator._loading.values())
+            await frontend.refresh()
+            return frontend._read_through().catalogue.fingerprints["adapter"]
+
+        for replica in (generator, frontend):
+            await replica.reconfigure(choice_of(config))
+        first, second = (
+            read_adapter(open_location(f"{town}/{name}")).fingerprint
+            for name in ("adapter", "adapter-2")
+        )
+        assert await adapter_after(None) == first
+        assert await adapter_after(f"{town}/adapter-2") == second
+        assert await adapter_after(f"{town}/missing") == second
+        assert metrics.values["swaps", "frontend", "refused"] == 2
+        assert await adapter_after(None) == first
+        assert metrics.values["swaps", "frontend", "taken"] == 2
+        assert metrics.values["swaps", "generator", "taken"] == 1
+        models = [live.explainer.model for live in generator._loaded.values()]
+        assert len({model.lm_head.weight.data_ptr() for model in models}) == 1 < len(models)
 
     asyncio.run(follow())
-    assert began[3:] == ["adapter"]  # the one that is there is not taken again
-    outcomes = {name[-1]: count for name, count in metrics.values.items() if name[0] == "swaps"}
-    assert outcomes == {"taken": 2, "refused": 1}
 
 
 def test_look_that_failed_is_followed_by_the_next_one():
@@ -181,7 +164,7 @@ def test_look_that_failed_is_followed_by_the_next_one():
                 raise ValueError("a bug")
             comes_again.set()
 
-        looking = asyncio.create_task(again_and_again(look, 0))
+        looking = asyncio.create_task(repeat(look, 0))
         await asyncio.wait_for(comes_again.wait(), 60)
         looking.cancel()
 
@@ -240,15 +223,15 @@ class Client:
 def test_models_and_table_change_together_under_load_and_so_they_do_back(
     town, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(artifacts, "REFRESH_SECONDS", 0.05)
+    monkeypatch.setattr(app, "REFRESH_SECONDS", 0.05)
     monkeypatch.setattr(app, "WATCH_SECONDS", 0.05)
     load, one = app.load_live, threading.Lock()  # transformers loads one model at a time
     read, is_read, may_load = app.read_contents, threading.Event(), threading.Event()
 
-    def load_in_turn(*arguments: Any) -> Any:
+    def load_in_turn(*arguments: Any, **options: Any) -> Any:
         with one:
             assert may_load.wait(60)
-            return load(*arguments)
+            return load(*arguments, **options)
 
     def read_and_tell(*arguments: Any) -> Any:
         contents = read(*arguments)
@@ -260,7 +243,7 @@ def test_models_and_table_change_together_under_load_and_so_they_do_back(
     may_load.set()
     root, uri = tmp_path / "project", tmp_path / "project" / "explanations"
     shutil.copytree(town, root, ignore=shutil.ignore_patterns("explanations"))
-    nights = [root, make_town(root / "nights" / "1", seed=1)]
+    nights = [root, make_town(root / "nights" / "1", interactions_per_user=7)]
     publish(root, root, uri, 2)
     texts = [publish(root, night, tmp_path / f"all-{night.name}", 5) for night in nights]
     tables = [dataset_of(night).items for night in nights]

@@ -56,6 +56,7 @@ ROUTES: list[tuple[str, str, Any]] = [
     ("POST", "/v1/explanations/stream", {"pairs": [PAIR]}),
     ("GET", f"/v1/explanations/{USERS[0]}/{ITEMS[0]}", None),
     ("GET", f"/v1/users/{USERS[0]}/recommendations?explain=false", None),
+    ("POST", "/v1/recommendations", {"history": ITEMS[:2]}),
     ("GET", "/v1/items", None),
     ("POST", "/v1/evidence", PAIR),
     ("GET", "/v1/users", None),

@@ -297,7 +297,7 @@ def test_ready_is_told_at_once_and_takes_no_place_of_a_key():
     """The model replicas do not answer: nobody who asks may wait for them."""
     replicas = MagicMock()
     read_through = ReadThrough.__new__(ReadThrough)
-    read_through.model = ModelHandle(replicas, "models")
+    read_through.model = ModelHandle(replicas, "models", {})
     replicas.reset_mock()
     ask = Asked(make_api(lambda: read_through), SHOP, APP)
 
@@ -405,6 +405,7 @@ NEEDS = {
     ("POST", "/v1/explanations/stream"): "explain",
     ("GET", "/v1/explanations/{user_id}/{item_id}"): "explain",
     ("GET", "/v1/users/{user_id:path}/recommendations"): "explain",
+    ("POST", "/v1/recommendations"): "explain",
     ("GET", "/v1/items"): "explain",
     ("POST", "/v1/evidence"): "evidence",
     ("GET", "/v1/users"): "users",
@@ -426,6 +427,23 @@ def test_key_is_refused_where_its_scopes_lack_that_of_the_route(api, scopes):
             assert answer.status_code not in (401, 403), path
         else:
             assert (answer.status_code, answer.json()["type"]) == (403, "/problems/scope"), path
+
+
+def test_key_of_some_users_gets_nothing_about_others(api):
+    bound = key("own", "open sesame", scopes=["explain", "evidence"], users=["me"])
+    client = TestClient(RequestGate(api, (KeyConfig(**bound),), NotedMetrics()))
+    mine, other = ({"user_id": user, "item_id": "i"} for user in ("me", "other"))
+    for method, path, body in (
+        ("POST", "/v1/explanations", {"pairs": [mine, other]}),
+        ("POST", "/v1/explanations/stream", {"pairs": [mine, other]}),
+        ("GET", "/v1/explanations/other/i", None),
+        ("GET", "/v1/users/other/recommendations", None),
+        ("POST", "/v1/evidence", other),
+    ):
+        answer = client.request(method, path, headers=BEARER, json=body)
+        assert (answer.status_code, answer.json()["type"]) == (403, "/problems/scope"), path
+    with raises(ConfigError, "value_error", "keys.0"):
+        parse_config(ServeConfig, {**SERVE, "keys": [{**bound, "scopes": ["users"]}]})
 
 
 def test_application_with_a_route_that_declares_nothing_is_refused():

@@ -92,7 +92,7 @@ def trying_twice(town: Path) -> LiveExplainer:
 
 def choosing(live: LiveExplainer, monkeypatch: pytest.MonkeyPatch, **changes: Any) -> None:
     """Change what the explainer's pairs say."""
-    pairs = live._explainer.pairs
+    pairs = live.explainer.pairs
     found = pairs.texts_of
     monkeypatch.setattr(
         pairs, "texts_of", lambda some: [replace(one, **changes) for one in found(some)]
@@ -190,8 +190,8 @@ def test_texts_are_read_and_checked_beside_the_event_loop_and_the_engine(town, m
 
     wanted = {"failure_of_any", "finish", "fallback", "unfinished", "whole_sentences"}
     for name in wanted:
-        do = getattr(live._explainer.finisher, name)
-        monkeypatch.setattr(live._explainer.finisher, name, partial(note, name, do))
+        do = getattr(live.explainer.finisher, name)
+        monkeypatch.setattr(live.explainer.finisher, name, partial(note, name, do))
 
     async def ask() -> None:
         pair = asked(USERS[0], ITEMS[0])
@@ -209,14 +209,14 @@ def test_texts_are_read_and_checked_beside_the_event_loop_and_the_engine(town, m
 
 def test_fault_of_a_rule_costs_its_pair_only(town, monkeypatch):
     live = trying_twice(town)
-    finish = live._explainer.finisher.finish
+    finish = live.explainer.finisher.finish
 
     def faulty(completion: Completion, prompt: Any, texts: PairTexts, decoding: Any) -> Any:
         if texts.item_title == "Station":
             raise ZeroDivisionError
         return finish(completion, prompt, texts, decoding)
 
-    monkeypatch.setattr(live._explainer.finisher, "finish", faulty)
+    monkeypatch.setattr(live.explainer.finisher, "finish", faulty)
     good, bad = asked(USERS[0], ITEMS[0]), {"item_title": "Station"}
     pairs = [good, asked(USERS[0], ITEMS[0], profiles=bad), good]
     assert results_of(explained(live, pairs)) == ["no_full_sentence", "bug", "no_full_sentence"]
@@ -236,7 +236,7 @@ def test_failed_engine_is_told_to_all_who_wait_and_to_all_who_come(town, monkeyp
 
 
 def test_what_clients_send_is_looked_up_split_and_tokenized_off_the_event_loop(live, monkeypatch):
-    threads, explainer = set[int](), live._explainer
+    threads, explainer = set[int](), live.explainer
 
     def note(call: Any, *of: Any) -> Any:
         threads.add(threading.get_ident())
@@ -258,7 +258,7 @@ def test_bug_in_a_replica_does_not_read_as_a_restart(cause, status):
     handle = MagicMock()
     handle.explain.remote = AsyncMock(side_effect=RayTaskError("explain", "traceback", cause))
     with pytest.raises(ProblemError) as refused:
-        asyncio.run(ModelHandle(handle, "models").explain([]))
+        asyncio.run(ModelHandle(handle, "models", {}).explain([]))
     assert refused.value.status_code == status
 
 

@@ -5,7 +5,7 @@ import hashlib
 import re
 import shutil
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -37,7 +37,6 @@ from xrec.serve.metrics import Metrics
 from xrec.serve.model import OVERLOADED, Draft, Event, ModelHandle, PairError
 from xrec.serve.problems import ProblemError
 from xrec.serve.read_through import ReadThrough
-from xrec.storage import Forgotten
 
 TEXT = "It is calm. You love Hi! Mary's for its tea and for its garden."
 
@@ -69,22 +68,6 @@ class Hanging(ModelHandle):
             return await asyncio.Future()
         finally:
             self.is_stopped = True
-
-
-class Version:
-    """A lookup that explains every pair with one text, and calls `meanwhile` when it reads."""
-
-    num_bytes = 0
-
-    def __init__(self, text: str, meanwhile: Callable[[], None] = lambda: None):
-        self._text, self._meanwhile = text, meanwhile
-
-    def in_memory(self, user_id: str, item_id: str) -> tuple[bool, None]:
-        return False, None
-
-    def find(self, user_id: str, item_id: str) -> Explained:
-        self._meanwhile()
-        return Explained(self._text, 1, 1, "stop", "model", "written", ())
 
 
 def answering(
@@ -148,16 +131,6 @@ def test_aspects_of_a_cut_answer_are_named_only_if_what_is_left_names_them():
     assert [each.is_named for each in whole.aspects] == [True, True, True, False]
     assert [each.is_named for each in cut.aspects] == [True, False, False, False]
     assert [each.item_reviews for each in cut.aspects] == [9] * 4
-
-
-def test_request_is_answered_from_one_version_also_if_another_comes_meanwhile():
-    read_through = answering(Writing("of the model"))
-    published: Any = read_through.published
-    second = Version("the second")
-    published.lookup = Version("the first", lambda: setattr(published, "lookup", second))
-    for version in ("the first", "the second"):
-        answers = asked(read_through, "u1", "u2", "u3")
-        assert [each.explanation for each in answers] == [version] * 3
 
 
 def test_text_of_another_model_is_not_given_from_memory():
@@ -283,7 +256,7 @@ def test_client_that_asks_all_the_while_gets_no_wrong_mixed_or_missing_answer(ur
             wait_until(lambda number=number + 3: str(number) in seen)
 
     async def ask() -> None:
-        looking = artifacts.again_and_again(read_through.published.look, 0.05)
+        looking = artifacts.repeat(read_through.published.look, 0.05)
         watch = asyncio.create_task(looking)
         changing = asyncio.create_task(asyncio.to_thread(change))
         place = 0
@@ -299,18 +272,6 @@ def test_client_that_asks_all_the_while_gets_no_wrong_mixed_or_missing_answer(ur
 
     asyncio.run(ask())
     assert set(seen) == set("0123456"), seen
-
-
-def test_version_whose_files_a_vacuum_deleted_is_left_for_the_one_that_came_since(uri):
-    read_through = reading(uri)
-    assert asked(read_through, "u0")[0].explanation == "u0 i1 by 0"
-    gone = list(Path(uri).glob("part-*"))
-    publish(uri, 1)
-    for path in gone:
-        path.unlink()
-    # The first user's rows of version 0 are in memory still.
-    texts = [each.explanation for each in asked(read_through, "u0", "u1", "u2")]
-    assert texts == [f"{user} i1 by 1" for user in ("u0", "u1", "u2")]
 
 
 def test_what_is_taken_down_is_not_answered_from_anywhere_until_it_is_lifted(uri):
@@ -358,26 +319,6 @@ def test_recommendations_are_the_published_pairs_by_rank_without_those_taken_dow
     with pytest.raises(ProblemError) as refused:
         asyncio.run(read_through.recommend("u11", 1))
     assert refused.value.status_code == 503
-
-
-def test_forgotten_user_is_known_to_no_route(uri):
-    read_through, people = reading(uri), Forgotten(b"key")
-    gate = RequestGate(make_api(lambda: read_through), (), Metrics())
-    client = TestClient(gate, "http://127.0.0.1", client=("127.0.0.1", 1))
-
-    def ask() -> tuple[list[str], list[int]]:
-        asyncio.run(read_through.published.look_at_takedowns())
-        of_user = [f"/v1/users/u1{end}/recommendations" for end in ("", "1")]
-        answers = [client.get(path) for path in (*of_user, "/v1/explanations/u1/i1")]
-        users = client.get("/v1/users?prefix=u1").json()["users"]
-        return users, [each.status_code for each in answers]
-
-    assert ask() == (["u1", "u11"], [200, 200, 200])
-    people = Forgotten(b"key", frozenset({people.hash_of("u1")}))
-    bulk.take_down(uri, forgotten=people, reason="x")
-    assert ask() == (["u11"], [404, 200, 404])
-    pair = {"user_id": "u1", "item_id": "i1"}
-    assert client.post("/v1/evidence", json=pair).status_code == 404
 
 
 def test_look_keeps_what_is_known_if_the_list_cannot_be_read(uri):
@@ -440,10 +381,10 @@ def test_takedown_is_kept_also_if_the_output_was_deleted_and_made_again(uri):
         ("A quiet garden.", "popular", None),
     ],
 )
-def test_what_a_user_did_needs_a_key_with_evidence(text, kind, support):
-    hashed = {name: hashlib.sha256(name.encode()).hexdigest() for name in ("shop", "desk")}
-    scopes = {"shop": ("explain",), "desk": ("explain", "evidence")}
-    keys = [KeyConfig(name=n, sha256=hashed[n], scopes=scopes[n]) for n in hashed]
+def test_what_a_user_did_needs_a_key_with_evidence_or_of_that_user(text, kind, support):
+    options = {"shop": {}, "desk": {"scopes": ("explain", "evidence")}, "own": {"users": ["u"]}}
+    hashed = {name: hashlib.sha256(name.encode()).hexdigest() for name in options}
+    keys = [KeyConfig(name=n, sha256=hashed[n], **options[n]) for n in hashed]
     model = Writing(text)
     evidence = {"evidence_kind": kind, "evidence_item_id": support, "evidence_at_least": 20}
     model._text = replace(model._text, **evidence)
@@ -459,7 +400,8 @@ def test_what_a_user_did_needs_a_key_with_evidence(text, kind, support):
 
     name = None if support is None else "The Fox"
     people = {"kind": kind, "item_id": support, "name": name, "at_least": 20}
-    assert [answer["people"] for answer in ask("desk")] == [people, people]
+    for name in ("desk", "own"):
+        assert [answer["people"] for answer in ask(name)] == [people, people]
     many, one = ask("shop")
     if "The Fox" in text:
         assert many["problem"]["type"] == one["type"] == "/problems/scope"

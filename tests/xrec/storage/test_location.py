@@ -256,7 +256,7 @@ def test_s3_bucket_that_cannot_be_used_is_an_error(s3, bucket, uri, changes, err
 
 def test_s3_unreachable_endpoint_is_told_after_one_try():
     keys = {"access_key_id": "k", "secret_access_key": "s", "region": "us-east-1"}
-    storage = StorageConfig(endpoint_url="http://127.0.0.1:9", max_attempts=9, **keys)
+    storage = StorageConfig(endpoint_url="http://127.0.0.1:9", **keys)
     with raises(errors.StorageUnreachableError, "no_answer", "s3://bucket/prefix"):
         check_access(open_location("s3://bucket/prefix", storage), storage)
 

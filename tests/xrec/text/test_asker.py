@@ -16,7 +16,7 @@ from tests.errors import raises
 from tests.world.endpoint import COST, LONG, ScriptedModel
 from tests.xrec.text.asked import Said, prompts
 from xrec.config import SamplingConfig
-from xrec.errors import BudgetError
+from xrec.errors import BudgetError, EndpointError
 from xrec.storage import open_location
 from xrec.text import (
     Asker,
@@ -129,6 +129,17 @@ def test_asker_asks_again_for_replies_that_failed(tmp_path):
     second = _asker(model, tmp_path).ask(prompts(3))
     assert model.words == ["word-1", "word-0"]
     assert [reply.failure for reply in second] == [None] * 3
+
+
+def test_asker_stops_at_a_model_that_refuses_all_of_its_first_prompts(tmp_path):
+    refusals = {f"word-{place}": ["refused"] for place in range(1, 30)}
+    model = Scripted(refusals | {"word-0": ["refused"]})
+    with raises(EndpointError, "all_refused", "model", 8) as raised:
+        _asker(model, tmp_path).ask(prompts(30))
+    assert "400 no such model" in str(raised.value)
+    assert len(model.asked) == 8
+    replies = _asker(Scripted(refusals), tmp_path).ask(prompts(30))
+    assert [reply.failure is None for reply in replies] == [True] + [False] * 29
 
 
 def test_asker_in_threads_reports_the_cost_of_a_prompt_once(tmp_path):

@@ -111,7 +111,7 @@ def train(workspace: str, folder: Path, **settings: Any) -> Trained:
 def test_step_is_adamw_on_the_mean_that_the_config_names(workspace, tmp_path, average_over):
     """Over the global batch of all micro-batches, against a loop over single examples."""
     plain = {"gating_noise": False}
-    settings = {"average_over": average_over, "max_steps": 1, "max_pairs": 16, "warmup_share": 0.0}
+    settings = {"average_over": average_over, "max_steps": 1, "max_pairs": 16}
     run = train(workspace, tmp_path, model=plain, **settings)
     weights = safetensors.torch.load_file(run.checkpoint / "adapter.safetensors")
 
@@ -158,7 +158,7 @@ def test_skipped_step_in_float16_is_repeated_with_the_same_rows_and_random_numbe
     losses = []
     for power in (10, 24):
         float16_here(monkeypatch, first_scale_power=power, steps_to_double=1000)
-        settings = {"dtype": "float16", "max_steps": 3}
+        settings = {"dtype": "float16", "max_steps": 3, "max_validation_pairs": 4}
         run = train(workspace, tmp_path / str(power), **settings)
         assert any("overflowed" in note for note in run.notes) == (power == 24)
         losses.append(run.history[0]["train_loss"])

@@ -46,15 +46,13 @@ _WITH_ADJECTIVE = 2.0  # of praise with an adjective
 
 def phrases_spec(config: PhrasesAnnotator, vocabulary: VocabularyConfig) -> AnnotatorSpec:
     """Return the spec of the annotator; raise ModelError if its parser is not installed."""
-    words = vocabulary.model_dump(mode="json", include={"add", "drop"})
+    words = vocabulary.model_dump(mode="json", include={"add", "drop", "min_reviews"})
     return AnnotatorSpec(
         settings={**identity_of(config), **words, "version": _VERSION},
         inputs={"parser": parser_fingerprint()},
         reasons=(),
         make=_load,
-        learn=functools.partial(
-            learn_phrases, min_reviews=config.min_reviews, vocabulary=vocabulary
-        ),
+        learn=functools.partial(learn_phrases, vocabulary=vocabulary),
         learned=fingerprint_of_phrases,
     )
 

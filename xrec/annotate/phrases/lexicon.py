@@ -101,9 +101,7 @@ class Lexicon:
         return self.items[best][0] if best else ""
 
 
-def learn_phrases(
-    reviews: pa.Table, output: Location, *, min_reviews: int, vocabulary: VocabularyConfig
-) -> None:
+def learn_phrases(reviews: pa.Table, output: Location, *, vocabulary: VocabularyConfig) -> None:
     """Learn from reviews (schema REVIEWS); write the lexicon and their mentions under `output`.
 
     Uses all of Ray's CPUs for parsing, so Ray must be initialized.
@@ -124,7 +122,7 @@ def learn_phrases(
             mentions = MENTIONS.dump_json(review).decode()
             rows.append({"key": key_of(whole[number]), "mentions": mentions})
     write_table(output / READ, pa.Table.from_pylist(rows, schema=READ_SCHEMA), READ_SCHEMA)
-    lexicon = counts.lexicon(len(rows), min_reviews, vocabulary)
+    lexicon = counts.lexicon(len(rows), vocabulary)
     (output / _FILE).write_bytes(_LEXICON.dump_json(lexicon))
 
 
@@ -182,13 +180,15 @@ class _Counts:
             noun.judged += any(mention.sentiment != "neutral" for mention in named)
             noun.roles.update({role for mention in named for role in mention.roles})
 
-    def lexicon(self, num_learned: int, min_reviews: int, config: VocabularyConfig) -> Lexicon:
+    def lexicon(self, num_learned: int, config: VocabularyConfig) -> Lexicon:
         """Return what the counts say; names are sorted by how many reviews use them."""
         names = sorted(self.nouns, key=lambda name: (-self.nouns[name].reviews, name))
-        aspects = [name for name in names if self._is_aspect(name, min_reviews)][:_MAX_ASPECTS]
+        aspects = [name for name in names if self._is_aspect(name, config.min_reviews)][
+            :_MAX_ASPECTS
+        ]
         added, dropped = map(normalized, config.add), set(map(normalized, config.drop))
         known = [name for name in dict.fromkeys((*added, *aspects)) if name not in dropped]
-        items = [name for name in names if self._is_item(name, min_reviews)]
+        items = [name for name in names if self._is_item(name, config.min_reviews)]
         num_pointed = sum(self.nouns[name].roles["pointed"] for name in items)
         return Lexicon(
             aspects={name: self._written(name) for name in known},

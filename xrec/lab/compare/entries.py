@@ -169,19 +169,19 @@ class ComparedPairs:
 
 
 def compared_pairs(config: CompareConfig, dataset: Dataset) -> list[HeldOutPair]:
-    """The split's explained pairs, or those of them that are drawn.
+    """Return the explained pairs of split test, or those of them that are drawn.
 
     Raises DataError if they are of fewer than two users: there is no interval then.
     """
-    pairs = drawn_pairs(held_out_pairs(dataset, config.split), config.max_pairs)
+    pairs = drawn_pairs(held_out_pairs(dataset, "test"), config.max_pairs)
     if len({pair.user_id for pair in pairs}) < 2:
         raise DataError(
-            f"{config.artifact('dataset')}: {len(pairs)} explained pairs in split "
-            f"{config.split!r}, of fewer than two users, so there are no references to compare "
-            "with; choose the other split, or prepare the dataset with a larger share for it",
+            f"{config.artifact('dataset')}: {len(pairs)} explained pairs in split test, of fewer "
+            "than two users, so there are no references to compare with; prepare the dataset with "
+            "a larger splits.test",
             code="no_references",
-            key="split",
-            saw=config.split,
+            key="splits.test",
+            saw=len(pairs),
         )
     return pairs
 

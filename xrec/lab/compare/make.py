@@ -154,7 +154,7 @@ def elsewhere_texts(config: CompareConfig, entry: Entry, pairs: ComparedPairs) -
         raise DataError(
             f"entry {entry.name!r}: {source.uri} has {len(texts)} texts, of none of the {len(ids)} "
             f"pairs that are compared, such as user {ids[0][0]!r} and item {ids[0][1]!r}; give "
-            f"texts of the split {config.split!r}, or choose the other one",
+            "texts of split test",
             code="texts_of_other_pairs",
             key=entry.name,
             saw=len(texts),

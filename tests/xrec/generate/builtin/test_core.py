@@ -11,9 +11,8 @@ from typing import Any
 
 import pytest
 
-from tests.world.models import NUM_USERS, toy_model
+from tests.world.models import toy_model
 from tests.xrec.generate.cores import (
-    BEGINNING,
     BYTES_PER_POSITION,
     GREEDY,
     V,
@@ -144,22 +143,6 @@ def test_texts_end_in_the_order_in_which_they_came(num_own, num_new, pass_tokens
     assert max(ended[one] - came[one] for one in range(40)) <= 24
 
 
-def test_list_in_any_order_is_computed_one_prefix_after_the_other():
-    """So each prefix is computed once, though memory has room for a few of the twenty."""
-    profiles = [[*range(20), *range(user, user + 30)] for user in range(20)]
-    prompts = [[*profile, *range(item)] for profile in profiles for item in range(1, 9)]
-    random.Random(0).shuffle(prompts)
-    kv_cache_bytes = 700 * BYTES_PER_POSITION
-    core = make_core(make_model("none"), stop=(), max_rows=16, kv_cache_bytes=kv_cache_bytes)
-    for prompt in prompts:
-        core.add(prompt, TextParams(max_new_tokens=5))
-    assert len(finish(core)) == len(prompts)
-    assert core.report.num_computed_prompt_tokens <= 20 * 50 + 20 * sum(range(1, 9))
-    slots = core._runner._slots
-    slots._make_room()
-    assert slots.cache.num_free == slots.cache.num_positions  # all memory was given back
-
-
 def test_kept_prompts_give_way_to_requests_that_wait_once_nothing_else_is_at_work():
     """Whoever keeps them may wait for these requests."""
     prompts, expected = all_by_hand("projected")
@@ -227,22 +210,6 @@ def test_all_tensors_of_a_pass_are_on_the_models_device():
     core.add([*range(3, 30)], GREEDY)
     with pytest.raises((NotImplementedError, RuntimeError), match=r"(out of|on) meta tensor"):
         core.step()
-
-
-def test_prompt_of_a_later_list_finds_the_users_part_while_it_is_at_work():
-    model = make_model()
-    user = [*BEGINNING, V, *range(31, 56)]
-    prompts = [[*user, item, V + NUM_USERS + item] for item in range(3, 7)]
-    core = make_core(model)
-    requests = [core.add(prompt, GREEDY) for prompt in prompts[:2]]
-    ended: dict[int, Completion] = {}
-    keep(ended, core.step())
-    before = core.report.num_computed_prompt_tokens
-    requests += [core.add(prompt, GREEDY) for prompt in prompts[2:]]
-    while not core.is_idle:
-        keep(ended, core.step())
-    assert core.report.num_computed_prompt_tokens - before == 2 * (len(prompts[0]) - len(user))
-    assert texts(ended, requests) == [greedy_by_hand(model, prompt) for prompt in prompts]
 
 
 def test_memory_is_taken_by_need_and_a_request_beyond_it_fails_alone():

@@ -85,15 +85,6 @@ def test_memory_is_the_share_free_on_the_fullest_gpu(arguments, vllm, num_gpus, 
     assert not {"kv_cache_memory_bytes", "block_size"} & found.keys()
 
 
-def test_arguments_name_our_class_of_the_family_and_take_further_options(arguments, vllm):
-    found = started_with(arguments, vllm, max_num_batched_tokens=16384)
-    assert found["hf_overrides"] == {"architectures": ["CollaborativeQwen3ForCausalLM"]}
-    assert found["additional_config"] == {"injection": "direct"}
-    assert found["max_num_batched_tokens"] == 16384
-    assert found["enable_prefix_caching"] is True
-    assert found["stream_interval"] > 10**6  # of a text that nobody reads while it is written
-
-
 @pytest.mark.parametrize(
     "option", ["speculative_config", "enable_lora", "logits_processors", "generation_config"]
 )
@@ -200,13 +191,6 @@ def test_buffer_rows_are_added_to_input_or_output_of_each_layer(rule):
         assert set(layer.state_dict()) == {"weight", "bias"}
     buffer.clear()
     torch.testing.assert_close(layers[0](hidden)[0], plain[0])
-
-
-@pytest.mark.parametrize("rule", ["projected", "direct"])
-def test_buffer_takes_rows_and_vectors_of_its_own_device(rule):
-    buffer = InjectionBuffer([FusedProjection().to("meta")], rule, 6).to("meta")
-    buffer.write(torch.tensor([1, 4], device="meta"), torch.ones(2, H, device="meta"))
-    assert buffer.values.is_meta
 
 
 def test_buffer_direct_of_a_model_with_a_wider_query_is_refused():

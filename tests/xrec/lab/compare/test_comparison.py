@@ -94,8 +94,8 @@ def test_compare_what_cannot_be_compared_is_refused_before_anything_is_made(make
     assert done.num_steps == 0
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("xrec.lab.compare.entries.drawn_pairs", lambda pairs, count: pairs[:1] * 2)
-        with raises(DataError, "no_references", "split", "validation"):
-            run(make_config(max_pairs=2, split="validation"))
+        with raises(DataError, "no_references", "splits.test", 2):
+            run(make_config(max_pairs=2))
     with pytest.raises(ModelError):
         run(make_config(encoder="./nowhere"))
 
