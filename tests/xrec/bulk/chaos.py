@@ -494,7 +494,7 @@ class Reader:
         """Each row of one run and plan is there once, with the text that it has for ever, but for
         those that were taken down.
         """
-        commit = table.log.decided_by(table.version)
+        shown = table.log.shown(table.version)
         columns = ["user_id", "item_id", "text", "hint", "status"]
         rows = table.dataset(status=None).to_table(columns=columns).to_pydict()
         keys = list(zip(rows["user_id"], rows["item_id"], strict=True))
@@ -502,7 +502,7 @@ class Reader:
         planned = self._rows.setdefault(run, self._chaos.setting.rows(run))
         assert len({*keys}) == len(keys), f"version {table.version} has rows twice"
         check_takedowns(self._chaos, table, {*keys}, {*planned})
-        mark = f"{commit.run} {commit.nonce}"
+        mark = f"{shown.run} {shown.nonce}"
         said = zip(rows["text"], rows["hint"], strict=True)
         marks = {hint or text.partition(",")[0] for text, hint in said}
         assert marks <= {mark}, f"version {table.version} of {mark} has rows of {marks}"
@@ -581,7 +581,7 @@ def check_garbage(chaos: Chaos) -> None:
         dry_run=False, **options
     )
     delete_superseded(output, timedelta(0))
-    live = table.log.decided_by(table.version).run
+    live = table.log.shown(table.version).run
     wanted = {record.run: record.nonce for record in records(output)}
     assert {live} <= set(wanted) <= {live, next(records(output)).run}, (live, wanted)
     folders = [f"{RUNS}/{run}/{name}" for run, nonce in wanted.items() for name in (nonce, "run-")]

@@ -8,7 +8,7 @@ import pyarrow.dataset as pads
 import pytest
 
 from tests.errors import raises
-from xrec.bulk.log import FILES, Commit, DeltaLog, digest_of, open_log, read_published
+from xrec.bulk.log import FILES, Commit, DeltaLog, Shown, digest_of, open_log, read_published
 from xrec.bulk.table import commit_files, files_of
 from xrec.errors import ArtifactNotFoundError, TableError
 from xrec.storage import Location, make_manifest, parquet_bytes
@@ -32,9 +32,9 @@ def commit(location: Location, kind: Any, buckets: list[int], live: str = "", **
         files.append([path, len(data), 2, bucket, bucket])
     table = pa.table([*zip(*files, strict=True)] or [[]] * len(FILES), schema=FILES)
     if kind == "publish":
-        more["manifest"] = make_manifest(
-            "explanations", config={"of": buckets}, inputs={}, version=7, content=buckets
-        )
+        manifest = make_manifest("explanations", config={}, inputs={}, content=buckets)
+        counted = {"pass_number": 0, "takedowns": 0, "num_gone": 0, "counts": {}, "left_out": ()}
+        more["shown"] = Shown(run="run", nonce="nonce", manifest=manifest, **counted)
     said = Commit(kind=kind, table=log.id if log else "", live=live or digest_of(table), **more)
     assert commit_files(location, log, table, SCHEMA, said)
     return log.version + 1 if log else 0

@@ -181,7 +181,7 @@ def test_rule_8_version_whose_files_are_gone_is_undone(here):
     for name in here.location.sizes():
         (here.location / name).delete()  # no version is whole
     assert here().complete().version == 7
-    with raises(ArtifactNotFoundError, "nothing_published", saw=None):
+    with raises(ArtifactNotFoundError, "nothing_published", saw="undo"):
         published(here.uri, version=6, storage=here.storage)
 
 
