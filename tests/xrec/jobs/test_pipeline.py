@@ -1,4 +1,4 @@
-"""Six jobs on s3:// alone: what each makes, says of a run that was begun, and refuses."""
+"""Six jobs on s3:// alone: what each makes, reports about an unfinished run, and refuses."""
 
 import json
 import math

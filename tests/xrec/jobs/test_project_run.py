@@ -1,4 +1,4 @@
-"""All jobs of a project: which are run, skipped, refused or made again; what a reader is told."""
+"""All jobs of a project: which are run, skipped, refused or redone, and what status reports."""
 
 from dataclasses import replace
 from pathlib import Path
