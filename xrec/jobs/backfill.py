@@ -29,12 +29,15 @@ def output(config: BackfillConfig, *, exact: bool = True) -> Output:
     identity = (identify if exact else identify_unchecked)(config)
     request = run_request(config, identity)
     difference = pairs_difference(request, exact=exact)
+    unchecked: tuple[str, ...] = ("pairs",) if difference is None else ()
+    if config.writer == "words" and "base_model" not in identity.inputs:
+        unchecked += ("base_model",)
     return Output(
         request.output,
         "explanations",
         identity.config,
         identity.inputs,
-        unchecked=("pairs",) if difference is None else (),
+        unchecked=unchecked,
         known=difference or (),
     )
 
@@ -51,7 +54,7 @@ def run(config: BackfillConfig) -> Manifest | None:
     gate = make_gate(config, run)
     if not has_work(config, run):
         return finish(config, run, gate)
-    demand = demand_of_actors(config.actors, config.engine.num_gpus)
+    demand = demand_of_actors(config.actors, config.gpus_per_process)
     with ready_cluster(config, "explanations", demand):
         return run_backfill(config, run, gate=gate)
 
@@ -62,4 +65,4 @@ def look_ahead(config: BackfillConfig) -> list[str]:
     Reads pairs only if `run` would. Raises what `open_backfill` raises.
     """
     left = preview(run_request(config, identify_unchecked(config)))
-    return preview_lines(left, config.actors.num_processes, retry_reasons(config))
+    return preview_lines(left, config.num_processes, retry_reasons(config))
