@@ -86,13 +86,13 @@ def run_request(config: BackfillConfig, identity: Identity) -> RunRequest:
 
 
 def pairs_difference(request: RunRequest, *, exact: bool) -> tuple[str, ...] | None:
-    """Return a line that says so if the published explanations cover different pairs.
+    """Return a one-line difference if the published explanations cover other pairs, else nothing.
 
-    Return None if this requires reading the pairs, which is only done if `exact`.
+    Return None if only reading the pairs would show it and `exact` is false.
     """
     log = open_log(request.output)
-    commit = None if log is None else log.decided_by(log.version)
-    if commit is None or commit.manifest is None or commit.manifest.run != request.identity.run:
+    shown = None if log is None else log.shown(log.version)
+    if shown is None or shown.manifest.run != request.identity.run:
         return ()  # differing settings are found without the pairs
     known = next(request.known(), None)
     if known is None and not exact:
@@ -102,7 +102,7 @@ def pairs_difference(request: RunRequest, *, exact: bool) -> tuple[str, ...] | N
     else:
         with request.read_rows() as rows:
             name = request.name(rows)
-    return () if name == commit.run else ("pairs: the published ones differ",)
+    return () if name == shown.run else ("pairs: the published ones differ",)
 
 
 def retry_reasons(config: BackfillConfig) -> tuple[str, ...]:

@@ -18,7 +18,7 @@ from typing import Any, Literal
 import deltalake
 import deltalake.exceptions
 import pyarrow as pa
-from pydantic import Field, ValidationError
+from pydantic import ValidationError
 
 from xrec.errors import (
     ArtifactNotFoundError,
@@ -58,32 +58,44 @@ _NAMES = ("path", "size_bytes", "num_records", "min.bucket", "max.bucket")
 """deltalake's names for the columns of `FILES`."""
 
 
+class Shown(Record):
+    """The publish whose rows a version shows, without the rows taken down since.
+
+    run, nonce, pass_number: the run, plan and pass whose rows were published.
+    manifest: the manifest of what is left. counts: for each of its row counts that a takedown
+        changes, the field of the run's summary behind it.
+    takedowns: number of the last takedown that the publish honored. left_out: takedowns that kept
+        rows out of its plan. num_gone: number of rows removed by the publish or since.
+    """
+
+    run: str
+    nonce: str
+    pass_number: int
+    manifest: Manifest
+    counts: dict[str, str]
+    takedowns: int
+    left_out: tuple[int, ...]
+    num_gone: int
+
+
 class Commit(Record):
     """What a commit by xrec records; another program's RESTORE counts as a rollback.
 
     table: ID of the table that it was made for; empty in the commit that creates the table.
     live: digest of the files that the version should have; empty for a RESTORE.
-    run, nonce, pass_number: the run, plan and pass whose rows were published.
     target: version that an undo or a rollback restored; -1 if the table was empty.
-    manifest: the manifest of a publish, or of what a takedown left of it.
     takedowns: number of the last takedown that the version honors.
-    num_gone: number of rows that were removed for takedowns.
-    left_out: takedowns that kept rows out of the plan of what was published.
-    counts: for each row count that a takedown changes, the field of the run's summary behind it.
+    num_gone: number of rows that this commit removed for takedowns.
+    shown: what the version shows; None if no rows are published.
     """
 
     kind: Literal["publish", "undo", "rollback", "empty", "takedown"]
     table: str
     live: str
-    run: str = ""
-    nonce: str = ""
-    pass_number: int = 0
     target: int | None = None
-    manifest: Manifest | None = None
     takedowns: int = 0
     num_gone: int = 0
-    left_out: tuple[int, ...] = ()
-    counts: dict[str, str] = Field(default_factory=dict)
+    shown: Shown | None = None
 
 
 class DeltaLog:
@@ -159,9 +171,9 @@ class DeltaLog:
 
         Raises ArtifactNotFoundError if it shows nothing, TableError if it is not sound.
         """
-        commit = self.decided_by(self.version)
-        if commit is None or commit.manifest is None:
-            why = "nothing was published by xrec" if commit is None else "it was emptied"
+        if (shown := self.shown(self.version)) is None:
+            _, commit = self._origin(self.version)
+            why = "it was emptied" if commit and commit.kind == "empty" else "nothing is published"
             raise ArtifactNotFoundError(
                 f"{self.location}: {why}; run its job first, or check the URI",
                 code="nothing_published",
@@ -169,7 +181,7 @@ class DeltaLog:
                 key=str(self.location),
             )
         self.check_sound()
-        return commit.manifest.model_copy(update={"version": self.version})
+        return shown.manifest.model_copy(update={"version": self.version})
 
     def check_sound(self) -> None:
         """Raise TableError unless the newest version has the files that its writer recorded."""
@@ -183,23 +195,27 @@ class DeltaLog:
                 saw=self.version,
             )
 
-    def decided_by(self, version: int) -> Commit | None:
-        """Return the publish or emptying that decided the version's rows; None if there is none.
+    def _origin(self, version: int) -> tuple[int, Commit | None]:
+        """Return the number and the commit of the version by xrec that a version's rows are from.
 
-        If rows were taken down from it, return the takedown with the manifest of what is left.
+        That is the version itself, or the last one before other programs changed it. A RESTORE
+        leads to its target.
         """
-        commits = (commit for _, commit in self._shown_by(version))
-        return next((c for c in commits if c.manifest or c.kind in ("publish", "empty")), None)
+        while version >= 0:
+            commit = self.commit(version)
+            if commit is not None and commit.live:
+                return version, commit
+            version = version - 1 if commit is None or commit.target is None else commit.target
+        return -1, None
 
-    def published_by(self, version: int) -> Commit | None:
-        """Return the publish whose rows the version shows; None if it has none or was emptied."""
-        commits = (commit for _, commit in self._shown_by(version))
-        made = next((c for c in commits if c.kind in ("publish", "empty")), None)
-        return None if made is None or made.kind == "empty" else made
+    def shown(self, version: int) -> Shown | None:
+        """Return the publish whose rows a version shows, or None."""
+        _, commit = self._origin(version)
+        return None if commit is None else commit.shown
 
     def is_sound(self, version: int) -> bool:
         """Return whether the version has the files that the newest commit by xrec recorded."""
-        number, commit = self._recorded_by(version)
+        number, commit = self._origin(version)
         if commit is None:
             return True
         is_of_table = commit.table == (self.id if number else "")
@@ -211,7 +227,7 @@ class DeltaLog:
 
     def takedowns(self, version: int) -> int:
         """Return the number of the last takedown that the version honors; 0 if there is none."""
-        commit = self._recorded_by(version)[1]
+        _, commit = self._origin(version)
         return 0 if commit is None else commit.takedowns
 
     @property
@@ -225,22 +241,6 @@ class DeltaLog:
             if commit is not None and commit.live and commit.table == (self.id if version else ""):
                 return commit.takedowns
         return 0
-
-    def _recorded_by(self, version: int) -> tuple[int, Commit | None]:
-        """Return the newest commit by xrec that recorded the version's files, after its number."""
-        commits = ((number, commit) for number, commit in self._shown_by(version) if commit.live)
-        return next(commits, (-1, None))
-
-    def _shown_by(self, version: int) -> Iterator[tuple[int, Commit]]:
-        """Yield the commits by xrec whose rows the version shows, newest first.
-
-        An undo or a rollback is followed by the version that it restored.
-        """
-        while version >= 0:
-            commit = self.commit(version)
-            if commit is not None:
-                yield version, commit
-            version = version - 1 if commit is None or commit.target is None else commit.target
 
     def deciding(self) -> Iterator[tuple[int, Commit]]:
         """Yield the publishes, rollbacks and emptyings that were not undone, newest first.

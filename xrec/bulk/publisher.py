@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from xrec.bulk.log import FILES, Commit, DeltaLog, digest_of, missing_files, open_log
+from xrec.bulk.log import FILES, Commit, DeltaLog, Shown, digest_of, missing_files, open_log
 from xrec.bulk.progress import lease_if_free, start_costs
 from xrec.bulk.rows import Summary, summary_of, total
 from xrec.bulk.run import BulkRun, Pass, final_rows
@@ -152,18 +152,23 @@ class _Publisher:
             row_counts=numbers | {name: getattr(summary, f) for name, f in fields.items()},
             metrics={"num_buckets": record.num_buckets, **metrics, "costs": summary.costs},
         )
-        commit = Commit(
-            kind="publish",
-            table="" if log is None else log.id,
-            live=digest_of(files),
+        shown = Shown(
             run=record.run,
             nonce=record.nonce,
             pass_number=number,
             manifest=manifest,
+            counts=fields,
+            takedowns=taken.number,
+            left_out=record.takedowns,
+            num_gone=num_gone,
+        )
+        commit = Commit(
+            kind="publish",
+            table="" if log is None else log.id,
+            live=digest_of(files),
             takedowns=taken.number,
             num_gone=num_gone,
-            left_out=record.takedowns,
-            counts=fields,
+            shown=shown,
         )
         commit_files(run.output, log, files, run.format.table_schema, commit)
 
@@ -228,12 +233,12 @@ def _existing(
     Otherwise, raise TableError if something else was published during this job, and GateError if
     the run was taken back.
     """
-    shown = log.decided_by(log.version)  # not the newest commit after a rollback
-    is_shown = shown is not None and run.record.is_of(shown) and shown.pass_number >= number
-    if shown is not None and is_shown and not _lacks_lifted(log, taken):
+    shown = log.shown(log.version)
+    is_own = shown is not None and run.record.is_of(shown) and shown.pass_number >= number
+    if shown is not None and is_own and not _lacks_lifted(shown, taken):
         return shown.manifest
     version, commit = next(log.deciding(), (-1, None))
-    if commit is None or (commit.kind == "publish" and run.record.is_of(commit)):
+    if commit is None or (commit.kind == "publish" and run.record.is_of(commit.shown)):
         return None
     if version > (run.base.version if run.base.table == log.id else -1):
         raise TableError(
@@ -278,17 +283,16 @@ def lacks_lifted(output: Location) -> bool:
     """
     if (log := open_log(output)) is None:
         return False
-    taken, made = read_takedowns(output), log.published_by(log.version)
-    is_planned = made is None or taken.active.keys() >= {*made.left_out}
-    return not is_planned or _lacks_lifted(log, taken)
-
-
-def _lacks_lifted(log: DeltaLog, taken: Takedowns) -> bool:
-    """Return whether the newest version may lack rows whose takedown was lifted."""
-    shown, made = log.decided_by(log.version), log.published_by(log.version)
-    if shown is None or made is None or not shown.num_gone:
+    taken, shown = read_takedowns(output), log.shown(log.version)
+    if shown is None:
         return False
-    return any(entry.lifts for n, entry in taken.entries.items() if n > made.takedowns)
+    return not taken.active.keys() >= {*shown.left_out} or _lacks_lifted(shown, taken)
+
+
+def _lacks_lifted(shown: Shown, taken: Takedowns) -> bool:
+    """Return whether rows may be missing whose takedown was lifted since the publish."""
+    lifts = (entry.lifts for n, entry in taken.entries.items() if n > shown.takedowns)
+    return shown.num_gone > 0 and any(lifts)
 
 
 def _described(version: int, commit: Commit) -> str:
@@ -304,7 +308,7 @@ def _taken_back(log: DeltaLog, run: str) -> tuple[int, tuple[int, Commit]] | Non
     """
     later: list[tuple[int, Commit]] = []  # commits that rolled back or emptied the table
     for version, commit in log.deciding():
-        shown = log.decided_by(version)
+        shown = log.shown(version)
         if shown is not None and shown.run == run:
             by = (pair for pair in later if pair[1].target is None or pair[1].target < version)
             return next(((version, pair) for pair in by), None)

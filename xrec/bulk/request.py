@@ -342,8 +342,7 @@ def open_earlier(location: Location, format: RowFormat, output: Location) -> Ear
     if (log := open_log(location)) is None:
         return None
     log.check_sound()
-    shown = log.decided_by(log.version)
-    if shown is None or shown.manifest is None:
+    if (shown := log.shown(log.version)) is None:
         return None
     schema = log.schema(log.version)
     types = dict(zip(schema.names, schema.types, strict=True))

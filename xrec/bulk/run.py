@@ -17,7 +17,7 @@ from typing import Any, Literal, NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from xrec.bulk.log import Commit, DeltaLog, open_log
+from xrec.bulk.log import DeltaLog, Shown, open_log
 from xrec.bulk.plan import Plan, PlanSize, write_plan
 from xrec.bulk.results import ResultFolder
 from xrec.bulk.rows import TAKEN_DOWN, RowFormat, Summary
@@ -116,9 +116,9 @@ class RunRecord(Record):
         """Return the folder that contains the plan and the results."""
         return output / RUNS / self.run / self.nonce
 
-    def is_of(self, commit: Commit) -> bool:
-        """Return whether the commit published rows of this plan."""
-        return (commit.run, commit.nonce) == (self.run, self.nonce)
+    def is_of(self, shown: Shown | None) -> bool:
+        """Return whether rows of this plan are shown."""
+        return shown is not None and (shown.run, shown.nonce) == (self.run, self.nonce)
 
     def has_plan(self, output: Location) -> bool:
         """Return whether all files of the plan and the records of all passes exist."""

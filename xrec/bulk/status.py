@@ -114,9 +114,9 @@ def read_status(uri: str, storage: StorageConfig | None = None) -> Status:
 
 def status_of(output: Location, record: RunRecord) -> Status:
     progress, log = read_progress(record.folder(output)), open_log(output)
-    shown = None if log is None else log.decided_by(log.version)
-    manifest = None if log is None or shown is None or shown.manifest is None else log.manifest()
-    is_published = shown is not None and manifest is not None and record.is_of(shown)
+    shown = None if log is None else log.shown(log.version)
+    manifest = None if log is None or shown is None else log.manifest()
+    is_published = record.is_of(shown)
     if progress is None:
         phase: Phase = "published" if is_published else "planned"
     elif progress.is_alive():
@@ -127,7 +127,7 @@ def status_of(output: Location, record: RunRecord) -> Status:
         is_newest = shown is not None and shown.pass_number >= progress.pass_number
         phase = "published" if is_newest else "done"
     else:
-        was_published = log and any(record.is_of(commit) for _, commit in log.deciding())
+        was_published = log and any(record.is_of(commit.shown) for _, commit in log.deciding())
         phase = "replaced" if was_published else "done"
     return Status(output.uri, record, progress, manifest, is_published, phase)
 
@@ -275,13 +275,14 @@ def history_of(uri: str, storage: StorageConfig | None = None) -> Iterator[tuple
     """
     log = the_log(open_location(uri, storage))
     for version in range(log.version, -1, -1):
-        info, commit, shown = log.info(version), log.commit(version), log.decided_by(version)
+        info, commit, shown = log.info(version), log.commit(version), log.shown(version)
         kind = commit.kind if commit else str(info.get("operation", "unknown")).lower()
         if commit is not None and (commit.target is not None or commit.kind == "takedown"):
             kind += f" of {commit.num_gone}" if commit.target is None else f" to {commit.target}"
         at = datetime.fromtimestamp(int(info.get("timestamp", 0)) / 1000, UTC)
         columns = ("-", "-", "-")
-        if shown is not None and (manifest := shown.manifest) is not None:
+        if shown is not None:
+            manifest = shown.manifest
             gate = manifest.metrics.get("gate", {})
             passed = {True: "passed", False: "not passed"}.get(gate.get("passed"), "-")
             forced = f", forced: {gate['forced']}" if "forced" in gate else ""

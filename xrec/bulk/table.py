@@ -30,6 +30,7 @@ from xrec.bulk.log import (
     READER_VERSION,
     Commit,
     DeltaLog,
+    Shown,
     digest_of,
     missing_files,
     open_log,
@@ -60,7 +61,7 @@ ROWS_PER_GROUP = 4096
 _LEAST_COLUMNS = pa.schema([("status", pa.string()), ("bucket", pa.int32())])
 _VERSIONS_PER_CHECKPOINT = 10
 """As in Spark; with deltalake's default of 100, readers would open up to 99 log entries."""
-_DESCRIPTION = "published by xrec, layout 2"
+_DESCRIPTION = "published by xrec, layout 3"
 _WRITER_VERSION = 2
 """The Delta protocol's version for writers, without change data feeds or later features."""
 _CONFIGURATION: Mapping[str, str | None] = {
@@ -225,17 +226,18 @@ def restore(
     Return whether it was made. Files with such rows are rewritten. Version -1 has no rows.
     """
     files, gone = _left_of(log, version, taken)
+    if missing_files(log.location, files):
+        return False
+    live, shown = digest_of(files), log.shown(version)
     commit = Commit(
         kind=kind,
         table=log.id,
-        live=digest_of(files),
+        live=live,
         target=version if kind in ("undo", "rollback") else None,
         takedowns=taken.number,
         num_gone=gone.num_rows,
+        shown=shown and _without(shown, gone, live),
     )
-    if missing_files(log.location, files):
-        return False
-    commit = _with_counts(commit, log, version, gone)
     schema = log.schema(log.version if version < 0 else version)
     return commit_files(log.location, log, files, schema, commit)
 
@@ -271,19 +273,17 @@ def _left_of(log: DeltaLog, version: int, taken: Takedowns) -> tuple[pa.Table, S
     return pa.Table.from_pylist(left, FILES), gone
 
 
-def _with_counts(commit: Commit, log: DeltaLog, version: int, gone: Summary) -> Commit:
-    """Add the manifest of what `version` shows, with the removed rows subtracted."""
-    shown = log.decided_by(version)
-    if not commit.num_gone or shown is None or shown.manifest is None:
-        return commit
+def _without(shown: Shown, gone: Summary, live: str) -> Shown:
+    """Return what is shown once the rows counted in `gone` were removed; `live`: see `Commit`."""
+    if not gone.num_rows:
+        return shown
     manifest = shown.manifest
-    counts = dict(manifest.row_counts)
-    for name, field in shown.counts.items():
-        counts[name] -= getattr(gone, field)
-    fingerprint = fingerprint_of([manifest.fingerprint, commit.live])
+    lost = {name: getattr(gone, field) for name, field in shown.counts.items()}
+    counts = {name: count - lost.get(name, 0) for name, count in manifest.row_counts.items()}
+    fingerprint = fingerprint_of([manifest.fingerprint, live])
     manifest = manifest.model_copy(update={"row_counts": counts, "fingerprint": fingerprint})
-    same = {name: getattr(shown, name) for name in ("run", "nonce", "pass_number", "counts")}
-    return commit.model_copy(update={**same, "manifest": manifest})
+    num_gone = shown.num_gone + gone.num_rows
+    return shown.model_copy(update={"manifest": manifest, "num_gone": num_gone})
 
 
 def write_file(

@@ -216,7 +216,7 @@ def delete_superseded(output: Location, retention: timedelta) -> None:
     for name in (PROBES, *_unfinished(output)):
         _delete_old(output / name, retention)
     log = open_log(output)
-    shown = None if log is None else log.decided_by(log.version)
+    shown = None if log is None else log.shown(log.version)
     newest = {record.run: record for record in records(output)}  # most recently planned run first
     needed = {next(iter(newest), None), None if shown is None else shown.run}
     for run in (output / RUNS).folders():

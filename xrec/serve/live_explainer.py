@@ -5,10 +5,8 @@ import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Iterator, Sequence, Sized
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import aclosing, contextmanager, nullcontext, suppress
+from contextlib import aclosing, contextmanager, suppress
 from dataclasses import replace
-
-import torch
 
 from xrec.adapter.pairs import Pair
 from xrec.backfill.lookup import Explained
@@ -50,8 +48,10 @@ class LiveExplainer:
         self.explainer, self._decoding, self._metrics = explainer, decoding, metrics
         self._builder = explainer.pairs.builder
         dataset, graph = explainer.dataset, explainer.graph
+        assert graph is not None  # without an adapter, there is no live explainer
+        self._graph = graph
         self._histories = HistoryVectors(dataset, graph)
-        self._reserved = _ReservedRows(graph.users, dataset.num_users)
+        self._free_rows = list(range(dataset.num_users, len(graph.users)))  # one per pending pair
         self.engine, core = explainer.engine, explainer.engine.core
         longest = self._builder.prompt.max_prompt_tokens
         failure = core.refusal([0] * longest, text_params(decoding))
@@ -170,8 +170,12 @@ class LiveExplainer:
                 f"user {pair.user_id!r} is known and has a vector; remove the history, "
                 "or use another user_id",
             )
-        with self._reserved.one() if user is None else nullcontext(user) as index:
+        index = self._free_rows.pop() if user is None else user
+        try:
             yield index
+        finally:
+            if user is None:
+                self._free_rows.append(index)
 
     def _prepare(self, user: int, pair: PairRequest) -> Asked:
         """Return the engine's request for a pair, whose own texts replace the dataset's.
@@ -183,7 +187,7 @@ class LiveExplainer:
         item = self.explainer.dataset.item_index(pair.item_id)
         is_known = user < self.explainer.dataset.num_users
         if not is_known:
-            self.explainer.graph.users[user] = self._histories.vector(pair.history)
+            self._graph.users[user] = self._histories.vector(pair.history)
         stored = self.explainer.pairs.texts(
             Pair(user, item) if is_known else Pair(0, item, aspects_user_index=-1)
         )
@@ -254,22 +258,6 @@ class LiveExplainer:
             metrics.tokens.inc(result.num_generated_tokens, {"kind": "generated"})
         metrics.first_token_seconds.observe(first_token_seconds)
         metrics.generation_seconds.observe(seconds)
-
-
-class _ReservedRows:
-    """The rows of `users` from `first` on, each of which is lent to one new user at a time."""
-
-    def __init__(self, users: torch.Tensor, first: int):
-        self._free = list(range(first, len(users)))
-
-    @contextmanager
-    def one(self) -> Iterator[int]:
-        """Yield an index that is reserved until exit; there is one for every pending pair."""
-        index = self._free.pop()
-        try:
-            yield index
-        finally:
-            self._free.append(index)
 
 
 class _Advances:

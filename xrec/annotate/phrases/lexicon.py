@@ -185,10 +185,9 @@ class _Counts:
         """Return what the counts say; names are sorted by how many reviews use them."""
         names = sorted(self.nouns, key=lambda name: (-self.nouns[name].reviews, name))
         aspects = [name for name in names if self._is_aspect(name, config.min_reviews)]
-        added, dropped = map(normalized, config.add), set(map(normalized, config.drop))
-        known = [
-            name for name in dict.fromkeys((*added, *aspects[:_MAX_ASPECTS])) if name not in dropped
-        ]
+        added, dropped = map(normalized, config.add), set(map(normalized, config.dropped))
+        found = dict.fromkeys((*added, *aspects[:_MAX_ASPECTS]))
+        known = [name for name in found if name not in dropped]
         items = [name for name in names if self._is_item(name, config.min_reviews)]
         num_pointed = sum(self.nouns[name].roles["pointed"] for name in items)
         return Lexicon(

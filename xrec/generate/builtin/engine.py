@@ -8,11 +8,9 @@ from transformers import PreTrainedModel
 
 from xrec.config import EngineConfig
 from xrec.generate.builtin.kv_cache import KVCache
-from xrec.generate.builtin.model import PackedModel
-from xrec.generate.builtin.model_runner import ModelRunner
-from xrec.generate.builtin.requests import Request, positions_needed
+from xrec.generate.builtin.model import ModelRunner, PackedModel
+from xrec.generate.builtin.requests import Request, Slots, positions_needed
 from xrec.generate.builtin.scheduler import Scheduler
-from xrec.generate.builtin.slots import Slots
 from xrec.generate.engine import (
     Advance,
     EngineReport,

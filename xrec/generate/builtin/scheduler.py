@@ -12,11 +12,11 @@ from xrec.generate.builtin.requests import (
     LEAST_GAIN,
     Prefix,
     Request,
+    Slots,
     Span,
     group_by_prefix,
     shared_length,
 )
-from xrec.generate.builtin.slots import Slots
 from xrec.generate.engine import RequestParams, TokenMask
 
 _MAX_MEMBERS = 16
