@@ -16,7 +16,6 @@ from xrec.config.backfill import (
     GATE,
     BackfillConfig,
     BulkConfig,
-    EligibleItems,
     ExplanationsJobConfig,
     RecommendConfig,
     RecommendedPairs,
@@ -44,7 +43,6 @@ from xrec.config.data import (
     ReleaseSource,
     SampleSource,
     SplitShares,
-    TableColumns,
     TablesSource,
 )
 from xrec.config.identity import CHANGES_NOTHING, CHOOSES_ROWS, identity_of, settings_of_texts
@@ -84,6 +82,7 @@ from xrec.config.llm import (
     HUB_ID,
     Attention,
     Dtype,
+    EndpointConfig,
     EndpointModelConfig,
     EngineConfig,
     EngineModelConfig,

@@ -115,27 +115,21 @@ ConfigT = TypeVar("ConfigT", bound=Config)
 class Mistake:
     """A wrong key: its path, pydantic's error type, what is wrong, and the value seen.
 
-    For an unknown key, `known` lists the keys that are valid there. `saw` is None for a secret,
-    and for a mapping or a list, which may contain one.
+    `saw` is None for a secret, and for a mapping or a list, which may contain one.
     """
 
     keys: tuple[str, ...]
-    code: str = "extra_forbidden"
-    text: str = ""
+    code: str
+    text: str
     saw: Any = None
-    known: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
         """The dotted key."""
         return ".".join(self.keys) or "(top level)"
 
-    def describe(self) -> str:
-        """Return what is wrong and what to do, without the key's name."""
-        if not self.known:
-            return self.text
-        hint = did_you_mean(self.keys[-1], self.known)
-        return f"unknown key; {hint or 'known keys: ' + ', '.join(self.known)}"
+    def __str__(self) -> str:
+        return f"{self.name}: {self.text}"
 
 
 def did_you_mean(name: str, known: Sequence[str]) -> str:
@@ -144,13 +138,18 @@ def did_you_mean(name: str, known: Sequence[str]) -> str:
     return f"did you mean {close[0]!r}?" if close else ""
 
 
+def unknown_key(name: str, known: Sequence[str]) -> str:
+    """Return what to say about a key that is not one of the `known` keys."""
+    return f"unknown key; {did_you_mean(name, known) or 'known keys: ' + ', '.join(known)}"
+
+
 def parse_config(
     config_type: type[ConfigT], values: Mapping[str, Any], source: str = "config"
 ) -> ConfigT:
     """Return the config in plain `values`. Raises ConfigError with a line for each wrong key."""
     config, mistakes = validate(config_type, values)
     if config is None:
-        raise config_error(source, {f"{each.name}: {each.describe()}": each for each in mistakes})
+        raise config_error(source, mistakes)
     return config
 
 
@@ -166,20 +165,19 @@ def validate(
             keys = _keys_at(values, detail["loc"], is_missing=detail["type"] == "missing")
             before = f"{details[keys]['msg']}, or " if keys in details else ""  # types of a union
             details[keys] = {**detail, "msg": before + detail["msg"]}
-        return None, [_mistake(config_type, values, *each) for each in details.items()]
+        return None, [_mistake(config_type, *each) for each in details.items()]
 
 
-def config_error(source: str, mistakes: Mapping[str, Mistake]) -> ConfigError:
-    """Return an error that lists the lines of `mistakes`, with the code and key of the first."""
-    lines = "\n".join(f"  {line}" for line in mistakes)
-    first = next(iter(mistakes.values()))
+def config_error(source: str, mistakes: Sequence[Mistake]) -> ConfigError:
+    """Return an error that lists the mistakes, with the code and key of the first."""
+    lines, first = "\n".join(f"  {mistake}" for mistake in mistakes), mistakes[0]
     error = ConfigError(
         f"{source}: {len(mistakes)} problem(s)\n{lines}",
         code=first.code,
         key=first.name,
         saw=first.saw,
     )
-    error.problems = {each.name: each.code for each in mistakes.values()}
+    error.problems = {mistake.name: mistake.code for mistake in mistakes}
     return error
 
 
@@ -246,35 +244,32 @@ def _keys_at(values: Any, location: Sequence[str | int], *, is_missing: bool) ->
 
 
 def _mistake(
-    config_type: type[Config], values: Any, keys: tuple[str, ...], detail: Mapping[str, Any]
+    config_type: type[Config], keys: tuple[str, ...], detail: Mapping[str, Any]
 ) -> Mistake:
-    code, is_secret = detail["type"], not _SECRETS.isdisjoint(keys)
+    code, value, is_secret = detail["type"], detail["input"], not _SECRETS.isdisjoint(keys)
     if code == "missing":
         return Mistake(keys, code, "required, but not given")
     if code == "extra_forbidden":
-        known = _known_beside(config_type, values, keys)
+        text = unknown_key(keys[-1], _known_beside(config_type, keys))
         if is_secret and not _PLAIN_KEY.fullmatch(keys[-1]):  # {key:secret}, for example
             keys = (*keys[:-1], "(not shown)")
-        return Mistake(keys, known=known)
+        return Mistake(keys, code, text)
     text = detail["msg"].removeprefix("Value error, ")
     if is_secret:
         return Mistake(keys, code, f"{text}, saw a value that is not shown")
-    value = detail["input"]
     if isinstance(value, Mapping | list | tuple):
         return Mistake(keys, code, text)
     return Mistake(keys, code, f"{text}, saw {_shown(value)}", value)
 
 
-def _known_beside(config_type: type[Config], values: Any, keys: Sequence[str]) -> tuple[str, ...]:
+def _known_beside(config_type: type[Config], keys: Sequence[str]) -> list[str]:
     """Return the keys that are valid in the section that contains the last of `keys`."""
-    section, inside = config_type, sections_of(config_type)
+    names, prefix = [key.name for key in keys_of(config_type)], ""
     for key in keys[:-1]:
-        values = child(values, key)
-        field = section.model_fields.get(key)  # None if `key` is a name or an index
-        inside = sections_of(field.annotation) if field else inside
-        kind = child(values, "kind")
-        section = next((each for each in inside if _kind_of(each) == kind), inside[0])
-    return tuple(section.model_fields)
+        if f"{prefix}{key}" in names:  # else it is a name in a mapping, or an index
+            prefix += f"{key}."
+    below = (name.removeprefix(prefix) for name in names if name.startswith(prefix))
+    return [name for name in dict.fromkeys(below) if "." not in name]
 
 
 def _kind_of(section: type[Config]) -> str | None:

@@ -12,7 +12,7 @@ from pydantic_core import PydanticUndefined, to_jsonable_python
 
 from xrec.config.annotate import AnnotateConfig
 from xrec.config.backfill import BackfillConfig, RecommendConfig
-from xrec.config.base import Key, Mistake, did_you_mean, keys_of, sections_of
+from xrec.config.base import Key, keys_of, sections_of
 from xrec.config.data import BuildSampleLLMConfig, PrepareConfig
 from xrec.config.job import JobConfig
 from xrec.config.lab import CompareConfig, EvaluateConfig
@@ -46,19 +46,16 @@ _WORDS = {str: "text", int: "integer", float: "number", bool: "true or false", S
 _WIDTH = 90
 
 
-def describe(mistake: Mistake, job: str | None = None) -> str:
-    """Return what is wrong with a key of `job`, and where a misplaced key belongs."""
-    places = key_places().get(mistake.keys[-1], ()) if mistake.known else ()
-    hint = did_you_mean(mistake.keys[-1], mistake.known) if places else ""
-    if not places or (hint and len(mistake.keys) > 1):
-        return mistake.describe()
+def where_it_belongs(name: str, job: str | None = None) -> str:
+    """Return where in the file, or in the section of `job`, a key is valid; "" if nowhere."""
+    places = key_places().get(name, ())
     places = tuple(place for place in places if job and place.startswith(f"{job}.")) or places
     listed = [
         place if "." in place else f"the top level of the file ({place})"
         for place in places[:_MAX_PLACES]
     ]
     where = ", ".join(listed + ["..."] * (len(places) > _MAX_PLACES))
-    return f"unknown key{f'; {hint}' if hint else ' here;'} {mistake.keys[-1]} belongs in {where}"
+    return f"unknown key here; {name} belongs in {where}" if places else ""
 
 
 @functools.cache

@@ -53,7 +53,7 @@ class MetricsConfig(ScoresConfig):
         return judges
 
 
-BaselineKind = Literal["peter", "lora"]
+BaselineKind = Literal["att2seq", "nrt", "peter", "pepler", "lora"]
 WITHOUT_ASPECTS = "without_aspects"
 ADAPTERS = (
     *("ours", "without_profile", "without_injection", "without_both", WITHOUT_ASPECTS),
@@ -139,5 +139,5 @@ class CompareConfig(MetricsConfig, ActorsJobConfig, TextsJobConfig, AdapterTrain
 
     @property
     def has_language_model(self) -> bool:
-        """Whether any entry has a language model, which writes from `prompt`."""
-        return bool(set(self.entries) & {*ADAPTERS, "zero_shot", "lora"})
+        """Whether any entry has a language model."""
+        return bool(set(self.entries) & {*ADAPTERS, "zero_shot", "lora", "pepler"})

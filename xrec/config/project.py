@@ -13,9 +13,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from xrec.config.base import Mistake, child, config_error, merged, parse_config, validate
+from xrec.config.base import (
+    Mistake,
+    child,
+    config_error,
+    merged,
+    parse_config,
+    unknown_key,
+    validate,
+)
 from xrec.config.job import JobConfig, StorageConfig
-from xrec.config.keys import CONFIG_TYPES, SHARED, describe
+from xrec.config.keys import CONFIG_TYPES, SHARED, where_it_belongs
 from xrec.config.values import Override, parse_overrides, read_mapping
 from xrec.errors import ConfigError
 
@@ -59,13 +67,14 @@ class Project:
             config, found = validate(CONFIG_TYPES[job], values, context)
             for mistake in found:
                 if is_wanted or mistake.code != "missing":
-                    place = _place(mistake.keys, job, layers, own)
-                    line = f"{place}: {describe(mistake, job)}"
-                    mistakes.setdefault(line, replace(mistake, keys=tuple(place.split("."))))
+                    is_unknown = mistake.code == "extra_forbidden"
+                    text = where_it_belongs(mistake.keys[-1], job) if is_unknown else ""
+                    place = tuple(_place(mistake.keys, job, layers, own).split("."))
+                    mistakes.append(replace(mistake, keys=place, text=text or mistake.text))
             if config is not None:
                 configs[job] = config
         if mistakes:
-            raise config_error(self.source, mistakes)
+            raise config_error(self.source, [*{str(each): each for each in mistakes}.values()])
         return {job: configs[job] for job in CONFIG_TYPES if job in jobs}
 
 
@@ -80,7 +89,7 @@ def read_project(
     for override in overrides:
         if override.keys[0] not in _TOP:
             raise ConfigError(
-                f"override {override.dotted!r}: {describe(Mistake(override.keys, known=_TOP))}; "
+                f"override {override.dotted!r}: {_unknown_at_top(override.keys[-1])}; "
                 "expected a shared key, or a job's name before the key",
                 code="unknown_key",
                 key=override.dotted,
@@ -158,14 +167,21 @@ def _place(
     return f"{prefix}{dotted}".rstrip(".")
 
 
-def _misplaced(values: Mapping[str, Any]) -> dict[str, Mistake]:
-    """Return the mistakes at the top level of the file, by the lines that describe them."""
-    unknown = [Mistake((str(key),), known=_TOP) for key in values if key not in _TOP]
-    mistakes = {f"{mistake.name}: {describe(mistake)}": mistake for mistake in unknown}
+def _misplaced(values: Mapping[str, Any]) -> list[Mistake]:
+    """Return the mistakes at the top level of the file."""
+    mistakes = [
+        Mistake((str(key),), "extra_forbidden", _unknown_at_top(str(key)))
+        for key in values
+        if key not in _TOP
+    ]
     for job in CONFIG_TYPES:
         section = values.get(job)
         if not isinstance(section, Mapping | None):
             kind = type(section).__name__
-            line = f"{job}: expected a mapping of keys to values, saw {kind}"
-            mistakes[line] = Mistake((job,), "dict_type", saw=kind)
+            text = f"expected a mapping of keys to values, saw {kind}"
+            mistakes.append(Mistake((job,), "dict_type", text, kind))
     return mistakes
+
+
+def _unknown_at_top(name: str) -> str:
+    return where_it_belongs(name) or unknown_key(name, _TOP)

@@ -1,9 +1,9 @@
-"""The trained baseline as an artifact, and its model with first weights.
+"""A trained baseline as an artifact.
 
-baseline.json        its sizes and its longest text
-words.json           the vocabulary; lora has none
+baseline.json        its sizes and maximum length
+words.json           the vocabulary; lora and pepler have that of the language model
 weights.safetensors  all trained parameters of the best epoch, float32
-history.json         a row for each epoch
+history.json         a row per epoch
 """
 
 import json
@@ -14,45 +14,50 @@ from typing import Any
 import safetensors.torch
 import torch
 
+from xrec.lab.baselines.att2seq import Att2Seq
 from xrec.lab.baselines.baseline import Baseline
-from xrec.lab.baselines.codec import Words
+from xrec.lab.baselines.codec import Codec, LanguageModelTokens, Words
 from xrec.lab.baselines.data import BaselineData
 from xrec.lab.baselines.lora import LoRA
+from xrec.lab.baselines.nrt import NRT
+from xrec.lab.baselines.pepler import PEPLER
 from xrec.lab.baselines.peter import PETER
-from xrec.llm.model import load_llm
+from xrec.lab.baselines.writer import Trained, Writer
+from xrec.llm.model import load_llm, load_tokenizer
 from xrec.storage import Manifest, read_content, read_manifest, write_contents, write_manifest
 from xrec.train.checkpoint import Tensors
 
 _ABOUT, _WORDS, _WEIGHTS = "baseline.json", "words.json", "weights.safetensors"
 _CPU = torch.device("cpu")
-TrainedModel = PETER | LoRA
+_OF_WORDS: Mapping[str, type[Writer]] = {"att2seq": Att2Seq, "nrt": NRT, "peter": PETER}
 
 
 def build_model(
     baseline: Baseline, sizes: Mapping[str, int], device: torch.device = _CPU
-) -> TrainedModel:
-    """A model with weights that are drawn with the baseline's seed.
+) -> Trained:
+    """Return an untrained model, with weights drawn by the baseline's seed.
 
-    sizes: `BaselineData.sizes`. `device` is where it will compute, and a language model is loaded.
-    Raises ModelError if that cannot be had.
+    sizes: `BaselineData.sizes`. device: where a language model is loaded. Raises ModelError if
+    there is no such model.
     """
     torch.manual_seed(baseline.seed)
     own: dict[str, Any] = dict(baseline.recipe.sizes)
+    if baseline.kind in _OF_WORDS:
+        return _OF_WORDS[baseline.kind](**sizes, **own)
+    folder = baseline.llm_folder()
+    llm = load_llm(baseline.config.llm, folder, device)
     if baseline.kind == "lora":
-        llm = load_llm(baseline.config.llm, baseline.llm_folder(), device)
         return LoRA(llm, **own)
-    return PETER(**sizes, **own)
+    end = LanguageModelTokens(load_tokenizer(folder)).end
+    return PEPLER(llm, end, num_users=sizes["num_users"], num_items=sizes["num_items"])
 
 
 @dataclass(frozen=True)
 class TrainedBaseline:
-    """A model with what it writes: `max_words` is its longest text, in tokens without the end.
+    """A model, its codec (None for lora), and the maximum length of a text in tokens."""
 
-    codec: None of lora.
-    """
-
-    model: TrainedModel
-    codec: Words | None
+    model: Trained
+    codec: Codec | None
     max_words: int
 
 
@@ -66,17 +71,17 @@ def write_baseline(
     inputs: Mapping[str, str],
     metrics: Mapping[str, Any],
 ) -> Manifest:
-    """Write the artifact, its manifest last, and return the manifest."""
+    """Write the artifact, and return its manifest, which is written last."""
     about = {"sizes": data.sizes, "max_words": data.max_words}
     contents = {
         _ABOUT: json.dumps(about, indent=2).encode(),
         _WEIGHTS: safetensors.torch.save(best),
     }
-    if data.codec is not None:
+    if isinstance(data.codec, Words):
         contents[_WORDS] = json.dumps(data.codec.pieces, ensure_ascii=False).encode()
     location = baseline.model
     files = write_contents(location, contents)
-    # Times are no part of what the artifact is.
+    # It has times, which must not change the fingerprint.
     (location / "history.json").write_bytes(json.dumps(list(history), indent=2).encode())
     return write_manifest(
         location,
@@ -92,8 +97,8 @@ def write_baseline(
 def read_baseline(baseline: Baseline, device: torch.device = _CPU) -> TrainedBaseline:
     """Return the trained baseline, in eval mode on `device`.
 
-    Raises ArtifactNotFoundError if there is no finished artifact, ArtifactMismatchError if a file
-    is not what the manifest says; ModelError.
+    Raises ArtifactNotFoundError if the artifact is missing or unfinished, ArtifactMismatchError if
+    a file is not the one in the manifest, and ModelError.
     """
     manifest = read_manifest(baseline.model, "baseline")
 
@@ -104,6 +109,10 @@ def read_baseline(baseline: Baseline, device: torch.device = _CPU) -> TrainedBas
     about = json.loads(content(_ABOUT))
     model = build_model(baseline, about["sizes"], device)
     model.load_state_dict(safetensors.torch.load(content(_WEIGHTS)), strict=False)
-    codec = None if baseline.kind == "lora" else Words(tuple(json.loads(content(_WORDS))))
+    codec: Codec | None = None
+    if baseline.kind == "pepler":
+        codec = LanguageModelTokens(load_tokenizer(baseline.llm_folder()))
+    elif baseline.kind != "lora":
+        codec = Words(tuple(json.loads(content(_WORDS))))
     placed = model.requires_grad_(False).to(device).eval()
     return TrainedBaseline(placed, codec, about["max_words"])

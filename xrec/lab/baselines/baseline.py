@@ -1,7 +1,6 @@
-"""A baseline of a comparison with its seed: what it reads, its recipe, where its model lies.
+"""A baseline of a comparison: its recipe, its seed, its settings, and where its model is written.
 
-A recipe is that of the paper, or of its public code where that says why it departs from the paper
-(docs/baselines.md): PETER (Li and others, ACL 2021), LoRA (arXiv 2106.09685).
+A recipe is the paper's, or that of the public code where the two differ (docs/baselines.md).
 """
 
 from collections.abc import Mapping
@@ -16,20 +15,23 @@ from xrec.storage import Location, open_location
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a baseline is trained; optimizers are torch's, without weight decay.
+    """How a baseline is trained. Optimizers are torch's, without weight decay.
 
-    learning_rate_decay: what the rate is multiplied by after each epoch without a lower validation
-        loss. warmup_share: of all steps; the rate rises in them, then falls to zero; None: neither.
-    gradient_clipping: the largest norm. batch_size: pairs of a step; micro_batch_size: of a pass.
-    patience: epochs without a lower validation loss, in all, after which the training ends.
+    learning_rate_decay: factor of the rate after each epoch without a lower validation loss.
+    warmup_share: share of the steps in which the rate rises; it then falls to zero. If None, the
+        rate is constant.
+    gradient_clipping: the maximum norm of the gradient, or None.
+    batch_size: pairs per optimizer step. micro_batch_size: pairs per pass.
+    patience: number of epochs without a lower validation loss after which training ends; they need
+        not be consecutive.
     sizes: further arguments of the model.
     """
 
-    optimizer: Literal["AdamW", "SGD"]
+    optimizer: Literal["Adam", "AdamW", "SGD"]
     learning_rate: float
     learning_rate_decay: float = 1.0
     warmup_share: float | None = None
-    gradient_clipping: float | None = 1.0
+    gradient_clipping: float | None = None
     batch_size: int = 128
     micro_batch_size: int = 64
     num_epochs: int = 100
@@ -40,15 +42,24 @@ class Recipe:
 
 
 RECIPES: Mapping[BaselineKind, Recipe] = {
-    "peter": Recipe("SGD", 1.0, learning_rate_decay=0.25),
+    "att2seq": Recipe("Adam", 1e-4, gradient_clipping=5.0, batch_size=50),
+    "nrt": Recipe("Adam", 1e-4, batch_size=200),
+    "peter": Recipe("SGD", 1.0, learning_rate_decay=0.25, gradient_clipping=1.0),
+    "pepler": Recipe("AdamW", 1e-3, micro_batch_size=16),
     "lora": Recipe(
-        "AdamW", 2e-4, warmup_share=0.05, batch_size=16, micro_batch_size=8, sizes={"rank": 8}
+        "AdamW",
+        2e-4,
+        warmup_share=0.05,
+        gradient_clipping=1.0,
+        batch_size=16,
+        micro_batch_size=8,
+        sizes={"rank": 8},
     ),
 }
 
 
 def recipe_of(kind: BaselineKind, training: AdapterTrainingConfig) -> Recipe:
-    """The recipe of a kind: as published, and of lora with the passes and longest text of ours."""
+    """Return the recipe of a kind: as published; lora has our epochs and maximum length."""
     own = {"num_epochs", "max_explanation_tokens"} if kind == "lora" else set()
     changes = training.model_dump(include={"max_validation_pairs", *own})
     return replace(RECIPES[kind], **changes)
@@ -56,12 +67,10 @@ def recipe_of(kind: BaselineKind, training: AdapterTrainingConfig) -> Recipe:
 
 @dataclass(frozen=True)
 class Baseline:
-    """What a training and its texts depend on; it may be sent to a process anywhere.
+    """Everything that a training and its texts depend on; it can be sent to another process.
 
-    config: of the comparison. Of its `prompt`, which is
-        in words only here, and language model there is use for lora alone; a training's process is
-        like a worker of its `workers`.
-    output: the URI of the model.
+    config: the comparison's. Only lora uses its `prompt`, without collaborative tokens, and only
+    lora and pepler its language model. output: the URI of the trained model.
     """
 
     kind: BaselineKind
@@ -72,9 +81,9 @@ class Baseline:
 
     @property
     def model(self) -> Location:
-        """Where the trained model lies."""
+        """The folder of the trained model."""
         return open_location(self.output, self.config.storage)
 
     def llm_folder(self) -> Path:
-        """The local folder of the language model; raises ModelError if there is none."""
+        """Return the local folder of the language model; raise ModelError if there is none."""
         return resolve_model(self.config.llm, self.config.storage)

@@ -1,15 +1,16 @@
-"""Texts as rows of words, and back.
+"""Texts as token IDs and back: in words of the training explanations, or a language model's tokens.
 
-Words are those of a vocabulary of the training explanations. A piece is a word by Unicode's rules
-(UAX 29) or a single mark, with a blank in front if one stands before it: "It's fine." has the
-pieces "It's", " fine", ".". So joined pieces are the text again, to the letter, but for runs of
-blanks and line breaks, which become one blank.
+A piece is a word by Unicode's rules (UAX 29) or a single mark, including the blank before it: "It's
+fine." has the pieces "It's", " fine", ".". So joined pieces are the text again, except that a run
+of blanks and line breaks becomes one blank.
 """
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+
+from transformers import PreTrainedTokenizerBase
 
 from xrec.data.language import composed, word_spans
 
@@ -19,37 +20,55 @@ SPECIAL = ("<pad>", "<bos>", "<eos>", "<unk>")
 
 @dataclass(frozen=True)
 class Words:
-    """The pieces that a model knows, by their id; the first four are `SPECIAL`."""
+    """The pieces that a model knows, by ID; the first four are `SPECIAL`."""
 
     pieces: tuple[str, ...]
+    end = END
 
     @classmethod
     def of(cls, texts: Iterable[str], max_words: int) -> "Words":
-        """The `max_words` most frequent pieces of texts; of equal ones the first by letters."""
+        """Return the `max_words` most frequent pieces of the texts; ties go by spelling."""
         counts = Counter(piece for text in texts for piece in pieces_of(text))
         frequent = sorted(counts, key=lambda piece: (-counts[piece], piece))[:max_words]
         return cls((*SPECIAL, *frequent))
 
-    def __len__(self) -> int:
-        return len(self.pieces)
-
     @cached_property
     def _ids(self) -> dict[str, int]:
-        # A text's "<pad>" is three pieces, so no piece of a text is special.
+        # In a text, "<pad>" is three pieces, so no piece of a text is special.
         return {piece: index for index, piece in enumerate(self.pieces)}
 
     def encode(self, text: str) -> list[int]:
-        """The ids of a text's pieces, without an end; UNKNOWN for pieces that are not known."""
+        """Return the IDs of a text's pieces, without an end; UNKNOWN for unknown pieces."""
         return [self._ids.get(piece, UNKNOWN) for piece in pieces_of(text)]
 
     def decode(self, token_ids: Sequence[int]) -> str:
-        """The text of ids that were written; it goes to the first end."""
+        """Return the text of IDs, up to the first end token."""
         written = token_ids[: token_ids.index(END)] if END in token_ids else token_ids
         return "".join(self.pieces[index] for index in written).strip()
 
 
+class LanguageModelTokens:
+    """The tokens of a language model; `end` is its end token."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self._tokenizer = tokenizer
+        self.end = int(tokenizer.eos_token_id)
+
+    def encode(self, text: str) -> list[int]:
+        """Return the IDs of a text, without an end."""
+        options = {"add_special_tokens": False, "split_special_tokens": True}
+        return list(self._tokenizer(" ".join(composed(text).split()), **options)["input_ids"])
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """Return the text of IDs, without special tokens."""
+        return str(self._tokenizer.decode(token_ids, skip_special_tokens=True)).strip()
+
+
+Codec = Words | LanguageModelTokens
+
+
 def pieces_of(text: str) -> list[str]:
-    """The pieces of a text, composed (NFC)."""
+    """Return the pieces of a text in NFC."""
     text = " ".join(composed(text).split())
     spans: list[tuple[int, int]] = []
     for start, stop in [*word_spans(text), (len(text), len(text))]:

@@ -1,23 +1,24 @@
-"""LoRA: low-rank weights beside the frozen layers of a language model, by the library peft.
+"""LoRA: low-rank weights added to the frozen layers of a language model, by the library peft.
 
 For a frozen weight W (out x in) a layer computes x W^T + (alpha / rank) x A^T B^T, with A (rank x
-in) and B (out x rank); B begins as zeros, so that training begins at the frozen model.
+in) and B (out x rank). B is zero at first, so training starts from the frozen model.
 
-Hu and others: LoRA: Low-Rank Adaptation of Large Language Models, arXiv 2106.09685. It reads a
-prompt in words: users and items have no token, so they leave nothing in it. Its texts are written
-by a backfill, of the language model with the sums.
+Hu and others: LoRA: Low-Rank Adaptation of Large Language Models, arXiv 2106.09685. Its prompt is
+words only, without tokens for users and items. A backfill writes its texts, with the low-rank
+weights added to the language model's own.
 """
 
 from typing import Any
 
 import pyarrow as pa
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from xrec.adapter.pairs import PairPrompts
 from xrec.data import Dataset
 from xrec.errors import DataError, ModelError
 from xrec.lab.baselines.baseline import Baseline
+from xrec.lab.baselines.writer import Trained
 from xrec.llm.collaborative import Vocabulary
 from xrec.llm.loss import Batch, Example, token_nll
 from xrec.llm.model import load_tokenizer, read_text_config
@@ -28,12 +29,12 @@ _ALPHA = 16.0
 
 
 def text_vocabulary(num_text_tokens: int, dataset: Dataset) -> Vocabulary:
-    """Ids of text alone."""
+    """Return a vocabulary without tokens for users and items."""
     return Vocabulary(num_text_tokens, dataset.num_users, dataset.num_items, num_tokens=0)
 
 
 def prompt_examples(baseline: Baseline, dataset: Dataset, explanations: pa.Table) -> list[Example]:
-    """Examples of the table; raises DataError if it has none that fits."""
+    """Return the examples of the table; raise DataError if none fits."""
     folder, prompt = baseline.llm_folder(), baseline.config.prompt
     vocabulary = text_vocabulary(read_text_config(folder).vocab_size, dataset)
     builder = PromptBuilder(load_tokenizer(folder), prompt, vocabulary)
@@ -51,13 +52,11 @@ def prompt_examples(baseline: Baseline, dataset: Dataset, explanations: pa.Table
     return examples
 
 
-class LoRA(nn.Module):
-    """A language model with low-rank weights in its attention, which alone are trained, in float32.
+class LoRA(Trained):
+    """A language model whose attention has low-rank weights; only these are trained, in float32.
 
-    They are drawn by torch's generator. Raises ModelError if the model lacks a layer that gets one.
+    Raises ModelError if the model lacks one of TARGET_MODULES.
     """
-
-    loss_weights = (1.0,)
 
     def __init__(self, language_model: PreTrainedModel, *, rank: int):
         from peft import LoraConfig, get_peft_model  # an extra
@@ -67,7 +66,7 @@ class LoRA(nn.Module):
         if missing := sorted(set(TARGET_MODULES) - names):
             raise ModelError(
                 f"lora: {type(language_model).__name__} has no layers named {', '.join(missing)}; "
-                "leave lora out, or give a language model of another family",
+                "remove lora from entries, or choose a language model of another family",
                 code="layers_missing",
                 key="llm.model",
                 saw=missing,
@@ -82,15 +81,11 @@ class LoRA(nn.Module):
         self.language_model: Any = get_peft_model(language_model, settings)
 
     def forward(self, batch: Batch) -> Tensor:
-        """The sum of the explanations' NLL, (1,) nats."""
+        """Return the sum of the explanations' NLL, (1,) nats."""
         return token_nll(self.language_model, batch).sum()[None]
 
-    def counts(self, batch: Batch) -> Tensor:
-        """The number of their tokens, (1,) float32."""
-        return (batch.labels >= 0).sum().float()[None]
-
     def merged(self) -> PreTrainedModel:
-        """The language model with the low-rank weights added to its own, in place.
+        """Add the low-rank weights to the language model's own and return it.
 
         The sums are rounded to the model's dtype.
         """

@@ -1,4 +1,4 @@
-"""The texts of a trained baseline, by processes of Ray: greedy, many pairs together."""
+"""Writes the texts of a trained baseline in Ray processes: greedy, in batches of pairs."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -9,7 +9,7 @@ import torch
 from xrec.lab.baselines.artifact import read_baseline
 from xrec.lab.baselines.baseline import Baseline
 from xrec.lab.baselines.data import TextExample, collate
-from xrec.lab.baselines.peter import PETER
+from xrec.lab.baselines.writer import Writer
 from xrec.llm.model import resolve_device
 from xrec.processes import gpus_each, map_in_processes
 from xrec.progress import progress
@@ -20,16 +20,16 @@ Pair = tuple[int, int]
 
 
 def _load_writer(baseline: Baseline) -> Callable[[Sequence[Pair]], tuple[list[str], float]]:
-    """Load the baseline in this process; returns what writes some pairs' texts.
+    """Load the baseline in this process; return a function that writes the texts of some pairs.
 
-    A text is "" if it ends before its first word. Beside them stand the seconds they took.
+    It returns the texts, "" for one that ends before its first word, and the seconds they took.
     """
     actors = baseline.config.actors
     torch.set_num_threads(actors.cpus)
     device = resolve_device(actors.device)
     trained = read_baseline(baseline, device)
     model, codec = trained.model, trained.codec
-    assert isinstance(model, PETER)
+    assert isinstance(model, Writer)
     assert codec is not None
 
     def write(pairs: Sequence[Pair]) -> tuple[list[str], float]:
@@ -44,10 +44,10 @@ def _load_writer(baseline: Baseline) -> Callable[[Sequence[Pair]], tuple[list[st
 def write_baseline_texts(
     baseline: Baseline, pairs: Sequence[Pair], *, at_once: int = _AT_ONCE
 ) -> tuple[list[str], float]:
-    """The text of each pair, and how many pairs a second a process wrote, `at_once` at a time.
+    """Return the text of each pair, and the pairs per second of one process; batches of `at_once`.
 
-    Ray must be initialised. Raises ArtifactNotFoundError without a trained baseline, and the
-    XRecError of a process, or ClusterError.
+    Ray must be initialized. Raises ArtifactNotFoundError if there is no trained baseline, the
+    XRecError of a process, and ClusterError.
     """
     actors, starts = baseline.config.actors, range(0, len(pairs), at_once)
     num_processes = min(actors.num_processes, len(starts))
@@ -58,6 +58,6 @@ def write_baseline_texts(
         cpus=actors.cpus,
         gpus=gpus_each(actors.device, num_processes),
     )
-    found = dict(progress(parts, "writing texts", len(starts)))
-    texts = [text for place in sorted(found) for text in found[place][0]]
-    return texts, len(pairs) / sum(seconds for _, seconds in found.values())
+    written = dict(progress(parts, "writing texts", len(starts)))
+    texts = [text for part in sorted(written) for text in written[part][0]]
+    return texts, len(pairs) / sum(seconds for _, seconds in written.values())

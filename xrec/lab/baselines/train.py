@@ -1,4 +1,4 @@
-"""The recipe of a baseline: dataset in, trained baseline out, by a process of Ray."""
+"""Trains a baseline in a Ray process: dataset in, trained baseline out."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -22,11 +22,14 @@ from xrec.train.checkpoint import Tensors
 
 logger = logging.getLogger("xrec")
 
+NUM_PHASES = 2
+"""The most phases that a model has."""
+
 
 def baseline_identity(baseline: Baseline) -> tuple[dict[str, Any], dict[str, str]]:
-    """The settings that the content depends on, and the fingerprints of its inputs.
+    """Return the settings that the content depends on, and the fingerprints of its inputs.
 
-    Raises ArtifactNotFoundError without a dataset.
+    Raises ArtifactNotFoundError if there is no dataset.
     """
     config = baseline.config
     settings: dict[str, Any] = {
@@ -39,6 +42,7 @@ def baseline_identity(baseline: Baseline) -> tuple[dict[str, Any], dict[str, str
     inputs = {"dataset": dataset.fingerprint}
     if baseline.kind == "lora":
         settings["prompt"] = identity_of(config.prompt)
+    if baseline.kind in ("lora", "pepler"):
         settings["llm"] = identity_of(config.llm)
         inputs["base_model"] = model_fingerprint(baseline.llm_folder())
     return settings, inputs
@@ -47,15 +51,13 @@ def baseline_identity(baseline: Baseline) -> tuple[dict[str, Any], dict[str, str
 def train_baseline(baseline: Baseline) -> Manifest:
     """Train and write the baseline, and return its manifest.
 
-    If this run is already finished, its manifest is returned at once; otherwise Ray must be
-    initialised. Raises ArtifactMismatchError if another run's baseline is at the output, DataError
-    without training or validation explanations, TrainingError, ClusterError.
+    A finished run returns its manifest at once; otherwise Ray must be initialized. Raises
+    ArtifactMismatchError if another run's baseline is at the output, DataError if there are no
+    training or no validation explanations, TrainingError, and ClusterError.
     """
     output = baseline.model
     settings, inputs = baseline_identity(baseline)
-    done = finished(output, "baseline", settings, inputs)
-    if done is not None:
-        logger.info("%s: already there", output)
+    if (done := finished(output, "baseline", settings, inputs)) is not None:
         return done
     data = build_data(baseline, read_dataset(location_of(baseline.config, "dataset")))
     history, best = _train(baseline)
@@ -73,7 +75,7 @@ def train_baseline(baseline: Baseline) -> Manifest:
 def _metrics(data: BaselineData, history: Sequence[Row], trained: Tensors) -> dict[str, Any]:
     best = best_row(history)
     return {
-        "num_trained_parameters": sum(each.numel() for each in trained.values()),
+        "num_trained_parameters": sum(tensor.numel() for tensor in trained.values()),
         "training_seconds": sum(float(row["seconds"]) for row in history),
         "best_epoch": best["epoch"],
         "num_epochs": len(history),
@@ -84,30 +86,30 @@ def _metrics(data: BaselineData, history: Sequence[Row], trained: Tensors) -> di
 
 
 def _train(baseline: Baseline) -> tuple[list[Row], Tensors]:
-    """The rows of the epochs, and the parameters of the best one."""
-    workers, found = baseline.config.workers, dict[int, Row]()
+    """Return the rows of the epochs, and the parameters of the best one."""
+    workers, rows = baseline.config.workers, dict[int, Row]()
     best: Tensors = {}
-    for place, made in map_in_processes(
+    for index, made in map_in_processes(
         partial(_load_trainer, baseline),
-        range(1, baseline.recipe.num_epochs + 1),
+        range(1, NUM_PHASES * baseline.recipe.num_epochs + 1),
         num_processes=1,
         cpus=workers.cpus,
         gpus=gpus_each(workers.device, 1),
     ):
         if made is not None:
-            found[place], best = made[0], made[1] or best
+            rows[index], best = made[0], made[1] or best
             logger.info(
-                "epoch %d: training loss %.3f, validation loss %.3f nats a token (%.1f s)",
+                "epoch %d: training loss %.3f, validation loss %.3f nats per token (%.1f s)",
                 *(made[0][key] for key in ("epoch", "train_loss", "validation_loss", "seconds")),
             )
-    return [found[place] for place in sorted(found)], best
+    return [rows[index] for index in sorted(rows)], best
 
 
 def _load_trainer(baseline: Baseline) -> Callable[[int], tuple[Row, Tensors] | None]:
-    """Load data and model in this process; returns what trains up to an epoch, from 1.
+    """Load data and model in this process; return a function that trains up to an epoch, from 1.
 
-    It gives the epoch's row, with the last one the parameters of the best; None after the last one.
-    A process in the place of one that died makes the epochs before again.
+    It returns the epoch's row, and after the last epoch also the best parameters; None if training
+    ended earlier. A process that replaces a dead one repeats the earlier epochs.
     """
     config = baseline.config
     torch.set_num_threads(config.workers.cpus)

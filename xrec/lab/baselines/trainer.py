@@ -1,8 +1,8 @@
-"""The training of every baseline: epochs over the pairs, early stopping.
+"""The training of every baseline: epochs over the pairs, with early stopping.
 
-    loss = sum over terms of weight * (sum of the term over the batch / its count there)
+    loss = sum over losses of weight * (sum of the loss over the batch / number of its values)
 
-The order of pairs follows from seed and epoch, dropout from seed and step.
+The order of pairs follows from seed and epoch, and dropout from seed and step.
 """
 
 import math
@@ -15,42 +15,31 @@ import torch
 from torch import Tensor
 
 from xrec.errors import TrainingError
-from xrec.lab.baselines.artifact import TrainedModel
 from xrec.lab.baselines.baseline import Recipe
 from xrec.lab.baselines.data import BaselineData
+from xrec.lab.baselines.writer import Trained
 from xrec.train.adapter_model import learning_rate_share
 from xrec.train.checkpoint import Tensors
 from xrec.train.data import noise_seed
 
 Row = Mapping[str, Any]
-"""What is told of a finished epoch: its number from 1, its losses in nats a token, its seconds."""
-
-
-def has_ended(history: Sequence[Row], recipe: Recipe) -> bool:
-    """Whether no epoch comes after those of `history`."""
-    return len(history) >= recipe.num_epochs or _num_without_gain(history) >= recipe.patience
+"""A finished epoch: its number from 1, phase, step, losses in nats per token, and seconds."""
 
 
 def best_row(history: Sequence[Row]) -> Row:
-    """The first epoch with the lowest validation loss."""
+    """Return the first epoch with the lowest validation loss."""
     return min(history, key=lambda row: float(row["validation_loss"]))
 
 
-def _num_without_gain(history: Sequence[Row]) -> int:
-    """How many epochs did not lower the validation loss."""
-    losses = [float(row["validation_loss"]) for row in history]
-    return sum(loss >= min(losses[:place]) for place, loss in enumerate(losses) if place)
-
-
 class BaselineTrainer:
-    """Trains `model`, which is moved to `device`, an epoch at a time.
+    """Trains `model` on `device`, one epoch at a time.
 
-    history: a row for each finished epoch. best: the trained parameters of the best one, by name.
+    history: a row per finished epoch. best: the trained parameters of the best one, by name.
     """
 
     def __init__(
         self,
-        model: TrainedModel,
+        model: Trained,
         data: BaselineData,
         recipe: Recipe,
         *,
@@ -61,26 +50,44 @@ class BaselineTrainer:
         self.model = model.to(self._device)
         self._data, self._recipe, self._seed = data, recipe, seed
         self._rate_share = _rate_share(recipe, len(data.train))
-        self._step = 0  # optimizer steps that were made
+        self._step = 0  # finished optimizer steps
+        self._phase = 0
         self.history: list[Row] = []
         self.best: Tensors = {}
-        self._optimizer = getattr(torch.optim, recipe.optimizer)(
-            self._trained().values(), lr=recipe.learning_rate, weight_decay=0.0
+        self._begin_phase()
+
+    def _begin_phase(self) -> None:
+        """Continue from the best parameters so far, with a new optimizer."""
+        self.model.load_state_dict(self.best, strict=False)
+        self.model.begin_phase(self._phase)
+        self._optimizer = getattr(torch.optim, self._recipe.optimizer)(
+            self._trained().values(), lr=self._recipe.learning_rate, weight_decay=0.0
         )
 
     @property
     def has_finished(self) -> bool:
-        """Whether the training has ended."""
-        return has_ended(self.history, self._recipe)
+        """Whether the last phase has ended."""
+        return self._phase == self.model.num_phases - 1 and self._phase_has_ended()
+
+    def _phase_has_ended(self) -> bool:
+        num_epochs = sum(row["phase"] == self._phase for row in self.history)
+        return num_epochs >= self._recipe.num_epochs or self._num_worse() >= self._recipe.patience
+
+    def _num_worse(self) -> int:
+        """Return how many epochs of the phase did not lower its validation loss."""
+        losses = [row["validation_loss"] for row in self.history if row["phase"] == self._phase]
+        return sum(loss >= min(losses[:index]) for index, loss in enumerate(losses) if index)
 
     def run_epoch(self) -> Row:
-        """Train for an epoch and validate; returns its row.
+        """Train for one epoch, validate, and return the epoch's row.
 
         Raises TrainingError if a loss is not finite.
         """
+        if self._phase_has_ended():
+            self._phase += 1
+            self._begin_phase()
         start, epoch = time.monotonic(), len(self.history) + 1
-        decay = self._recipe.learning_rate_decay ** _num_without_gain(self.history)
-        rate = self._recipe.learning_rate * decay
+        rate = self._recipe.learning_rate * self._recipe.learning_rate_decay ** self._num_worse()
         train_loss, validation_loss = self._train_epoch(rate), self._validate()
         if not math.isfinite(validation_loss):
             raise TrainingError(
@@ -92,6 +99,7 @@ class BaselineTrainer:
             )
         row = {
             "epoch": epoch,
+            "phase": self._phase,
             "step": self._step,
             "learning_rate": rate,
             "train_loss": train_loss,
@@ -109,18 +117,18 @@ class BaselineTrainer:
         return {name: parameter for name, parameter in named if parameter.requires_grad}
 
     def _train_epoch(self, rate: float) -> float:
-        """Make the epoch's steps; returns the texts' mean NLL."""
+        """Run the epoch's steps; return the mean NLL of the texts' tokens."""
         self.model.train()
         nll, count = 0.0, 0.0
         for examples in self._batches():
             for group in self._optimizer.param_groups:
                 group["lr"] = rate * self._rate_share(self._step)
-            of_step, counted = self._make_step(examples)
-            nll, count = nll + of_step, count + counted
+            step_nll, step_count = self._make_step(examples)
+            nll, count = nll + step_nll, count + step_count
         return nll / count
 
     def _batches(self) -> Iterator[list[Any]]:
-        """The epoch's batches; the last one may be smaller."""
+        """Yield the epoch's batches; the last one may be smaller."""
         examples, size = self._data.train, self._recipe.batch_size
         rng = np.random.default_rng([self._seed, len(self.history) + 1])
         order = rng.permutation(len(examples))
@@ -128,16 +136,16 @@ class BaselineTrainer:
             yield [examples[index] for index in order[start : start + size]]
 
     def _make_step(self, examples: Sequence[Any]) -> tuple[float, float]:
-        """Make an optimizer step with a batch; returns its texts' NLL, and their tokens."""
+        """Run one optimizer step; return the NLL of the texts, and the number of their tokens."""
         torch.manual_seed(noise_seed(self._seed, self._step, 0))
         self._optimizer.zero_grad()
         counts = self.model.counts(self._data.collate(examples))
         weights = torch.tensor(self.model.loss_weights) / counts.clamp_min(1)
         totals = torch.zeros_like(counts, device=self._device)
         for batch in self._passes(examples):
-            of_pass = self.model(batch)
-            (weights.to(self._device) * of_pass).sum().backward()
-            totals += of_pass.detach()
+            losses = self.model(batch)
+            (weights.to(self._device) * losses).sum().backward()
+            totals += losses.detach()
         self._step += 1
         if not bool(totals.isfinite().all()):
             raise TrainingError(
@@ -153,17 +161,14 @@ class BaselineTrainer:
         return float(totals[0]), float(counts[0])
 
     def _passes(self, examples: Sequence[Any]) -> Iterator[Any]:
-        """A batch in passes that fit.
-
-        Texts of similar length go together, so that little is padding.
-        """
-        by_length, most = sorted(examples, key=len), self._recipe.micro_batch_size
-        for start in range(0, len(by_length), most):
-            yield self._data.collate(by_length[start : start + most]).to(self._device)
+        """Yield a batch in micro-batches, sorted by length so that little is padding."""
+        by_length, size = sorted(examples, key=len), self._recipe.micro_batch_size
+        for start in range(0, len(by_length), size):
+            yield self._data.collate(by_length[start : start + size]).to(self._device)
 
     @torch.no_grad()
     def _validate(self) -> float:
-        """The mean NLL of the validation's texts, in nats a token."""
+        """Return the mean NLL of the validation texts, in nats per token."""
         self.model.eval()
         nll, count = 0.0, 0.0
         for batch in self._passes(self._data.validation):
@@ -173,7 +178,7 @@ class BaselineTrainer:
 
 
 def _rate_share(recipe: Recipe, num_pairs: int) -> Callable[[int], float]:
-    """The share of the learning rate at each step: 1, unless the recipe has a warm-up."""
+    """Return the share of the learning rate at each step: 1, unless the recipe has a warm-up."""
     if recipe.warmup_share is None:
         return lambda step: 1.0
     num_steps = recipe.num_epochs * math.ceil(num_pairs / recipe.batch_size)

@@ -20,8 +20,14 @@ from xrec.storage import Manifest, open_location
 NUM_USERS, NUM_ITEMS = 10, 6
 FOODS = ("Soup", "Noodles", "Waffles", "Dumplings", "Curry", "A well-known pie")
 PLACES = ("garden", "view", "room", "terrace", "café", "bar", "roof", "pier", "hall", "yard")
-_PETER = {"embedding_dim": 8, "feedforward_size": 8, "num_layers": 1, "dropout": 0.0}
-SMALL: dict[str, dict[str, Any]] = {"peter": _PETER, "lora": {"rank": 8}}
+_VECTORS = {"embedding_dim": 8}
+SMALL: dict[str, dict[str, Any]] = {
+    "att2seq": {**_VECTORS, "hidden_size": 8, "dropout": 0.0},
+    "nrt": {**_VECTORS, "hidden_size": 8, "num_rating_layers": 1},
+    "peter": {**_VECTORS, "feedforward_size": 8, "num_layers": 1, "dropout": 0.0},
+    "pepler": {},
+    "lora": {"rank": 8},
+}
 
 PROMPT = PromptConfig(
     instruction="Why?", user="{user} {user_profile}", item="{item} {item_title}. {item_profile}"
