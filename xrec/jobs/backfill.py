@@ -1,4 +1,15 @@
-"""Job `backfill`: pairs in, a table of explanations out."""
+"""Explain recommendations in bulk.
+
+One commit at the end publishes the pairs with their ranks and explanations, or the reasons why they
+have none. Run the same command again to continue after an interruption.
+
+In:   <workspace>/dataset, graph, adapter and recommendations, llm.model
+Out:  <workspace>/explanations: a Delta table with a row for each recommended pair
+
+Examples:
+  xrec backfill configs/yelp.yaml limit=1000
+  xrec backfill configs/yelp.yaml 'retry_failed=[engine_error]'
+"""
 
 from xrec.backfill.identity import identify, identify_unchecked
 from xrec.backfill.plan import open_backfill, pairs_difference, retry_reasons, run_request

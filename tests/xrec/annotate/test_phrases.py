@@ -183,7 +183,7 @@ def test_learned_aspects_are_judged_parts_and_no_names_of_the_item(folder):
 
 
 def test_own_words_are_added_and_dropped(tmp_path):
-    _learned(tmp_path, VocabularyConfig(add=("great room",), drop=("switches",)))
+    _learned(tmp_path, VocabularyConfig(add=("great room",), synonyms={"switches": None}))
     lexicon = read_lexicon(open_location(str(tmp_path)))
     assert set(lexicon.aspects) == {"great room", "tone", "display", "durability"}
 

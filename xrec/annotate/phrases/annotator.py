@@ -46,7 +46,8 @@ _WITH_ADJECTIVE = 2.0  # of praise with an adjective
 
 def phrases_spec(config: PhrasesAnnotator, vocabulary: VocabularyConfig) -> AnnotatorSpec:
     """Return the spec of the annotator; raise ModelError if its parser is not installed."""
-    words = vocabulary.model_dump(mode="json", include={"add", "drop", "min_reviews"})
+    words = vocabulary.model_dump(mode="json", include={"add", "min_reviews"})
+    words["dropped"] = vocabulary.dropped
     return AnnotatorSpec(
         settings={**identity_of(config), **words, "version": _VERSION},
         inputs={"parser": parser_fingerprint()},

@@ -186,7 +186,7 @@ class _Counts:
         aspects = [name for name in names if self._is_aspect(name, config.min_reviews)][
             :_MAX_ASPECTS
         ]
-        added, dropped = map(normalized, config.add), set(map(normalized, config.drop))
+        added, dropped = map(normalized, config.add), set(map(normalized, config.dropped))
         known = [name for name in dict.fromkeys((*added, *aspects)) if name not in dropped]
         items = [name for name in names if self._is_item(name, config.min_reviews)]
         num_pointed = sum(self.nouns[name].roles["pointed"] for name in items)
