@@ -84,7 +84,7 @@ def shared_key(identity: Identity) -> str:
 
 
 _BY_PAIR = ("dataset", "graph")
-"""The inputs of which a content key covers only what concerns its own pair."""
+"""Inputs from which a content key covers only the parts about its own pair."""
 PARTS = (
     *("settings", "user_texts", "item_texts", "aspects", "evidence"),
     *("user_vector", "item_vector"),
@@ -104,11 +104,11 @@ def content_key(explainer: "Explainer", shared: str, pair: "Pair", texts: "PairT
     if texts.people is not None:
         counted.append([*vars(texts.people).values()])
     of_item = [texts.item_title, texts.item_profile]
-    said = (shared, texts.user_profile, of_item, named, counted)
+    written = (shared, texts.user_profile, of_item, named, counted)
     if explainer.graph is None:
-        return _key(said, _NO_VECTORS)
+        return _key(written, _NO_VECTORS)
     of_pair = explainer.graph.users[pair.user_index], explainer.graph.items[pair.item_index]
-    return _key(said, [vector.contiguous().numpy().tobytes() for vector in of_pair])
+    return _key(written, [vector.contiguous().numpy().tobytes() for vector in of_pair])
 
 
 def sentence_key(shared: str, people: "PeopleEvidence | None") -> str:
@@ -117,9 +117,9 @@ def sentence_key(shared: str, people: "PeopleEvidence | None") -> str:
     return _key((shared, "", "", [], evidence), _NO_VECTORS)
 
 
-def _key(said: Sequence[Any], vectors: Sequence[bytes]) -> str:
-    """Return a content key of what the first five of `PARTS` say, and of the vectors."""
-    parts = [*(json.dumps(each).encode() for each in said), *vectors]
+def _key(written: Sequence[Any], vectors: Sequence[bytes]) -> str:
+    """Return a content key of the first five of `PARTS`, as JSON values, and of the vectors."""
+    parts = [*(json.dumps(each).encode() for each in written), *vectors]
     digests = [hashlib.sha256(part) for part in parts]
     whole = hashlib.sha256(b"".join(each.digest() for each in digests)).hexdigest()
     return whole[:_KEY_DIGITS] + "".join(each.hexdigest()[:_PART_DIGITS] for each in digests)

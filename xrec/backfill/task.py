@@ -102,7 +102,7 @@ class ExplainTask:
 
 @dataclass
 class SayTask:
-    """A ChunkTask and CarryingTask that says what people did, without a language model."""
+    """A ChunkTask and CarryingTask that writes what people did, without a language model."""
 
     dataset: Dataset
     rules: TextConfig
@@ -111,17 +111,17 @@ class SayTask:
 
     def do(self, rows: pa.Table) -> Outcome:
         """See ChunkTask."""
-        said, failed = say_pairs(self.dataset, rows, self.rules, self.shared_key)
-        return Outcome(said, failed, {"num_plain": said.num_rows})
+        generated, failed = say_pairs(self.dataset, rows, self.rules, self.shared_key)
+        return Outcome(generated, failed, {"num_plain": generated.num_rows})
 
     def fail(self, rows: pa.Table, reason: str, message: str) -> pa.Table:
         return failed_by(self.dataset, rows, reason, message)
 
     def why_again(self, earlier: pa.Table) -> pa.Array:
-        said, failed = say_pairs(self.dataset, earlier, self.rules, self.shared_key)
+        generated, failed = say_pairs(self.dataset, earlier, self.rules, self.shared_key)
         keys = {
             (row["user_id"], row["item_id"]): row["content_key"]
-            for rows in (said, failed)
+            for rows in (generated, failed)
             for row in rows.select([*PAIRS.names, "content_key"]).to_pylist()
         }
         return pa.array(

@@ -221,6 +221,10 @@ class RecommendConfig(RayJobConfig):
     unnamed: Uri | None = None
     """URI of a Parquet or CSV file with the column item_id: items that no reason names, for example
     gifts or medicine. If null, a reason may name any item."""
+    categories: Uri | None = None
+    """URI of a Parquet or CSV file with the columns item_id and category: words that complete
+    "because you like ...", for example "Italian places" or "books by Ali Smith". If null, no reason
+    names a category."""
     keeps: Uri | None = None
     """URI of earlier recommendations: a pair keeps its supporting item while it qualifies. A night
     sets it."""

@@ -57,7 +57,7 @@ CHANGES_NOTHING: Mapping[type[Config], str] = {
     BackfillConfig: "carry_from gate vacuum_hours",
     TablePairs: "uri",
     EligibleItems: "items users",
-    RecommendConfig: "unnamed keeps",
+    RecommendConfig: "unnamed categories keeps",
     AnnotateConfig: "carry_from",
     LanguageModelAnnotator: "prompts",
     # Training: processes, memory, checkpoints, and trackers.
