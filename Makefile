@@ -102,7 +102,7 @@ check: setup ## Format, lint, types, layers
 docs: setup ## The site in site/; a broken link or anchor is an error
 	@$(BIN)/properdocs build --strict
 
-format: setup ## Format, and mend what ruff can
+format: setup ## Format, and fix what ruff can
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 

@@ -30,10 +30,10 @@ from benchmarks.report import (
     write_tables,
 )
 from xrec.adapter.pairs import Pair
+from xrec.backfill.writers import load_writer
 from xrec.config import BackfillConfig, DecodingConfig, TextConfig, load_config
 from xrec.data import drawn_pairs, held_out_pairs
 from xrec.generate.explainer import Explainer
-from xrec.generate.loading import load_explainer, sources_of
 
 app = command_line()
 
@@ -78,8 +78,7 @@ def _variants(
 
 
 def _explainer(config: BackfillConfig, adapter: str) -> Explainer:
-    sources = sources_of(config.with_artifacts({"adapter": adapter}))
-    return load_explainer(sources, device=config.actors.device, engine=config.engine)
+    return load_writer(config.with_artifacts({"adapter": adapter}))
 
 
 def run_variant(explainer: Explainer, decoding: DecodingConfig, num_pairs: int) -> Record:

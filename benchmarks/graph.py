@@ -4,7 +4,7 @@ Ours are the vectors of the graph artifact beside each dataset, as `xrec pretrai
 The other methods are trained here. Each ranks for the same data by the same metric, and has the
 seconds of its own work: its set-up included, reading and evaluation not; those of ours are its
 epochs', with evaluation. Every snapshot is a line of results.jsonl in --output, with date,
-processor and load.
+processor and load. The memory is the most that the process held while the method ran.
 """
 
 import warnings
@@ -54,7 +54,7 @@ def quality(
     threads: Threads = 1,
     output: Output = BENCHMARKS / "graph",
 ) -> None:
-    """Validation and test Recall@20 of each method's best epoch, by its seconds."""
+    """Recall@20 and NDCG@20 of each method's best epoch or setting on validation."""
     torch.set_num_threads(threads)
     rows = []
     for uri in datasets:
@@ -63,13 +63,27 @@ def quality(
         budget = Budget(embedding_dim, threads, budget_seconds, graph)
         for name in known(method, list(METHODS), "method"):
             points = []
+            forget_peak()
             for snapshot in METHODS[name](data, budget):
                 about = {"dataset": Path(uri).resolve().parent.name, "method": name}
-                times = {"epoch": snapshot.epoch, "seconds": round(snapshot.seconds, 1)}
-                points.append({**about, **scores(data, snapshot.vectors), **times})
+                cost = {"setting": snapshot.setting, "seconds": round(snapshot.seconds, 1)}
+                memory = {"peak GiB": peak_of_process()}
+                points.append(about | scores(data, snapshot.vectors) | cost | memory)
                 Results(output).append("graph", points[-1])
             rows.append(max(points, key=lambda point: point[VALIDATION]))
     write_tables(output, "quality", {f"D = {embedding_dim}": rows})
+
+
+def forget_peak() -> None:
+    """Let Linux count the most memory of this process from here on."""
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_of_process() -> float:
+    """The most memory since `forget_peak`, in GiB."""
+    status = Path("/proc/self/status").read_text()
+    (line,) = [line for line in status.splitlines() if line.startswith("VmHWM")]
+    return round(int(line.split()[1]) / 2**20, 2)
 
 
 def read_data(uri: str) -> BenchmarkData:
@@ -84,7 +98,7 @@ def read_data(uri: str) -> BenchmarkData:
 
 @torch.no_grad()
 def scores(data: BenchmarkData, vectors: Vectors) -> Record:
-    """Recall@20 on validation and test; training items are left out of every ranking."""
+    """Recall@20 and NDCG@20 on validation and test, without the training items."""
     seen = SeenItems(data.train)
     found = {}
     for name, edges in ((VALIDATION, data.validation), (TEST, data.test)):

@@ -11,6 +11,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import scipy.linalg
@@ -31,11 +32,10 @@ from xrec.storage import open_location
 
 NUM_LAYERS, BATCH_SIZE, LEARNING_RATE, WEIGHT_DECAY = 4, 1024, 1e-3, 1e-6
 NUM_EPOCHS = 300
-EASE_REGULARIZATIONS = (100.0, 200.0, 300.0, 500.0, 1000.0)  # the best on validation counts
-GF_CF_ALPHAS, GF_CF_RANK = (0.0, 0.1, 0.3, 0.6, 1.0), 256
-ALS = {"regularization": 10.0, "alpha": 40.0, "iterations": 15}
-"""The best validation Recall@20 on Yelp with D = 64 of 15 settings: regularization 1 to 100, alpha
-1 to 80, 15 and 30 iterations."""
+EASE_REGULARIZATIONS = (100.0, 300.0, 1000.0)
+GF_CF_ALPHAS, GF_CF_RANK = (0.0, 0.1, 0.2, 0.3, 0.5, 1.0, 2.0), 256
+ALS_SETTINGS = [(penalty, alpha) for penalty in (1.0, 10.0, 50.0) for alpha in (5.0, 20.0, 40.0)]
+ALS_ITERATIONS = 15
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,10 +74,13 @@ class Vectors:
 
 @dataclass(frozen=True, eq=False)
 class Snapshot:
-    """A method's vectors after `seconds` of its own work, with the set-up, without evaluation."""
+    """A method's vectors after `seconds` of its own work, with the set-up, without evaluation.
+
+    setting: which epoch it is, or which of the settings that are tried.
+    """
 
     seconds: float
-    epoch: int
+    setting: int
     vectors: Vectors
 
 
@@ -174,23 +177,25 @@ def fit_als(data: BenchmarkData, budget: Budget) -> Iterator[Snapshot]:
     """Alternating least squares on implicit feedback (Hu, Koren, Volinsky, ICDM 2008)."""
     from implicit.cpu.als import AlternatingLeastSquares  # an extra
 
-    began = time.perf_counter()
     sizes = {"factors": budget.embedding_dim, "num_threads": budget.threads}
-    model = AlternatingLeastSquares(**sizes, random_state=0, **ALS)
-    model.fit(data.interactions(), show_progress=False)
-    seconds = time.perf_counter() - began
-    users, items = map(torch.from_numpy, (model.user_factors, model.item_factors))
-    yield Snapshot(seconds, int(ALS["iterations"]), Vectors(users, items))
+    for number, (penalty, alpha) in enumerate(ALS_SETTINGS):
+        began = time.perf_counter()
+        model = AlternatingLeastSquares(
+            **sizes, regularization=penalty, alpha=alpha, iterations=ALS_ITERATIONS, random_state=0
+        )
+        model.fit(data.interactions(), show_progress=False)
+        seconds = time.perf_counter() - began
+        users, items = map(torch.from_numpy, (model.user_factors, model.item_factors))
+        yield Snapshot(seconds, number, Vectors(users, items))
 
 
 def fit_ease(data: BenchmarkData, budget: Budget) -> Iterator[Snapshot]:
-    """EASE (Steck, WWW 2019, arXiv 1905.03375); scores are R B, so D is the number of items.
+    """EASE (Steck, WWW 2019, arXiv 1905.03375); scores are R B.
 
     P = (R^T R + l I)^-1, B_ij = -P_ij / P_jj, B_jj = 0. The matrix (I, I) is dense float32, which
     is 1 GB for 16,000 items, and time is cubic: it does not scale with the catalogue.
     """
     interactions = data.interactions()
-    users = torch.from_numpy(interactions.toarray())
     for number, regularization in enumerate(EASE_REGULARIZATIONS):
         began = time.perf_counter()
         gram = (interactions.T @ interactions).toarray()
@@ -199,14 +204,13 @@ def fit_ease(data: BenchmarkData, budget: Budget) -> Iterator[Snapshot]:
         weights = np.divide(inverse, -np.diag(inverse).copy(), out=inverse)
         np.fill_diagonal(weights, 0.0)
         seconds = time.perf_counter() - began
-        yield Snapshot(seconds, number, Vectors(users, torch.from_numpy(weights.T)))
+        yield Snapshot(seconds, number, _weighted(data, interactions, weights))
 
 
 def fit_gf_cf(data: BenchmarkData, budget: Budget) -> Iterator[Snapshot]:
     """GF-CF (Shen et al., CIKM 2021, arXiv 2108.07567): a linear and an ideal low-pass filter.
 
     B = R~^T R~ + a D_I^-1/2 V V^T D_I^1/2, R~ = D_U^-1/2 R D_I^-1/2, V its right singular vectors.
-    The matrix (I, I) is dense, as that of EASE.
     """
     began = time.perf_counter()
     interactions = data.interactions()
@@ -215,13 +219,24 @@ def fit_gf_cf(data: BenchmarkData, budget: Budget) -> Iterator[Snapshot]:
     normalized = (left @ interactions @ right).astype(np.float32).tocsr()
     rank = min(GF_CF_RANK, *(size - 1 for size in normalized.shape))
     vectors = scipy.sparse.linalg.svds(normalized, k=rank, random_state=0)[2].T
-    linear = (normalized.T @ normalized).toarray()
-    scaled = vectors * powers[1][:, None] ** -0.5, vectors.T * powers[1] ** 0.5
-    users = torch.from_numpy(interactions.toarray())
+    linear = scipy.sparse.csr_matrix(normalized.T @ normalized)
+    users = torch.from_numpy((interactions @ right @ vectors).astype(np.float32))
+    items = torch.from_numpy((powers[1][:, None] ** 0.5 * vectors).astype(np.float32))
+    seconds = time.perf_counter() - began
+    more = _weighted(data, interactions, linear).more
     for number, alpha in enumerate(GF_CF_ALPHAS):
-        weights = linear + np.float32(alpha) * (scaled[0] @ scaled[1]).astype(np.float32)
-        seconds = time.perf_counter() - began
-        yield Snapshot(seconds, number, Vectors(users, torch.from_numpy(weights.T.copy())))
+        yield Snapshot(seconds, number, Vectors(alpha * users, items, more))
+
+
+def _weighted(data: BenchmarkData, interactions: Any, weights: Any) -> Vectors:
+    """Return the scores R B of the interactions (U, I) and weights (I, I), sparse or dense."""
+
+    def more(users: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        scores = scipy.sparse.coo_array(interactions[users.numpy()] @ weights)
+        rows, items = (torch.from_numpy(part).long() for part in scores.coords)
+        return rows, items, torch.from_numpy(scores.data.astype(np.float32))
+
+    return Vectors(torch.zeros(data.num_users, 1), torch.zeros(data.num_items, 1), more)
 
 
 def fit_neighbors(data: BenchmarkData, budget: Budget) -> Iterator[Snapshot]:
@@ -237,7 +252,7 @@ def read_both(data: BenchmarkData, budget: Budget) -> Iterator[Snapshot]:
     (ours,) = read_ours(data, budget)
     began = time.perf_counter()
     both = _with_neighbors(data, ours.vectors, RELATIVE_WEIGHTS)
-    yield Snapshot(ours.seconds + time.perf_counter() - began, ours.epoch, both)
+    yield Snapshot(ours.seconds + time.perf_counter() - began, ours.setting, both)
 
 
 def _with_neighbors(data: BenchmarkData, vectors: Vectors, relative: Sequence[float]) -> Vectors:
@@ -258,7 +273,7 @@ def _with_neighbors(data: BenchmarkData, vectors: Vectors, relative: Sequence[fl
 
 METHODS: dict[str, Callable[[BenchmarkData, Budget], Iterator[Snapshot]]] = {
     "recipe": train_recipe,
-    "implicit-als": fit_als,
+    "als": fit_als,
     "ease": fit_ease,
     "gf-cf": fit_gf_cf,
     "neighbors": fit_neighbors,

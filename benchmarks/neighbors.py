@@ -50,8 +50,11 @@ def evidence(
         dataset = read_dataset(location_of(config, "dataset"))
         graph, neighbors = read_graph_if_any(config, dataset), read_neighbors(config)
         assert neighbors is not None
-        nothing = np.zeros(dataset.num_items, bool)
-        reasons = reasons_of(dataset, graph, neighbors, nothing)
+        nothing, uncategorized = (
+            np.zeros(dataset.num_items, bool),
+            np.full(dataset.num_items, "", object),
+        )
+        reasons = reasons_of(dataset, graph, neighbors, nothing, uncategorized)
         for pairs, (users, items) in (
             ("recommended", recommended_pairs(config, dataset)),
             ("held out", held_out_pairs(dataset)),

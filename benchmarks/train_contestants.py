@@ -236,9 +236,9 @@ def run_ours(setup: Setup) -> Run:
         )
         for (micro_batch,) in steps:
             nll = module([setup.examples[row] for row in micro_batch.rows])
-            (nll / micro_batch.num_global_tokens).backward()
+            (nll / micro_batch.global_weight).backward()
             total += nll.item()
-            num_tokens += micro_batch.num_global_tokens
+            num_tokens += micro_batch.global_weight
             if num_workers > 1:
                 for parameter in setup.trainable:
                     dist.all_reduce(parameter.grad)

@@ -1,6 +1,6 @@
 """What tests check of an error: its type, code, key and value. errors.txt holds all messages.
 
-python -m tests.errors        # write errors.txt anew after a message was changed
+python -m tests.errors        # rewrite errors.txt after a message was changed
 """
 
 import ast

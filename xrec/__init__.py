@@ -1,10 +1,10 @@
-"""xrec: for every recommendation, the reason why this user would like this item.
+"""xrec writes, for every recommendation, why this user would like this item.
 
-Data goes one way, through artifacts: dataset -> graph -> adapter -> explanations -> evaluation.
+Data moves one way, through artifacts: dataset -> graph -> adapter -> explanations -> evaluation.
 Each arrow is a job (`xrec/jobs/`), each noun a folder with a `manifest.json` written last, or a
 table whose manifest is in the commit that published it.
 
-The names in `__all__` are the public interface; everything else may change without a word. They are
+The names in `__all__` are the public interface; everything else may change without notice. They are
 imported when they are used: reading a table needs neither torch nor Ray.
 """
 
@@ -49,7 +49,7 @@ _MODULES = {
 
 
 def __getattr__(name: str) -> object:
-    """A public name, from the module that has it."""
+    """Return a public name from its module."""
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(_MODULES[name]), name)

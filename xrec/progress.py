@@ -1,4 +1,4 @@
-"""Shows the progress of long work in a driver: a bar on a terminal, log lines elsewhere."""
+"""Show the progress of long work in a driver: a bar on a terminal, log lines elsewhere."""
 
 import logging
 import sys
@@ -22,7 +22,7 @@ def progress(items: Iterable[T], description: str, total: int) -> Iterator[T]:
 
 
 class Show(Protocol):
-    """Reports how many items are done, with `text` or, by default, the description."""
+    """A function that reports how many items are done, with `text` or the description."""
 
     def __call__(self, done: int, text: str | None = None) -> None:
         """Report that `done` items are done."""
@@ -62,7 +62,7 @@ def short(number: float) -> str:
 
 
 class Pace:
-    """Estimates the time left until `total`, from the rate since the first call to `to_go`."""
+    """An estimate of the time left until `total`, from the rate since the first `to_go`."""
 
     def __init__(self, total: int):
         self._total = total

@@ -118,7 +118,8 @@ SUPPORT = pa.schema(
             pa.string(),
             metadata={
                 "comment": "others: people who chose the supporting item chose this one too; "
-                "history: the user chose the supporting item; popular: many chose this one; "
+                "history: the user chose the supporting item; category: the user chose items of "
+                "this one's category; popular: many chose this one; "
                 "abstained: none of these"
             },
         ),
@@ -126,6 +127,11 @@ SUPPORT = pa.schema(
             "evidence_item_id",
             pa.string(),
             metadata={"comment": "the supporting item, from the user's history"},
+        ),
+        pa.field(
+            "evidence_category",
+            pa.string(),
+            metadata={"comment": "the category that the item shares with much of the history"},
         ),
         pa.field(
             "evidence_at_least",

@@ -1,1 +1,1 @@
-"""Mixture-of-experts adapters from graph vectors to language-model vectors, and their artifact."""
+"""Mixture-of-experts adapters from graph vectors to the language model's space; their artifact."""

@@ -1,8 +1,8 @@
-"""The adapter artifact: a folder in the layout that model hubs expect.
+"""The adapter artifact: a folder in the layout of model hubs.
 
-It holds `adapter.safetensors`, `adapter_config.json`, a model card (README.md) and our manifest.
-It holds neither the language model nor the graph. The config and the weights are enough to use the
-adapter, and the fingerprint depends on these two only; card and training log are beside them.
+It has `adapter.safetensors`, `adapter_config.json`, a model card (README.md), our manifest, and a
+training log, but neither the language model nor the graph. The fingerprint covers only the config
+and the weights, which are enough to use the adapter.
 """
 
 from collections.abc import Mapping
@@ -53,10 +53,7 @@ _HUB_FILES = ["*.json", "*.safetensors", "README.md"]
 
 @dataclass(frozen=True)
 class TrainedAdapter:
-    """An adapter in memory.
-
-    `manifest` is None if the folder has no xrec manifest. `card` is the text of README.md, or None.
-    """
+    """An adapter in memory; `manifest` and `card` (README.md) are None if the folder lacks them."""
 
     adapters: Adapters
     config: AdapterConfig
@@ -67,21 +64,19 @@ class TrainedAdapter:
     def from_pretrained(
         cls, source: str | Path, *, storage: StorageConfig | None = None
     ) -> "TrainedAdapter":
-        """The adapter in a folder (local or s3://) or of a hub id.
+        """Return the adapter in a folder (local or s3://) or of a hub ID.
 
-        If the folder has an xrec manifest, the files are checked against it. Raises
-        ArtifactNotFoundError, or ArtifactMismatchError if the files are broken, written by a newer
-        version of xrec, or do not belong together.
+        Files are checked against the manifest, if there is one. Raises ArtifactNotFoundError, or
+        ArtifactMismatchError if the files are broken, inconsistent, or from a newer xrec.
         """
         folder = _from_hub(str(source)) if is_hub_id(str(source)) else str(source)
         location = open_location(folder, storage)
         return read_adapter(location) if (location / MANIFEST).is_file() else _read(location, None)
 
     def save_pretrained(self, folder: str | Path, *, storage: StorageConfig | None = None) -> None:
-        """Write the adapter to `folder` (local or s3://), ready to be uploaded to a hub.
+        """Write the adapter to `folder` (local or s3://), ready for upload to a hub.
 
-        The card is `self.card`. The manifest is written only if config and weights are still those
-        that it describes.
+        The manifest is written only if it still describes config and weights.
         """
         location = open_location(str(folder), storage)
         files = write_contents(location, _content(self.adapters.state_dict(), self.config))
@@ -91,7 +86,7 @@ class TrainedAdapter:
 
     @property
     def fingerprint(self) -> str:
-        """Identifies the adapter: the manifest's fingerprint, or that of config and weights."""
+        """The manifest's fingerprint, or that of config and weights."""
         if self.manifest is not None:
             return self.manifest.fingerprint
         content = _content(self.adapters.state_dict(), self.config)
@@ -106,11 +101,11 @@ class TrainedAdapter:
         device: Device = "auto",
         storage: StorageConfig | None = None,
     ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-        """The frozen model that the adapter was trained for, and its tokenizer.
+        """Return the frozen model that the adapter was trained for, and its tokenizer.
 
-        `source` and `revision` take what `llm.model` and `llm.revision` take; if `source` is None,
-        those in the adapter's config are used. Raises ModelError if the model cannot be loaded, and
-        ArtifactMismatchError if it is not the one that the adapter was trained for.
+        `source` and `revision` are like `llm.model` and `llm.revision`, by default those in the
+        adapter's config. Raises ModelError if the model cannot be loaded, and ArtifactMismatchError
+        if the adapter was trained for another one.
         """
         if source is None:
             source = self.config.base_model
@@ -125,14 +120,11 @@ class TrainedAdapter:
     def attach(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, graph: GraphEmbeddings
     ) -> PromptBuilder:
-        """Add the users and items of `graph` to `model` as tokens, in place.
+        """Add the users and items of `graph` to `model` as tokens, and return a prompt builder.
 
-        Returns the builder of prompts that hold these tokens. The model's generation settings lose
-        their penalties for repeated prompt tokens, because a user or item has no logit that could
-        be penalized.
-
-        Raises ArtifactMismatchError for another graph, and ModelError if the model has another
-        width or is not built as `attach_adapters` needs.
+        The model's generation settings lose their penalties for repeated prompt tokens, because
+        users and items have no logit to penalize. Raises ArtifactMismatchError for another graph,
+        and ModelError if the model does not fit (`attach_adapters`).
         """
         self.check_graph(graph.manifest)
         device = model.device
@@ -152,7 +144,7 @@ class TrainedAdapter:
                 f"llm.model {source!r} has fingerprint {fingerprint}, "
                 f"but the adapter was trained for {self.config.base_model!r} "
                 f"({self.config.base_model_fingerprint}); "
-                "give that model, or train an adapter for this one",
+                "use that model, or train an adapter for this one",
                 code="another_model",
                 key="llm.model",
                 saw=fingerprint,
@@ -161,13 +153,13 @@ class TrainedAdapter:
     def check_graph(self, graph: Manifest) -> None:
         """Raise ArtifactMismatchError unless the adapter was trained on this graph.
 
-        Or on one that it started from, onto whose vectors its own were turned.
+        Graphs that started from it fit too, because their vectors were rotated onto its own.
         """
         if self.config.graph_fingerprint not in ancestry(graph, START_FROM):
             raise ArtifactMismatchError(
                 f"the graph has fingerprint {graph.fingerprint}, "
                 f"but the adapter was trained on graph {self.config.graph_fingerprint}; "
-                "give that graph or one that started from it, or train an adapter on this one",
+                "use that graph or one that started from it, or train an adapter on this one",
                 code="another_graph",
                 key="graph",
                 saw=graph.fingerprint,
@@ -185,11 +177,10 @@ def write_adapter(
     extra_files: dict[str, bytes],
     card: str | None = None,
 ) -> Manifest:
-    """Write an adapter's artifact to `location` and return its manifest, which is written last.
+    """Write an adapter's artifact to `location`, the manifest last, and return the manifest.
 
-    `state` is what `Adapters.state_dict` returns. `card` is the text of README.md, by default
-    `model_card(config)`. `extra_files`, such as the loss history, are written beside it and are not
-    part of the fingerprint.
+    `state` is from `Adapters.state_dict`. `card` is the text of README.md, by default
+    `model_card(config)`. `extra_files` are not part of the fingerprint.
     """
     files = write_contents(location, _content(state, config))
     write_contents(location, {CARD: card or model_card(config), **extra_files})
@@ -199,10 +190,10 @@ def write_adapter(
 
 
 def read_adapter(location: Location) -> TrainedAdapter:
-    """The adapter artifact at `location`.
+    """Return the adapter artifact at `location`.
 
-    Raises ArtifactNotFoundError if there is none, and ArtifactMismatchError if its files do not
-    fit the manifest or each other.
+    Raises ArtifactNotFoundError if there is none, and ArtifactMismatchError if its files differ
+    from the manifest or do not fit each other.
     """
     return _read(location, read_manifest(location, "adapter"))
 
@@ -212,8 +203,8 @@ def _from_hub(adapter_id: str) -> str:
         return snapshot_download(adapter_id, allow_patterns=_HUB_FILES)
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise ArtifactNotFoundError(
-            f"adapter {adapter_id!r}: it is no local folder, and the hub does not give it "
-            f"({error}); check the path or id and the network, set HF_TOKEN for a private adapter",
+            f"adapter {adapter_id!r}: not a local folder, and the hub refused it ({error}); check "
+            "the path or ID and the network, and set HF_TOKEN for a private adapter",
             code="adapter_not_given",
             saw=adapter_id,
         ) from error
@@ -228,13 +219,13 @@ def _read(location: Location, manifest: Manifest | None) -> TrainedAdapter:
 
 def _read_file(location: Location, manifest: Manifest | None, name: str) -> bytes:
     if manifest is not None:
-        return read_content(location, manifest, name, remedy="train the adapter again")
+        return read_content(location, manifest, name, remedy="retrain the adapter")
     try:
         return (location / name).read_bytes()
     except StorageNotFoundError as error:
         raise ArtifactNotFoundError(
-            f"{location}: no {name} there; an adapter is a folder with {CONFIG} and {WEIGHTS}: "
-            "check the path",
+            f"{location}: no {name}; an adapter is a folder with {CONFIG} and {WEIGHTS}, check the "
+            "path",
             code="missing_file",
             key=name,
         ) from error
@@ -248,7 +239,7 @@ def _parse_weights(data: bytes, config: AdapterConfig, location: Location) -> Ad
         adapters.load_state_dict(safetensors.torch.load(data))
     except (safetensors.SafetensorError, RuntimeError, ValueError) as error:
         raise ArtifactMismatchError(
-            f"{location}: {CONFIG} and {WEIGHTS} do not fit this version of xrec or each other: "
+            f"{location}: {CONFIG} and {WEIGHTS} do not fit each other or this version of xrec: "
             f"{error}",
             code="broken_file",
             key=location.uri,

@@ -1,7 +1,6 @@
 """The model card of an adapter, README.md: front matter for the Hugging Face hub, then the text.
 
-The card holds names, counts and fingerprints. It holds no path of the machine that trained the
-adapter, no URI and no row of the data.
+The card has names, counts, and fingerprints, but no paths, URIs, or rows of data.
 """
 
 from collections.abc import Mapping
@@ -16,10 +15,10 @@ from xrec.storage import Manifest
 
 TRAINED = "Trained by `xrec train-adapter`."
 _METRICS = {
-    "validation_loss": "validation loss, nats a token",
-    "train_loss": "training loss of that epoch, nats a token",
-    "epoch": "epoch that was kept",
-    "num_train_pairs": "training pairs used",
+    "validation_loss": "validation loss, nats per token",
+    "train_loss": "training loss of that epoch, nats per token",
+    "epoch": "best epoch",
+    "num_train_pairs": "training pairs",
 }
 
 
@@ -30,11 +29,10 @@ def model_card(
     dataset: Manifest | None = None,
     metrics: Mapping[str, Any] | None = None,
 ) -> str:
-    """The card as Markdown.
+    """Return the card as Markdown.
 
-    `dataset` is the manifest of the training data and `metrics` are those of training; of what is
-    not given the card says that it is not recorded. `origin` is a sentence on how the weights were
-    made.
+    `dataset` is the manifest of the training data, `metrics` are those of training, and `origin` is
+    a sentence on how the weights were made. Missing parts are marked as not recorded.
     """
     body = f"""# xrec adapter
 
@@ -48,7 +46,7 @@ def model_card(
 
 ## Base model and graph
 
-It works with these only, which are not included; xrec compares fingerprints and refuses others.
+The adapter only works with these, which are not included. xrec compares fingerprints.
 
 - Base model `{config.base_model}`, fingerprint `{config.base_model_fingerprint}`.
 - Graph of fingerprint `{config.graph_fingerprint}`.
@@ -57,10 +55,10 @@ It works with these only, which are not included; xrec compares fingerprints and
 
 {_usage(config)}
 
-## Licence
+## License
 
-Not stated. Whoever publishes the adapter must choose a licence that the licences of the base model
-and of the data allow, and give it in the front matter."""
+Not stated. Whoever publishes the adapter must choose a license that those of the base model and the
+data allow, and name it in the front matter."""
     return f"---\n{_front_matter(config).to_yaml()}\n---\n\n{body}\n"
 
 
@@ -80,10 +78,10 @@ def _summary(config: AdapterConfig, origin: str) -> str:
     model = config.model
     return (
         "Writes why a user would like an item. Two mixtures of linear experts, one for users and "
-        "one for items, turn the vectors of a graph of who interacted with what into tokens of a "
-        "frozen language model (XRec, [arXiv 2406.02377](https://arxiv.org/abs/2406.02377)). Each "
-        f"has {model.num_experts} experts, from {config.embedding_dim} to {config.hidden_size} "
-        f"numbers; tokens of each user and item: {model.num_tokens}; injection "
+        "one for items, map the vectors of an interaction graph to tokens of a frozen language "
+        "model (XRec, [arXiv 2406.02377](https://arxiv.org/abs/2406.02377)). Each has "
+        f"{model.num_experts} experts, from {config.embedding_dim} to {config.hidden_size} "
+        f"dimensions; tokens per user and item: {model.num_tokens}; injection "
         f"`{model.injection}`. {origin}"
     ).rstrip()
 
@@ -110,7 +108,7 @@ def _metrics(metrics: Mapping[str, Any]) -> str:
 def _usage(config: AdapterConfig) -> str:
     revision = config.base_model_revision
     base_model = f'"{config.base_model}"' + (f', revision="{revision}"' if revision else "")
-    return f"""In Python, with xrec installed; the graph is a folder that holds the graph artifact:
+    return f"""In Python, with xrec installed:
 
 ```python
 import torch

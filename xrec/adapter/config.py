@@ -1,6 +1,6 @@
 """`adapter_config.json`: what is needed to attach an adapter to its model and graph.
 
-Its fingerprints let xrec refuse a model or a graph that the adapter was not trained for.
+By its fingerprints xrec refuses other models and graphs.
 """
 
 from typing import Any
@@ -20,8 +20,8 @@ CONFIG, WEIGHTS = "adapter_config.json", "adapter.safetensors"
 class AdapterConfig(Config):
     """The content of `adapter_config.json`.
 
-    `base_model` is a name for readers (`xrec.llm.source.public_name`), at `base_model_revision` of
-    the hub; only the fingerprints decide whether a model or a graph is the right one.
+    `base_model` is a name for readers (`xrec.llm.source.public_name`), at the hub's
+    `base_model_revision`; only the fingerprints identify a model or a graph.
     """
 
     embedding_dim: int
@@ -35,42 +35,38 @@ class AdapterConfig(Config):
 
 
 def config_bytes(config: AdapterConfig) -> bytes:
-    """The content of the file; equal configs give equal bytes."""
+    """Return the content of the file; equal configs give equal bytes."""
     return (config.model_dump_json(indent=2) + "\n").encode("utf-8")
 
 
 def parse_adapter_config(data: bytes, name: str) -> AdapterConfig:
-    """The config that `data`, the content of the file `name`, holds.
-
-    Raises ArtifactMismatchError, with the file's name and each key that is wrong.
-    """
+    """Parse the content of file `name`; raises ArtifactMismatchError, naming each invalid key."""
     try:
         return AdapterConfig.model_validate_json(data)
     except ValidationError as error:
         raise ArtifactMismatchError(
             f"{name}: xrec {__version__} cannot read this adapter config. If it has unknown keys, "
-            "a newer xrec may have written it: upgrade xrec, or make the adapter again"
-            f"\n{error}",
+            f"a newer xrec may have written it: upgrade xrec, or retrain the adapter\n{error}",
             code="broken_file",
             key=name,
         ) from error
 
 
 def read_config(location: Location, manifest: Manifest) -> AdapterConfig:
-    """That of the adapter whose manifest is given, without a look at its weights.
+    """Return the config of the adapter with this manifest, without reading the weights.
 
-    Raises ArtifactMismatchError if it is not the one that the manifest names, or cannot be read.
+    Raises ArtifactMismatchError if it differs from the manifest or cannot be read.
     """
-    data = read_content(location, manifest, CONFIG, remedy="train the adapter again")
+    data = read_content(location, manifest, CONFIG, remedy="retrain the adapter")
     return parse_adapter_config(data, str(location / CONFIG))
 
 
 def training_identity(
     config: TrainAdapterConfig, *, download: bool = True
 ) -> tuple[dict[str, Any], dict[str, str]]:
-    """Return the options of a training that identify it, and the fingerprints of its inputs.
+    """Return the settings that identify a training run, and the fingerprints of its inputs.
 
-    Without `download`, that of the language model is "" if the model is not on this machine.
+    Without `download`, a language model that is not on this machine has the fingerprint "".
     """
     dataset = manifest_of(config, "dataset")
     inputs = {
@@ -83,7 +79,7 @@ def training_identity(
 
 
 def model_inputs(config: AdapterConfig, adapter: str, graph: Manifest) -> dict[str, str]:
-    """Fingerprints of what a text's model consists of; `adapter` is that of the adapter."""
+    """Return the fingerprints of a text's model; `adapter` is that of the adapter."""
     return {
         "base_model": config.base_model_fingerprint,
         "adapter": adapter,

@@ -1,4 +1,4 @@
-"""The two adapters, what they read, and how they are attached to the frozen language model."""
+"""The two adapters, their input, and how they are attached to the frozen language model."""
 
 import math
 from dataclasses import dataclass
@@ -19,19 +19,19 @@ _WORDS_AT_ONCE = 8192
 
 @dataclass(frozen=True)
 class Adapters:
-    """The two adapters, and the injection rule by which their vectors enter the layers."""
+    """The two adapters, and the injection rule for their vectors."""
 
     user: MoEAdapter
     item: MoEAdapter
     injection: Injection
 
     def state_dict(self) -> dict[str, Tensor]:
-        """All tensors by name (`user.weight` and so on), as float32 on the CPU."""
+        """Return all tensors by name (`user.weight` and so on), as float32 on the CPU."""
         tensors = self._both.state_dict().items()
         return {name: tensor.detach().float().cpu() for name, tensor in tensors}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Set all tensors from a `state_dict`; raises RuntimeError for missing or surplus ones."""
+        """Load a `state_dict`; raises RuntimeError for missing or unexpected tensors."""
         self._both.load_state_dict(state)
 
     @property
@@ -40,10 +40,7 @@ class Adapters:
 
 
 def build_adapters(config: AdapterModelConfig, *, embedding_dim: int, hidden_size: int) -> Adapters:
-    """New adapters from R^D of the graph to R^H of the model.
-
-    Their parameters are drawn from torch's global random generator.
-    """
+    """Return new adapters from R^D to R^H, drawn from torch's global random generator."""
     settings = config.model_dump(
         include={"dropout", "gating_noise", "axis_power", "own_share", "num_tokens"}
     )
@@ -56,13 +53,11 @@ def build_adapters(config: AdapterModelConfig, *, embedding_dim: int, hidden_siz
 def attach_adapters(
     model: PreTrainedModel, adapters: Adapters, *, user_vectors: Tensor, item_vectors: Tensor
 ) -> CollaborativeEmbedding:
-    """Add collaborative tokens to `model`, in place; returns its new input embedding.
+    """Add collaborative tokens to `model`, in place; return its new input embedding.
 
-    The input embedding is replaced and hooks are added to the layers. `user_vectors` is (U, D) and
-    `item_vectors` (I, D). The model's own parameters are frozen; the adapters can still be trained.
-
-    Raises ModelError if the model's input embedding or its layers do not fit the adapters. The
-    model is unchanged in this case.
+    The input embedding is replaced, hooks are added to the layers, and the model's own parameters
+    are frozen. `user_vectors` is (U, D) and `item_vectors` (I, D). Raises ModelError, leaving the
+    model unchanged, if its input embedding or layers do not fit the adapters.
     """
     embedding = CollaborativeEmbedding(
         _token_embedding(model, adapters),
@@ -80,16 +75,16 @@ def attach_adapters(
 def input_vectors(
     config: AdapterModelConfig, users: Tensor, items: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """The vectors that `config.vectors` names, for users (U, D) and items (I, D), float32.
+    """Return the adapters' input for users (U, D) and items (I, D), float32: `config.vectors`.
 
-    `users` and `items` are the graph's vectors. The two others are for ablations. A row of theirs
-    depends on its index only, so that later users and items change no other:
+    `users` and `items` are the graph's vectors. The others are for ablations, and each row depends
+    only on its index:
 
-    random      a fixed standard normal vector for each user and item. It identifies the user but
-                carries no taste: training can memorize users and learns nothing about others.
-    constant    a row of ones for everybody. The adapters are then two learned soft tokens. Ones are
-                used and not zeros, so that y = scale * sum_k g_k W_k (z - b_k) starts with the size
-                of a word and changes as fast under Adam as with any other z.
+    random      a standard normal vector for each user and item. It identifies the user but says
+                nothing about their taste, so training can only memorize.
+    constant    ones for everybody, so the adapters are two learned soft tokens. With ones rather
+                than zeros, y = scale * sum_k g_k W_k (z - b_k) starts at the size of a word and
+                changes as fast under Adam as usual.
     """
     if config.vectors == "graph":
         return users, items
@@ -105,10 +100,10 @@ def _random(like: Tensor, side: int) -> Tensor:
 
 
 def embedding_scale(model: PreTrainedModel) -> float:
-    """The root mean square of all elements of the words' vectors as they enter the first layer.
+    """Return the root mean square of the elements of word vectors as they enter the first layer.
 
-    It is taken over the embedding's outputs and not over its table, because Gemma's embedding
-    multiplies each row by sqrt(H). It cannot be computed while ZeRO-3 shards the weights.
+    These are the embedding's outputs, because Gemma's multiplies each row of its table by sqrt(H).
+    The weights must not be sharded.
     """
     embedding = model.get_input_embeddings()
     ids = torch.arange(embedding.num_embeddings, device=embedding.weight.device)
@@ -128,17 +123,16 @@ def _token_embedding(model: PreTrainedModel, adapters: Adapters) -> nn.Embedding
         )
     if getattr(model.get_decoder(), "embed_tokens_per_layer", None) is not None:
         raise ModelError(
-            f"{name}: its layers look token ids up again, in `embed_tokens_per_layer`, "
-            "which has no row for a collaborative token; "
-            "use a model without it (Gemma 1, 2 or 3)",
+            f"{name}: its layers also look up token IDs in `embed_tokens_per_layer`, which has no "
+            "row for a collaborative token; use a model without it (Gemma 1, 2, or 3)",
             code="second_embedding_table",
             saw="embed_tokens_per_layer",
         )
     width = adapters.user.output_dim
     if embedding.embedding_dim != width:
         raise ModelError(
-            f"{name}: its words are {embedding.embedding_dim} wide, "
-            f"the adapters' vectors {width}; expected the same width",
+            f"{name}: its word vectors have {embedding.embedding_dim} dimensions, those of the "
+            f"adapters {width}; expected the same",
             code="another_width",
             saw=embedding.embedding_dim,
         )

@@ -1,4 +1,4 @@
-"""Mixture-of-experts adapter: from a graph vector x in R^D to T vectors in R^H, one for each token.
+"""Mixture-of-experts adapter: from a graph vector x in R^D to T vectors in R^H, one per token.
 
     z = ((x - mean) / std) A                     standardization; A is I or principal axes
     y = scale * sum_k g_k(z) W_k (z - b_k)       W_k (T H, D), b_k (D): parametric whitening
@@ -7,18 +7,18 @@
 Experts and gating are those of XRec (arXiv 2406.02377), which took them from UniSRec
 (arXiv 2206.05941, equations 2-4).
 
-`mean`, `std`, A and `scale` are constants, set once by `fit_input`. `scale` is the root mean square
-of the language model's words as they enter its first layer. So before training, when each of the K
-gates is 1 / K, the output has the size of a word over the square root of K, whatever the graph and
-the model.
+`mean`, `std`, A, and `scale` are constants, set once by `fit_input`. `scale` is the root mean
+square of the language model's word vectors as they enter its first layer. So before training, when
+each of the K gates is 1 / K, the output has the size of a word divided by the square root of K, for
+any graph and model.
 
 `own_share` is the share of the initial output's variance that differs between users (or items). The
-rest comes from the initial b_k and is the same for all. With `own_share` 1 every user starts as
-another random word. With a small share all start as nearly the same soft prompt, which a deep model
-learns quickly, and training makes them differ where that lowers the loss.
+rest comes from the initial b_k and is the same for all. With `own_share` 1 every user starts as a
+different random word. With a small share all start as nearly the same soft prompt, which a deep
+model learns quickly, and training makes them differ where that lowers the loss.
 
-A row x of zeros is a user or item of whom no interaction is known: its z is 0, as that of the mean
-vector is, so all of them have the same tokens, and their texts tell them apart.
+A row x of zeros is a user or item without known interactions. Its z is 0, like that of the mean
+vector, so all of them have the same tokens, and only their texts differ.
 """
 
 import torch
@@ -26,14 +26,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 _MIN_NOISE = 1e-2
-# Relative to the mean: about the spread that rounding gives to equal float32 numbers.
+# Relative to the mean: about the spread of equal float32 numbers after rounding.
 _MIN_SPREAD = 1e-6
 
 
 class MoEAdapter(nn.Module):
     """`num_experts` linear experts with dense gates.
 
-    The input is (N, D). The output is (N, num_tokens * H): the vectors of all tokens side by side.
+    The input is (N, D). The output is (N, num_tokens * H), the concatenated vectors of all tokens.
     """
 
     mean: Tensor
@@ -75,13 +75,12 @@ class MoEAdapter(nn.Module):
             nn.init.normal_(self.bias, std=(1 - own_share) ** 0.5)
 
     def fit_input(self, vectors: Tensor, output_scale: float) -> None:
-        """Set the constants from the table `vectors` (N, D) of all inputs.
+        """Set the constants from the table `vectors` (N, D) of all inputs, except zero rows.
 
         `output_scale` is the size of the model's words (`embedding_scale`). Each dimension of z
-        gets mean 0 and variance `own_share`; with `axis_power` the principal axes of the table are
-        weighted instead (`principal_axes`). A dimension in which all rows are equal is scaled to
-        sqrt(own_share) and not centred, because it would have no influence if it were zero. Rows of
-        zeros do not count.
+        gets mean 0 and variance `own_share`; with `axis_power`, the principal axes of the table are
+        weighted instead (`principal_axes`). A constant dimension is scaled to sqrt(own_share) but
+        not centered, because it would have no influence at zero.
         """
         known = _is_known(vectors)
         vectors = vectors[known] if known.any() else vectors
@@ -98,7 +97,7 @@ class MoEAdapter(nn.Module):
         self.std.copy_(torch.where(is_constant, torch.where(mean == 0, 1.0, mean), std) / own_scale)
 
     def forward(self, vectors: Tensor) -> Tensor:
-        """The adapted vectors (N, num_tokens * H) of graph vectors (N, D)."""
+        """Return the adapted vectors (N, num_tokens * H) of graph vectors (N, D)."""
         standardized = self.standardized(vectors).to(self.weight.dtype)
         gates = functional.softmax(self.router_logits(standardized), dim=-1)  # (N, K)
         kept = functional.dropout(standardized, self.dropout, self.training)
@@ -106,13 +105,13 @@ class MoEAdapter(nn.Module):
         return self.scale * torch.einsum("nk,nkd,kdh->nh", gates, centered, self.weight)
 
     def standardized(self, vectors: Tensor) -> Tensor:
-        """The standardized z (N, D) of graph vectors (N, D)."""
+        """Return the standardized z (N, D) of graph vectors (N, D)."""
         plain = (vectors - self.mean) / self.std
         z = plain if self.axes is None else plain @ self.axes
         return torch.where(_is_known(vectors)[:, None], z, 0.0)
 
     def router_logits(self, standardized: Tensor) -> Tensor:
-        """The logits of the experts (N, K), with noise in training."""
+        """Return the logits of the experts (N, K), with noise in training."""
         logits = standardized @ self.gate
         if not (self.training and self.gating_noise):
             return logits
@@ -122,18 +121,17 @@ class MoEAdapter(nn.Module):
 
 
 def _is_known(vectors: Tensor) -> Tensor:
-    """Which rows of (N, D) are not all zeros, (N,) bool."""
+    """Return which rows of (N, D) are not all zeros, (N,) bool."""
     return (vectors != 0).any(dim=-1)
 
 
 def principal_axes(centered: Tensor, power: float) -> Tensor:
-    """The matrix A (D, D) that turns a table X (N, D) of mean 0 to its principal axes.
+    """Return the matrix A (D, D) that rotates a table X (N, D) of mean 0 to its principal axes.
 
-    With X = U S V^T, A = V S^(power - 1) / c. Column k of X A then has a standard deviation
-    proportional to s_k^power, and c is chosen so that the elements of X A have variance 1. Power 0
-    makes all axes equally strong (whitening), 1 only rotates, and from 2 on weak axes become
-    weaker; in a table with few strong axes the weak ones are mostly noise. Signs are fixed, so that
-    all workers compute the same A.
+    With X = U S V^T, A = V S^(power - 1) / c. Column k of X A has a standard deviation proportional
+    to s_k^power, and c makes the variance of the elements of X A 1. Power 0 makes all axes equally
+    strong (whitening), 1 only rotates, and from 2 on weak axes become weaker; in a table with few
+    strong axes the weak ones are mostly noise. Signs are fixed, so all workers compute the same A.
     """
     covariance = centered.double().T @ centered.double() / len(centered)
     values, vectors = torch.linalg.eigh(covariance)  # s_k^2 / N, ascending

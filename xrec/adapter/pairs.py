@@ -1,4 +1,4 @@
-"""Prompts and examples of a dataset's pairs, as token ids."""
+"""Prompts and examples of a dataset's pairs, as token IDs."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -24,9 +24,8 @@ from xrec.llm.title_placeholder import TITLE
 class Pair:
     """A user and an item by index.
 
-    The prompt carries the vector of user `vector_user_index` and the aspects that are chosen for
-    user `aspects_user_index`; those that are None are the user's own. -1 as the latter stands for a
-    user of whom nothing is known.
+    The prompt has the vector of user `vector_user_index` and the aspects chosen for user
+    `aspects_user_index`, both by default the user's own. -1 as the latter is an unknown user.
     """
 
     user_index: int
@@ -36,17 +35,16 @@ class Pair:
 
     @property
     def reader_index(self) -> int:
-        """The user that aspects are chosen for."""
+        """The user for whom aspects are chosen."""
         return self.user_index if self.aspects_user_index is None else self.aspects_user_index
 
 
 class PairPrompts:
     """Builds prompts and examples for the pairs of one dataset.
 
-    With `has_training_vectors`, the builder's vocabulary has a user and an item for each explained
-    training pair behind those of the dataset: their vectors have not seen the pair. Raises
-    DataError if an item's title holds the place-holder that stands for titles, and what
-    `chooser_for` raises.
+    With `has_training_vectors`, the vocabulary has another user and item for each explained
+    training pair, after those of the dataset; their vectors have not seen the pair. Raises
+    DataError if an item's title contains the placeholder, and the errors of `chooser_for`.
     """
 
     def __init__(
@@ -65,15 +63,14 @@ class PairPrompts:
         self._titles = dataset.items["title"]
 
     def texts(self, pair: Pair) -> PairTexts:
-        """What may be said of a pair; of many pairs, `texts_of` is faster."""
+        """Return what may be said about a pair; for many pairs, `texts_of` is faster."""
         return self.texts_of([pair])[0]
 
     def texts_of(self, pairs: Sequence[Pair], *, leave_out_own: bool = False) -> list[PairTexts]:
-        """What may be said of each pair.
+        """Return what may be said about each pair.
 
-        With `leave_out_own`, it is as if the review of the pair, if it is one of the training
-        reviews, had not been written: profiles (as far as the dataset has such ones), the choice of
-        aspects, and their evidence.
+        With `leave_out_own`, profiles (if the dataset has such versions), the chosen aspects, and
+        their evidence are made without the pair's own training review.
         """
         chosen: Sequence[tuple[AspectEvidence, ...]] = [()] * len(pairs)
         if self._chooser is not None and pairs:
@@ -85,29 +82,29 @@ class PairPrompts:
     def _learned_texts(
         self, pairs: Sequence[Pair], explanations: Sequence[str], *, leave_out_own: bool
     ) -> list[PairTexts]:
-        """What the prompts of training say: the aspects are those that the explanation names.
+        """Return the texts of training prompts, whose aspects are those the explanation names.
 
-        All of them, in its order, whether other reviews of the item name them or not: so the model
-        learns to write what it is asked to say, and nothing beside it.
+        They are all listed, in its order, even if no other review of the item names them, so that
+        the model learns to write what it is asked to and nothing else.
         """
         if self._chooser is None or not pairs:
             return self.texts_of(pairs, leave_out_own=leave_out_own)
         titles = (self._titles[pair.item_index].as_py() for pair in pairs)
         named = list(map(self._named_in, explanations, titles))
         aspects = np.full((len(pairs), max(1, *map(len, named))), -1, dtype=np.int64)
-        for row, found in zip(aspects, named, strict=True):
-            row[: len(found)] = found
+        for row, indices in zip(aspects, named, strict=True):
+            row[: len(indices)] = indices
         users, items = _indices(pairs)
         choices = self._chooser.counted(users, items, aspects, leave_out_own=leave_out_own)
         evidence = self._evidence(pairs, choices.with_own, leave_out_own=leave_out_own)
         return self._with_aspects(pairs, evidence, leave_out_own=leave_out_own)
 
     def _named_in(self, explanation: str, title: str) -> list[int]:
-        """The aspects that an explanation names outside the item's title, in its order."""
+        """Return the aspects that an explanation names outside the item's title, in its order."""
         text = composed(explanation)
         own = self.titles.own_spans(text, title)
-        found = (each.name for each in self._names.find(text) if not each.is_within(own))
-        return [self._index_of[name] for name in dict.fromkeys(found)]
+        names = (each.name for each in self._names.find(text) if not each.is_within(own))
+        return [self._index_of[name] for name in dict.fromkeys(names)]
 
     def _with_aspects(
         self,
@@ -151,11 +148,11 @@ class PairPrompts:
 
     @cached_property
     def titles(self) -> TitleIndex:
-        """The titles of all items, to look for in texts."""
+        """The titles of all items, to find in texts."""
         return TitleIndex.of_column(self._titles)
 
     def prompt(self, pair: Pair, texts: PairTexts | None = None) -> list[int]:
-        """The token ids of a pair's prompt; `texts` are `self.texts(pair)`, if they are there.
+        """Return the token IDs of a pair's prompt; `texts` are by default `self.texts(pair)`.
 
         Raises PromptTooLongError.
         """
@@ -163,7 +160,7 @@ class PairPrompts:
         return self.builder.build(user_index, pair.item_index, texts or self.texts(pair))
 
     def _training_prompt(self, pair: Pair, texts: PairTexts) -> list[int]:
-        """The prompt with vectors that have not seen the pair, as far as there are such ones."""
+        """Return the prompt with vectors that have not seen the pair, if there are any."""
         user, item = pair.user_index, pair.item_index
         row = self._dataset.training_row(user, item)
         if row is not None and self._has_training_vectors:
@@ -171,12 +168,12 @@ class PairPrompts:
         return self.builder.build(user, item, texts)
 
     def example(self, pair: Pair, explanation: str, texts: PairTexts | None = None) -> Example:
-        """Prompt and reference of a pair, for scoring; raises PromptTooLongError."""
+        """Return the prompt and reference of a pair, for scoring; raises PromptTooLongError."""
         texts = texts or self.texts(pair)
         return Example(self.prompt(pair, texts), self.label_ids(explanation, texts.item_title))
 
     def label_ids(self, explanation: str, title: str) -> list[int]:
-        """What the model is to write for `explanation`: the item's `title` is a place-holder."""
+        """Return what the model should write for `explanation`, with a placeholder for `title`."""
         text = composed(explanation)
         hidden = self.builder.placeholder.hide(text, self.titles.own_spans(text, title))
         return self.builder.encode_explanation(hidden)
@@ -184,22 +181,21 @@ class PairPrompts:
     def examples(
         self, explanations: pa.Table, max_explanation_tokens: int, *, leave_out_own: bool = True
     ) -> tuple[list[Example], Counter[str]]:
-        """Examples of a table of explanations (schema EXPLANATIONS), for training.
+        """Return training examples of a table of explanations (schema EXPLANATIONS).
 
-        The prompts have those aspects that the explanation names. With `leave_out_own` nothing in
-        them was made from the pair's own training review. The second value is how many explanations
-        were left out, by reason.
-        Raises DataError if an explanation holds the place-holder that stands for titles.
+        The prompts list the aspects that the explanation names. With `leave_out_own`, nothing else
+        in them was made from the pair's own training review. The second value counts the left-out
+        explanations by reason. Raises DataError if an explanation contains the placeholder.
         """
         _check_free_of_placeholder(explanations, "item_index", "explanation")
         examples: list[Example] = []
         left_out: Counter[str] = Counter()
         rows = explanations.select(["user_index", "item_index", "explanation"]).to_pylist()
         pairs = [Pair(row["user_index"], row["item_index"]) for row in rows]
-        learned = [row["explanation"] for row in rows]
-        said = self._learned_texts(pairs, learned, leave_out_own=leave_out_own)
+        explained = [row["explanation"] for row in rows]
+        texts_of_pairs = self._learned_texts(pairs, explained, leave_out_own=leave_out_own)
         prompt = self._training_prompt if leave_out_own else self.prompt
-        for row, pair, texts in zip(rows, pairs, said, strict=True):
+        for row, pair, texts in zip(rows, pairs, texts_of_pairs, strict=True):
             try:
                 labels = self.label_ids(row["explanation"], texts.item_title)
                 example = Example(prompt(pair, texts), labels)
@@ -214,7 +210,7 @@ class PairPrompts:
 
 
 def _indices(pairs: Sequence[Pair]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The pairs' readers and items."""
+    """Return the pairs' readers and items."""
     return (
         np.array([pair.reader_index for pair in pairs], dtype=np.int64),
         np.array([pair.item_index for pair in pairs], dtype=np.int64),
@@ -222,13 +218,13 @@ def _indices(pairs: Sequence[Pair]) -> tuple[NDArray[np.int64], NDArray[np.int64
 
 
 def _check_free_of_placeholder(table: pa.Table, id_column: str, text_column: str) -> None:
-    """Raise DataError if a text holds the place-holder: it could not be told from the model's."""
-    holds = pc.match_substring(table[text_column], TITLE, ignore_case=True)
-    found = table.filter(holds).slice(0, 1).to_pylist()
-    if found:
+    """Raise DataError if a text contains the placeholder, which only the model may write."""
+    contains = pc.match_substring(table[text_column], TITLE, ignore_case=True)
+    wrong = table.filter(contains).slice(0, 1).to_pylist()
+    if wrong:
         raise DataError(
-            f"{text_column} {found[0][text_column]!r} ({id_column} {found[0][id_column]}) holds "
-            f"{TITLE!r}, which stands for titles; write it in another way in the dataset's source",
+            f"{text_column} {wrong[0][text_column]!r} ({id_column} {wrong[0][id_column]}) contains "
+            f"{TITLE!r}, the placeholder for titles; reword it in the dataset's source",
             code="placeholder_in_text",
             key=text_column,
             saw=TITLE,

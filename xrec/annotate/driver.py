@@ -42,7 +42,6 @@ from xrec.bulk import (
     use_of,
 )
 from xrec.config import AnnotateConfig, PhrasesAnnotator, settings_of_texts
-from xrec.errors import ConfigError
 from xrec.progress import counter
 from xrec.storage import (
     Manifest,
@@ -109,17 +108,8 @@ class _Run:
         self._since = time.monotonic()
         self._output = location_of(self.config, KIND)
         self._files = begun_files(self._output)
-        known = stage_format("pairs", self.spec.reasons).all_reasons
-        wanted = self.config.retry_failed or ()
-        self._retry = known if "all" in wanted else wanted
-        if unknown := [reason for reason in self._retry if reason not in known]:
-            raise ConfigError(
-                f"retry_failed has unknown reasons {', '.join(unknown)}; expected all, or some of "
-                f"{', '.join(known)}",
-                code="unknown_reason",
-                key="retry_failed",
-                saw=tuple(unknown),
-            )
+        checked = stage_format("pairs", self.spec.reasons)  # a wrong reason fails before any work
+        self._retry = checked.check_reasons(self.config.retry_failed or ())
 
     @property
     def versions(self) -> Versions:

@@ -21,8 +21,8 @@ def canonical_names(
     config: a VocabularyConfig as JSON. English names have their own normal form.
     """
     normal = functools.partial(normalized, is_english=is_english)
-    synonyms = {normal(name): normal(other) for name, other in config["synonyms"].items()}
-    dropped = {"", *map(normal, config["drop"])}
+    synonyms = {normal(name): normal(other or "") for name, other in config["synonyms"].items()}
+    dropped = {"", *(name for name, other in synonyms.items() if not other)}
     aspects = (synonyms.get(name, name) for name in map(normal, names))
     return [None if aspect in dropped else aspect for aspect in aspects]
 

@@ -69,7 +69,7 @@ def chunks_at_once(config: BackfillConfig, rows_per_chunk: int) -> int:
     one are being written. For small chunks, enough to fill the engine's rows twice: the longest
     text of a chunk takes about twice as long as the others.
     """
-    return min(_MOST_CHUNKS, 1 + -(-2 * config.engine.max_rows // rows_per_chunk))
+    return min(_MOST_CHUNKS, 1 + -(-2 * config.texts_at_once // rows_per_chunk))
 
 
 def run_backfill(
@@ -85,11 +85,12 @@ def run_backfill(
     continues.
     """
     actors, size = config.actors, run.record.size
+    most = config.num_processes
     pool = RayPool(
-        max_actors=actors.num_processes,
-        min_actors=actors.min_processes,
+        max_actors=most,
+        min_actors=min(actors.fewest, most),
         cpus=actors.cpus,
-        gpus=gpus_each(actors.device, actors.num_processes, config.engine.num_gpus),
+        gpus=gpus_each(actors.device, most, config.gpus_per_process),
     )
     metrics = BackfillMetrics(size.num_rows)
     with counter("pairs", size.num_rows) as show:

@@ -101,13 +101,13 @@ def say_pairs(
         people = people_evidence(dataset, row, rules.people)
         key = sentence_key(shared_key, people)
         if people is None:
-            message = "nothing that people did speaks for it"
+            message = "nothing that people did supports it"
             failed.append(FailedPair(_ids(row), "abstained", message, key))
         else:
             about = {"explanation": people.sentence, "content_key": key, "kind": "plain"}
             rows.append({**_ids(row), **_UNWRITTEN, **about})
-    said = pa.Table.from_pylist(rows, GENERATED)
-    return said.sort_by(_BY_PAIR), failed_rows(dataset, failed).sort_by(_BY_PAIR)
+    generated = pa.Table.from_pylist(rows, GENERATED)
+    return generated.sort_by(_BY_PAIR), failed_rows(dataset, failed).sort_by(_BY_PAIR)
 
 
 def why_again(
@@ -124,7 +124,7 @@ def why_again(
     known, _ = _look_up(explainer.dataset, explainer.pairs, earlier.select(_LOOKED_UP), rules)
     today = {tuple(one.ids.values()): one for one in known}
     prompt = explainer.pairs.builder.prompt
-    is_told = rules.is_backed or bool(
+    shows_evidence = rules.is_backed or bool(
         prompt.people or {*placeholder_names(prompt.aspect)} - {"aspect"}
     )
 
@@ -139,9 +139,9 @@ def why_again(
         if row["status"] == FAILED_ROW:
             return " + ".join(changed) or None
         quoted = [each["opinion"] for each in row["aspects"]]
-        is_untold = changed == ("evidence",) and not is_told and row["kind"] == "written"
-        is_untold &= quoted == [each.opinion for each in one.texts.aspects]
-        if is_untold and explainer.finisher.unfit(row["explanation"], one.texts, rules) is None:
+        is_hidden = changed == ("evidence",) and not shows_evidence and row["kind"] == "written"
+        is_hidden &= quoted == [each.opinion for each in one.texts.aspects]
+        if is_hidden and explainer.finisher.unfit(row["explanation"], one.texts, rules) is None:
             return None
         if changed:
             return " + ".join(changed)
@@ -192,8 +192,8 @@ def _look_up(
     texts = prompts.texts_of([pair for _, pair in known])
     people = (people_evidence(dataset, row, rules.people) for row, _ in known)
     return [
-        _KnownPair(_ids(row), pair, replace(said, people=backed))
-        for (row, pair), said, backed in zip(known, texts, people, strict=True)
+        _KnownPair(_ids(row), pair, replace(own, people=evidence))
+        for (row, pair), own, evidence in zip(known, texts, people, strict=True)
     ], failed
 
 

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from xrec.adapter.config import model_inputs, read_config
 from xrec.bulk import Identity
 from xrec.config import BackfillConfig, RecommendedPairs, TablePairs, identity_of, settings_of_texts
+from xrec.llm.source import known_fingerprint
 from xrec.neighbors.sentences import sentences_fingerprint
 from xrec.storage import Location, Manifest, fingerprint_of, location_of, manifest_of, open_location
 
@@ -33,30 +34,40 @@ if TYPE_CHECKING:  # they import torch, which a status does not need
 
 def identify(config: BackfillConfig) -> Identity:
     """Return the identity of a run of `config`; raise what `check_sources` raises."""
-    if config.llm is None:
-        return identify_unchecked(config)
+    if config.writer != "adapter":
+        return identify_unchecked(config, download=True)
     from xrec.generate.loading import check_sources, sources_of
 
     checked = check_sources(sources_of(config))  # also that llm.model is the adapter's model
     return _identity(config, checked.dataset, checked.model)
 
 
-def identify_unchecked(config: BackfillConfig) -> Identity:
-    """Return what `identify` returns, but without checking the language model.
+def identify_unchecked(config: BackfillConfig, *, download: bool = False) -> Identity:
+    """Return what `identify` returns, but without checking the adapter's language model.
 
-    Raises ArtifactNotFoundError if an input is not finished.
+    Without `download`, `base_model` is missing if a model without an adapter is not on this
+    machine. Raises ArtifactNotFoundError if an input is not finished.
     """
-    dataset = manifest_of(config, "dataset")
-    if config.llm is None:
-        return _identity(config, dataset, {"sentences": sentences_fingerprint()})
-    graph, adapter = manifest_of(config, "graph"), manifest_of(config, "adapter")
-    of_adapter = read_config(location_of(config, "adapter"), adapter)
-    return _identity(config, dataset, model_inputs(of_adapter, adapter.fingerprint, graph))
+    dataset, model = manifest_of(config, "dataset"), dict[str, str]()
+    if config.writer == "sentences":
+        model["sentences"] = sentences_fingerprint()
+    elif config.writer == "adapter":
+        graph, adapter = manifest_of(config, "graph"), manifest_of(config, "adapter")
+        of_adapter = read_config(location_of(config, "adapter"), adapter)
+        model = model_inputs(of_adapter, adapter.fingerprint, graph)
+    elif config.llm is not None:  # the settings name an endpoint's model
+        fingerprint = known_fingerprint(config.llm, config.storage, download=download)
+        model = {"base_model": fingerprint} if fingerprint else {}
+    return _identity(config, dataset, model)
 
 
 def _identity(config: BackfillConfig, dataset: Manifest, model: Mapping[str, str]) -> Identity:
+    settings = identity_of(config)
+    del settings["adapter"]  # the inputs have it
+    if config.writer not in ("words", "endpoint"):  # the adapter has its own prompt
+        del settings["prompt"]
     inputs = {"dataset": dataset.fingerprint, **model}
-    return Identity(kind="explanations", config=identity_of(config), inputs=inputs)
+    return Identity(kind="explanations", config=settings, inputs=inputs)
 
 
 def pairs_location(config: BackfillConfig, pairs: TablePairs | RecommendedPairs) -> Location:
@@ -73,12 +84,13 @@ def shared_key(identity: Identity) -> str:
 
 
 _BY_PAIR = ("dataset", "graph")
-"""The inputs of which a content key covers only what concerns its own pair."""
+"""Inputs from which a content key covers only the parts about its own pair."""
 PARTS = (
     *("settings", "user_texts", "item_texts", "aspects", "evidence"),
     *("user_vector", "item_vector"),
 )
 """The parts of a content key; `settings` covers the run's options, adapter and model."""
+_NO_VECTORS = (b"", b"")
 _KEY_DIGITS, _PART_DIGITS = 16, 3  # the parts only show the reason; the key decides
 
 
@@ -92,20 +104,22 @@ def content_key(explainer: "Explainer", shared: str, pair: "Pair", texts: "PairT
     if texts.people is not None:
         counted.append([*vars(texts.people).values()])
     of_item = [texts.item_title, texts.item_profile]
-    said = (shared, texts.user_profile, of_item, named, counted)
+    written = (shared, texts.user_profile, of_item, named, counted)
+    if explainer.graph is None:
+        return _key(written, _NO_VECTORS)
     of_pair = explainer.graph.users[pair.user_index], explainer.graph.items[pair.item_index]
-    return _key(said, [vector.contiguous().numpy().tobytes() for vector in of_pair])
+    return _key(written, [vector.contiguous().numpy().tobytes() for vector in of_pair])
 
 
 def sentence_key(shared: str, people: "PeopleEvidence | None") -> str:
     """Return the content key of a pair that is explained by what people did alone."""
     evidence = [] if people is None else [*vars(people).values()]
-    return _key((shared, "", "", [], evidence), [b"", b""])
+    return _key((shared, "", "", [], evidence), _NO_VECTORS)
 
 
-def _key(said: Sequence[Any], vectors: Sequence[bytes]) -> str:
-    """Return a content key of what the first five of `PARTS` say, and of the vectors."""
-    parts = [*(json.dumps(each).encode() for each in said), *vectors]
+def _key(written: Sequence[Any], vectors: Sequence[bytes]) -> str:
+    """Return a content key of the first five of `PARTS`, as JSON values, and of the vectors."""
+    parts = [*(json.dumps(each).encode() for each in written), *vectors]
     digests = [hashlib.sha256(part) for part in parts]
     whole = hashlib.sha256(b"".join(each.digest() for each in digests)).hexdigest()
     return whole[:_KEY_DIGITS] + "".join(each.hexdigest()[:_PART_DIGITS] for each in digests)

@@ -55,6 +55,7 @@ class Explained:
     aspects: tuple[NamedEvidence, ...]
     evidence_kind: str | None = None
     evidence_item_id: str | None = None
+    evidence_category: str | None = None
     evidence_at_least: int | None = None
 
 

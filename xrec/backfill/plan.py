@@ -86,9 +86,9 @@ def run_request(config: BackfillConfig, identity: Identity) -> RunRequest:
 
 
 def pairs_difference(request: RunRequest, *, exact: bool) -> tuple[str, ...] | None:
-    """Return a line that says so if the published explanations cover different pairs.
+    """Return a one-line difference if the published explanations cover other pairs, else nothing.
 
-    Return None if this requires reading the pairs, which is only done if `exact`.
+    Return None if only reading the pairs would show it and `exact` is false.
     """
     log = open_log(request.output)
     shown = None if log is None else log.shown(log.version)

@@ -1,22 +1,25 @@
 """Explaining pairs as a task of `xrec.bulk`, with a language model or without."""
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
+from pydantic import SecretStr
 
 from xrec.backfill.explain import explain_pairs, failed_by, say_pairs, why_again
 from xrec.backfill.identity import shared_key
+from xrec.backfill.writers import load_writer
 from xrec.bulk import Identity, Outcome
-from xrec.config import BackfillConfig, DecodingConfig, TextConfig
+from xrec.config import BackfillConfig, DecodingConfig, EndpointConfig, TextConfig
 from xrec.data import Dataset, read_dataset
 from xrec.generate.engine import EngineReport
 from xrec.generate.explainer import Explainer
-from xrec.generate.loading import Sources, load_explainer, sources_of
 from xrec.schemas import PAIRS
 from xrec.storage import location_of
+from xrec.text import endpoint_key
 
 # What torch, transformers and vLLM raise if a batch fails, including out of memory.
 _ENGINE_ERRORS = (RuntimeError, ValueError, ArithmeticError, LookupError)
@@ -26,39 +29,44 @@ _ENGINE_ERRORS = (RuntimeError, ValueError, ArithmeticError, LookupError)
 class MakeExplainTask:
     """A factory of an actor's task, called in its process; all that an actor is given.
 
-    sources: those of `config`, with absolute paths, for processes in another working directory;
-        None without a language model.
+    config: with absolute paths, for processes in another working directory.
     shared_key: the part of the content keys that all pairs of the run share.
+    endpoint_key: the key of the endpoint that writes, if one does.
     """
 
-    sources: Sources | None
     config: BackfillConfig
     shared_key: str
     load: "LoadExplainer"
+    endpoint_key: SecretStr | None = None
 
     def __call__(self) -> "ExplainTask | SayTask":
         torch.set_num_threads(self.config.actors.cpus)
-        if self.sources is None:
+        if self.config.writer == "sentences":
             dataset = read_dataset(location_of(self.config, "dataset"))
             return SayTask(dataset, self.config.decoding.text, self.shared_key)
-        return ExplainTask(self.load(self), self.config.decoding, self.shared_key)
+        is_endpoint = self.config.writer == "endpoint"
+        return ExplainTask(self.load(self), self.config.decoding, self.shared_key, is_endpoint)
 
 
 LoadExplainer = Callable[[MakeExplainTask], Explainer]
 
 
 def load_task_explainer(made: MakeExplainTask) -> Explainer:
-    config = made.config
-    assert made.sources is not None
-    return load_explainer(made.sources, device=config.actors.device, engine=config.engine)
+    """Load the explainer that the config asks for; raise ModelError, and what reading raises."""
+    return load_writer(made.config, made.endpoint_key)
 
 
 def explain_task(
     config: BackfillConfig, identity: Identity, load: LoadExplainer = load_task_explainer
 ) -> MakeExplainTask:
-    """Return what the actors of a run of `config` are given."""
-    sources = None if config.llm is None else sources_of(config)
-    return MakeExplainTask(sources, config, shared_key(identity), load)
+    """Return what the actors of a run of `config` are given.
+
+    Raises ConfigError if the endpoint's key is not in the environment.
+    """
+    key = None
+    if isinstance(config.engine, EndpointConfig):
+        key = endpoint_key(config.engine, os.environ)
+    return MakeExplainTask(config, shared_key(identity), load, key)
 
 
 @dataclass
@@ -68,6 +76,7 @@ class ExplainTask:
     explainer: Explainer
     decoding: DecodingConfig
     shared_key: str
+    is_endpoint: bool = False
     row_errors: tuple[type[Exception], ...] = _ENGINE_ERRORS
 
     def do(self, rows: pa.Table) -> Outcome:
@@ -78,7 +87,11 @@ class ExplainTask:
         """
         generated, failed = explain_pairs(self.explainer, rows, self.decoding, self.shared_key)
         report = self.explainer.engine.take_report()
-        return Outcome(generated, failed, costs_of(generated, report))
+        costs = costs_of(generated, report)
+        if self.is_endpoint:  # it charges for refused texts too
+            costs["num_prompt_tokens"] = report.num_prompt_tokens
+            costs["num_generated_tokens"] = report.num_decoded_tokens
+        return Outcome(generated, failed, costs)
 
     def fail(self, rows: pa.Table, reason: str, message: str) -> pa.Table:
         return failed_by(self.explainer.dataset, rows, reason, message)
@@ -89,7 +102,7 @@ class ExplainTask:
 
 @dataclass
 class SayTask:
-    """A ChunkTask and CarryingTask that says what people did, without a language model."""
+    """A ChunkTask and CarryingTask that writes what people did, without a language model."""
 
     dataset: Dataset
     rules: TextConfig
@@ -98,17 +111,17 @@ class SayTask:
 
     def do(self, rows: pa.Table) -> Outcome:
         """See ChunkTask."""
-        said, failed = say_pairs(self.dataset, rows, self.rules, self.shared_key)
-        return Outcome(said, failed, {"num_plain": said.num_rows})
+        generated, failed = say_pairs(self.dataset, rows, self.rules, self.shared_key)
+        return Outcome(generated, failed, {"num_plain": generated.num_rows})
 
     def fail(self, rows: pa.Table, reason: str, message: str) -> pa.Table:
         return failed_by(self.dataset, rows, reason, message)
 
     def why_again(self, earlier: pa.Table) -> pa.Array:
-        said, failed = say_pairs(self.dataset, earlier, self.rules, self.shared_key)
+        generated, failed = say_pairs(self.dataset, earlier, self.rules, self.shared_key)
         keys = {
             (row["user_id"], row["item_id"]): row["content_key"]
-            for rows in (said, failed)
+            for rows in (generated, failed)
             for row in rows.select([*PAIRS.names, "content_key"]).to_pylist()
         }
         return pa.array(

@@ -1,4 +1,4 @@
-"""Process many rows on a Ray cluster, and publish the results as a table.
+"""Process many rows in processes on Ray, and publish the results as a table.
 
 Four calls: `open_run` plans, `drive` does the work, `publish` publishes (`complete` does both), and
 `published` reads. A run is work in progress; a table is what readers see, and changes only when a
@@ -12,50 +12,46 @@ version is published. A `ChunkTask` decides what is done with the rows.
     _xrec/runs/<run>/<nonce>/counted.json       counts of results, for the next driver
     _xrec/takedowns/<n>.json                    what later versions must leave out
 
-Tests of rule N are named `test_rule_N_...`, in tests/xrec/bulk. *Creating* a file succeeds only if
-no file of that name exists.
+*Creating* a file succeeds only if no file of that name exists. Tests of rule N are named
+`test_rule_N_...`, in tests/xrec/bulk.
 
 1. A run is named by its settings, its inputs and a hash of its rows, so runs with different
-   settings have different folders and can run at the same time. The table can be read at any time.
-2. A plan is written to a unique folder, then named by creating `run-<k>.json`. A driver that comes
-   second uses the plan already named. If that plan is gone, k + 1 names a new one. Each row is
-   planned once; rows with invalid IDs are rejected with file, line and reason.
+   settings never meet. The table can be read at any time.
+2. A plan is written to a unique folder, then named by creating `run-<k>.json`. A second driver uses
+   the plan already named. If that plan is gone, k + 1 names a new one. Each row is planned once;
+   rows with invalid IDs are rejected with file, line and reason.
 3. A chunk is done once its result is created, so drivers can stop, resume and work concurrently,
    and counts come from results. Readers check the digests of plans and results. A damaged result is
-   made again under a second name; if that is damaged too, or if a plan is, an error names the file.
-4. A driver that was suspended while its output was deleted only writes into its abandoned folder.
-   Every 15 s a thread renews its lease and ends the driver if another plan is valid. Until the 90 s
+   made again under a second name; if that is damaged too, or a plan is, an error names the file.
+4. A driver that was suspended while its output was deleted only writes into its abandoned folder. A
+   thread renews its lease every 15 s, and ends the driver if another plan is valid. Until the 90 s
    lease expires, no other driver starts and no command deletes the run.
 5. A row that succeeds becomes a row of the table. An error in `row_errors` fails only the row to
    blame, one that makes the GPU unusable ends the process, and any other error ends the run.
 6. A chunk that killed two processes is divided until one row is left; a row that kills two fails
    (see xrec.processes.marks). Lost nodes do not count. The run ends after 64 deaths in a row with
    nothing done in between, or if processes keep dying while loading.
-7. A retry is the next pass. Once all earlier passes are done, `pass-<p>.json` is created and names
-   a plan of the rows whose last attempt failed for one of its reasons. A row's last pass counts.
-   Once a pass has started, nothing is published until it is finished.
-8. Publishing is one Delta commit, which gets the next version number or fails, and records the run,
-   plan, pass and a digest of the files. These steps are repeated until one of them ends it: (a)
-   open the newest version, and undo it if its files are missing or differ from its commit; (b) stop
-   if it shows this plan with this pass or a later one; fail if another publish, rollback or
-   emptying was committed since the command started, or if a rollback or emptying took back this run
-   (under any plan) and no later version shows it, unless `republish` is set; (c) read passes and
-   plan again, and check the written files; (d) commit. Written files are kept for the next round.
+7. A retry is the next pass: once all earlier ones are done, `pass-<p>.json` names a plan of rows
+   whose last attempt failed for one of its reasons. A row's last pass counts. Once a pass has
+   started, nothing is published until it is finished.
+8. Publishing is one Delta commit, which takes the next version number or fails. Repeat until done:
+   (a) open the newest version, and undo it if its files are missing or differ from its commit; (b)
+   stop if it shows this plan with this pass or a later one; fail if another publish, rollback or
+   emptying came since the command started, or if a rollback or emptying took back this run and no
+   later version shows it, unless `republish` is set; (c) read passes and plan again, and check the
+   files written so far, which are kept; (d) commit.
 9. Nothing is published if a run is unfinished, was limited or has too many failed rows, or if its
    results have fewer rows than its plan.
-10. A limit (`max_rows`) or a used-up budget (`spent`) ends a run once the chunks in progress are
-    done, and the next driver continues. Both, and the share of failed rows, are checked after each
-    chunk. In a plan made with a limit, a chunk ends exactly at the limit.
-11. Rows of a published version are carried over if the task accepts them. They are copied into the
-    plan, so later changes to that version do not matter.
+10. A limit (`max_rows`) or a used-up budget (`spent`) ends a run after the chunks in progress, and
+    the next driver continues. Both, and the share of failed rows, are checked after each chunk. In
+    a plan made with a limit, a chunk ends exactly at the limit.
+11. Rows of a published version are copied into the plan, and carried over if the task accepts them.
 12. Failed requests are retried after 1, 4 and 16 s; then the run ends with that error and keeps its
     results. A failure to renew the lease is only logged.
-13. A takedown is put on the list before anything else happens, and each commit records the last
-    entry that it honors. Plans, retries, carried rows and all commits leave out what is on the
-    list. If a version does not honor the whole list, the next command that opens the table to
-    commit first makes a version that does. Nothing is committed while entries are missing. Once a
-    takedown is lifted, plans and versions that lack rows because of it no longer count, and the
-    next run brings the rows back.
+13. A takedown is listed before anything else happens, and each commit records the last entry that
+    it honors. Plans, retries, carried rows and commits leave out what is listed. The next command
+    that opens the table to commit removes rows listed since. Nothing is committed while entries are
+    missing. A takedown can be lifted; the next run then makes a new plan and brings the rows back.
 """
 
 from xrec.bulk.driver import (
@@ -90,7 +86,6 @@ from xrec.bulk.run import Base, BulkRun, Identity, final_rows, now, records
 from xrec.bulk.status import (
     NOTES,
     Preview,
-    Rate,
     Status,
     check_output,
     history_of,

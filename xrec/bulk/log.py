@@ -211,7 +211,7 @@ class DeltaLog:
     def shown(self, version: int) -> Shown | None:
         """Return the publish whose rows a version shows, or None."""
         _, commit = self._origin(version)
-        return commit and commit.shown
+        return None if commit is None else commit.shown
 
     def is_sound(self, version: int) -> bool:
         """Return whether the version has the files that the newest commit by xrec recorded."""

@@ -40,7 +40,7 @@ EARLIER = "earlier"
 
 
 class PlanSize(Record):
-    """What a run's or pass's record says about its plan.
+    """The size of a plan, in the record of its run or pass.
 
     parts: the size of each part in bytes. digest: of the index, as hex digits.
     """

@@ -164,7 +164,7 @@ def write_progress(run: BulkRun, progress: Progress) -> None:
 
 
 def read_progress(folder: Location) -> Progress | None:
-    """Return the last report of a driver of the run in `folder`; None if there is none to read."""
+    """Return the last report of a driver of the run in `folder`; None if it has none."""
     try:
         return Progress.model_validate_json((folder / DRIVER).read_bytes())
     except (StorageNotFoundError, ValidationError):
@@ -184,7 +184,7 @@ def refuse_live_driver(folder: Location, *, but: str = "") -> None:
 
 
 class RunLease(Beat):
-    """Holds a run for this process during a `with` block, and reports `progress()` meanwhile.
+    """Holds a run for this process during a `with` block, and keeps reporting `progress()`.
 
     It ends with an error if the run is planned again.
     """

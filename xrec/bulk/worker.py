@@ -151,7 +151,8 @@ class ChunkWorker:
         error only if they are done alone.
         """
         if attempt.kept is not None:
-            return attempt.kept
+            kept: Done = attempt.kept
+            return kept
         which, alone = (attempt.start, attempt.stop), attempt.is_alone or self._at_once == 1
         rows = planned.slice(attempt.start, attempt.stop - attempt.start)
         done, seconds = None, 0.0

@@ -98,7 +98,7 @@ class JobServer:
                 return self.submit(config_path, command, packages, f"{name}-{last + 1}"), None
             except ClusterError:
                 if max(self._attempts(name), default=0) == last:
-                    raise  # otherwise somebody else submitted it
+                    raise  # otherwise another caller submitted it
 
     def _attempts(self, name: str) -> dict[int, JobDetails]:
         """Return the jobs with a name that the cluster remembers, by attempt number."""

@@ -82,6 +82,7 @@ from xrec.config.llm import (
     HUB_ID,
     Attention,
     Dtype,
+    EndpointConfig,
     EndpointModelConfig,
     EngineConfig,
     EngineModelConfig,

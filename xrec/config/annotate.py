@@ -84,10 +84,14 @@ class VocabularyConfig(Config):
     20,000)."""
     add: tuple[str, ...] = ()
     """Aspects of your own, which are included even if few reviews mention them."""
-    drop: tuple[str, ...] = ()
-    """Names to exclude from the aspects."""
-    synonyms: dict[str, str] = Field(default_factory=dict)
-    """Aspects to merge into another one, for example {sound quality: sound}."""
+    synonyms: dict[str, str | None] = Field(default_factory=dict)
+    """Aspects to merge into another one, or into none, for example {sound quality: sound, thing:
+    null}."""
+
+    @property
+    def dropped(self) -> list[str]:
+        """The names that are no aspects."""
+        return [name for name, other in self.synonyms.items() if other is None]
 
 
 class AnnotateConfig(BulkConfig, SourceJobConfig):

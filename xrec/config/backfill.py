@@ -3,12 +3,12 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from xrec.config.base import Config, Uri, with_defaults
 from xrec.config.job import ActorsJobConfig, RayJobConfig, Split
-from xrec.config.llm import EngineConfig, LLMConfig, LLMJobConfig
-from xrec.config.texts import DecodingConfig
+from xrec.config.llm import EndpointConfig, EngineConfig, LLMConfig, LLMJobConfig
+from xrec.config.texts import DecodingConfig, PromptJobConfig
 
 
 class SplitPairs(Config):
@@ -120,14 +120,32 @@ class ExplanationsJobConfig(TextsJobConfig):
     """A job that reads or writes explanations and generates some of them."""
 
 
-class BackfillConfig(BulkConfig, ExplanationsJobConfig):
+def _engine_or_endpoint(value: Any) -> str:
+    kind = value.get("kind") if isinstance(value, Mapping) else getattr(value, "kind", None)
+    return "endpoint" if kind == "endpoint" else "engine"
+
+
+_Engine = Annotated[
+    Annotated[EngineConfig, Tag("engine")] | Annotated[EndpointConfig, Tag("endpoint")],
+    Discriminator(_engine_or_endpoint),
+]
+Writer = Literal["adapter", "words", "endpoint", "sentences"]
+
+
+class BackfillConfig(BulkConfig, ExplanationsJobConfig, PromptJobConfig):
     """`xrec backfill`: pairs in, explanations out.
 
-    Without a language model (llm: null in this section), the explanations are sentences about what
-    people did, as the recommendations have it as evidence, and no adapter is needed.
+    A language model writes with the adapter, or from words alone (adapter: null), or behind an
+    endpoint (engine.kind: endpoint), which needs no llm. Without a language model (llm: null in
+    this section), the explanations are sentences about what people did, as the recommendations
+    have it as evidence.
     """
 
     llm: LLMConfig | None  # type: ignore[assignment]
+    adapter: Literal["trained"] | None = "trained"
+    """trained: the project's adapter brings the vectors into the language model, with the prompt it
+    was trained with. If null, the model writes from words alone, with the prompt in `prompt`."""
+    engine: _Engine = EngineConfig()  # type: ignore[assignment]
     pairs: Annotated[SplitPairs | TablePairs | RecommendedPairs, Field(discriminator="kind")] = (
         RecommendedPairs(kind="recommendations")
     )
@@ -142,6 +160,38 @@ class BackfillConfig(BulkConfig, ExplanationsJobConfig):
     vacuum_hours: float | None = Field(None, ge=1)
     """After publishing, files that no version of the last vacuum_hours hours needs are deleted
     (Delta's VACUUM); 168 is usual. If null, no files are deleted."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _endpoint_needs_no_model(cls, values: Any) -> Any:
+        if isinstance(values, Mapping) and _engine_or_endpoint(values.get("engine")) == "endpoint":
+            return {**values, "llm": None, "adapter": None}
+        return values
+
+    @property
+    def writer(self) -> Writer:
+        """What writes the texts: the model with its adapter, from words, an endpoint, or none."""
+        if isinstance(self.engine, EndpointConfig):
+            return "endpoint"
+        if self.llm is None:
+            return "sentences"
+        return "words" if self.adapter is None else "adapter"
+
+    @property
+    def num_processes(self) -> int:
+        """Maximum number of actors; only one process can keep an endpoint's limits."""
+        return 1 if self.writer == "endpoint" else self.actors.num_processes
+
+    @property
+    def gpus_per_process(self) -> int:
+        """The number of GPUs that share the model in one process."""
+        return 0 if isinstance(self.engine, EndpointConfig) else self.engine.num_gpus
+
+    @property
+    def texts_at_once(self) -> int:
+        """Maximum number of texts that a process writes at a time."""
+        engine = self.engine
+        return engine.concurrency if isinstance(engine, EndpointConfig) else engine.max_rows
 
 
 class EligibleItems(Config):
@@ -171,6 +221,10 @@ class RecommendConfig(RayJobConfig):
     unnamed: Uri | None = None
     """URI of a Parquet or CSV file with the column item_id: items that no reason names, for example
     gifts or medicine. If null, a reason may name any item."""
+    categories: Uri | None = None
+    """URI of a Parquet or CSV file with the columns item_id and category: words that complete
+    "because you like ...", for example "Italian places" or "books by Ali Smith". If null, no reason
+    names a category."""
     keeps: Uri | None = None
     """URI of earlier recommendations: a pair keeps its supporting item while it qualifies. A night
     sets it."""

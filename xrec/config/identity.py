@@ -31,7 +31,7 @@ from xrec.config.job import (
     Workers,
 )
 from xrec.config.lab import ElsewhereConfig
-from xrec.config.llm import EndpointModelConfig, EngineConfig, LLMConfig
+from xrec.config.llm import EndpointConfig, EngineConfig, LLMConfig
 from xrec.config.serve import ServeConfig
 from xrec.config.train import (
     AdapterTrainingConfig,
@@ -49,7 +49,7 @@ CHANGES_NOTHING: Mapping[type[Config], str] = {
     EngineConfig: "max_rows kv_cache_gib row_seconds vllm.gpu_memory_utilization "
     "vllm.tensor_parallel_size vllm.max_num_batched_tokens vllm.cpu_offload_gb vllm.download_dir "
     "vllm.max_parallel_loading_workers vllm.disable_log_stats",
-    EndpointModelConfig: "base_url api_key_variable concurrency requests_per_minute "
+    EndpointConfig: "base_url api_key_variable concurrency requests_per_minute "
     "timeout_seconds extra.user extra.metadata extra.store extra.service_tier "
     "extra.prompt_cache_key extra.safety_identifier",
     # Bulk jobs: chunks, what stops a run, and what it publishes.
@@ -57,7 +57,7 @@ CHANGES_NOTHING: Mapping[type[Config], str] = {
     BackfillConfig: "carry_from gate vacuum_hours",
     TablePairs: "uri",
     EligibleItems: "items users",
-    RecommendConfig: "unnamed keeps",
+    RecommendConfig: "unnamed categories keeps",
     AnnotateConfig: "carry_from",
     LanguageModelAnnotator: "prompts",
     # Training: processes, memory, checkpoints, and trackers.

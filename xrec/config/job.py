@@ -71,7 +71,7 @@ class Processes(Config):
 
 
 class Workers(Processes):
-    """The data-parallel workers of a training job."""
+    """The data-parallel workers of a training job; GPUs that are too few for them are an error."""
 
     max_failures: int = Field(1, ge=0)
     """How many times lost workers are replaced before the job fails."""

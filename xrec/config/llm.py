@@ -52,15 +52,26 @@ class LLMJobConfig(JobConfig):
     llm: LLMConfig
 
 
+EndpointFailure = Literal[
+    "refused",
+    "prompt_too_long",
+    "bad_request",
+    "rate_limited",
+    "endpoint_error",
+    "broken_response",
+    "timeout",
+    "unreachable",
+]
+"""Why an endpoint did not answer a request."""
+
 PromptFailure = Literal[
     "empty_prompt",
     "token_out_of_range",
-    "prompt_too_long",
     "over_memory_budget",
     "no_token_allowed",
     "invalid_logits",
     "unsupported_request",
-    "timeout",
+    EndpointFailure,
 ]
 """Why a prompt cannot be completed."""
 
@@ -103,19 +114,7 @@ BUILTIN = EngineConfig(kind="builtin")
 """The engine for jobs that load one model after another, and for text-only models."""
 
 ReplyFailureReason = Literal[
-    "empty_reply",
-    "cut_off",
-    "invalid_json",
-    "invalid_object",
-    "failed_check",
-    "refused",
-    "prompt_too_long",
-    "bad_request",
-    "rate_limited",
-    "endpoint_error",
-    "broken_response",
-    "timeout",
-    "unreachable",
+    "empty_reply", "cut_off", "invalid_json", "invalid_object", "failed_check", EndpointFailure
 ]
 """Why a prompt has no valid reply."""
 
@@ -152,10 +151,10 @@ class EngineModelConfig(_Sampled):
         return self
 
 
-class EndpointModelConfig(_Sampled):
-    """A language model behind an endpoint with the OpenAI API (chat completions).
+class EndpointConfig(Config):
+    """An endpoint with the OpenAI API (chat completions) and a model behind it.
 
-    Limits apply to each xrec process; a job calls the endpoint from one process.
+    Limits apply to each xrec process.
     """
 
     kind: Literal["endpoint"]
@@ -166,9 +165,6 @@ class EndpointModelConfig(_Sampled):
     api_key_variable: str | None = "OPENAI_API_KEY"
     """The environment variable that holds the key; the key itself is never in a config. If null, no
     key is sent."""
-    structured_output: Literal["json_schema", "bounded_json_schema", "prompt"] = "json_schema"
-    """How to request JSON from the endpoint: by the schema, by one that also limits strings (for
-    small models on vLLM and llama.cpp), or in words."""
     extra: Mapping[str, Any] = Field(default_factory=dict)
     """More fields of each request, for example {reasoning_effort: low}; null removes a field of
     ours. They are written into artifacts, so they must not contain secrets."""
@@ -189,6 +185,14 @@ class EndpointModelConfig(_Sampled):
         if parts.scheme not in {"http", "https"} or not parts.hostname:
             raise ValueError("expected a URL that begins with http:// or https:// and a host")
         return value.rstrip("/")
+
+
+class EndpointModelConfig(EndpointConfig, _Sampled):
+    """A language model behind an endpoint that answers in JSON."""
+
+    structured_output: Literal["json_schema", "bounded_json_schema", "prompt"] = "json_schema"
+    """How to request JSON from the endpoint: by the schema, by one that also limits strings (for
+    small models on vLLM and llama.cpp), or in words."""
 
 
 LanguageModelConfig = Annotated[

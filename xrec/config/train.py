@@ -124,7 +124,7 @@ class AdapterModelConfig(Config):
 
 
 class AdapterTrainingConfig(Config):
-    """How the adapter is trained: AdamW on the mean NLL of the explanations' tokens and end tokens.
+    """How the adapter is trained: AdamW on the mean NLL of the explanations, end tokens included.
 
     The learning rate rises linearly in the first twentieth of the steps, the warm-up, and then
     falls linearly to zero.
@@ -134,6 +134,9 @@ class AdapterTrainingConfig(Config):
     """What training prompts leave out. own: the pair's own review and interaction; profiles,
     aspects, evidence, and vectors are made without them if the dataset and the graph
     (pretrain-graph.folds) have such versions. nothing: everything is shown, as in XRec."""
+    average_over: Literal["tokens", "explanations"] = "tokens"
+    """What the loss of a global batch is the mean of. tokens: every token weighs the same.
+    explanations: every explanation weighs the same, whatever its length, as in XRec's formula."""
     num_epochs: int = Field(4, ge=1)
     """Maximum number of passes over the training pairs."""
     max_steps: int | None = Field(None, ge=1)

@@ -48,17 +48,23 @@ class Block:
     def ids(self, name: str) -> pa.Array | None:
         """Return a column as strings; None if not all cells are integers or non-empty strings."""
         cells = _as_array(self.columns[name])
-        if cells is None or cells.null_count:
-            return None
-        if not pa.types.is_integer(cells.type):
-            is_text = pa.types.is_string(cells.type) or pa.types.is_large_string(cells.type)
-            if not is_text or not pc.all(pc.greater(pc.binary_length(cells), 0)).as_py():
+        if cells is None or not pa.types.is_integer(cells.type):
+            cells = self.strings(name)
+            if cells is None or not pc.all(pc.greater(pc.binary_length(cells), 0)).as_py():
                 return None
-        try:
-            cells.validate(full=True)  # checks the UTF-8
-        except pa.ArrowInvalid:
+        return None if cells.null_count else cells.cast(pa.large_string())
+
+    def strings(self, name: str) -> pa.Array | None:
+        """Return a column of strings, which may be null; None if it has any other cells."""
+        cells = _as_array(self.columns[name])
+        if cells is None or not (
+            pa.types.is_string(cells.type) or pa.types.is_large_string(cells.type)
+        ):
             return None
-        return cells.cast(pa.large_string())
+        with suppress(pa.ArrowInvalid):
+            cells.validate(full=True)  # checks the UTF-8
+            return cells.cast(pa.large_string())
+        return None
 
     def _listed(self, name: str, cells: pa.Array) -> list[Any]:
         try:

@@ -1,4 +1,6 @@
-"""Reads the rows of CSV. The header is line 1.
+"""Reads the rows of CSV; the header is line 1.
+
+Arrow reads all blocks up to the first one with a quote that may span lines (`arrow_rows`).
 
 A cell in quotes can span several lines. A quote that is opened but never closed would merge all
 later rows into one cell, so a cell that seems to contain whole rows is an error that reports its
@@ -10,98 +12,89 @@ import csv
 import io
 import itertools
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any
 
+from xrec.data.arrow_rows import csv_block, is_simple
 from xrec.data.block import Block, Part, block_of
 from xrec.errors import DataError
 
 _BLOCK_RECORDS = 8192  # of CSV with quotes
 _LINE_END = re.compile(r"\r\n?|\n")
+_Record = tuple[int, str, list[str], str]
 _LEAST_ROWS_IN_CELL = 3  # for two columns: prose, too, may have a comma per line
 
 
 def csv_blocks(
-    file: str, texts: Iterator[str], delimiter: str
+    file: str, texts: Iterator[str], delimiter: str, wanted: Collection[str]
 ) -> tuple[list[str], Iterator[Block]]:
     """Return the header of CSV, and the rows; empty lines are skipped.
 
-    Raises DataError, now or with a later block, if the header cannot be read, or if a quote is not
-    closed.
+    wanted: the columns of the blocks, if not all. Raises DataError, now or with a later block, if
+    the header cannot be read, or if a quote is not closed.
     """
-    parts = _csv_parts(file, texts, delimiter)
-    head = next(parts, Part((1,), ("",), ([],), {}))
-    header: list[str] = head.cells[0]
-    if problem := head.problems.get(0):
+    head, end, rest = next(texts, "").partition("\n")
+    texts = itertools.chain([rest] if rest else [], texts)
+    if is_line := is_simple(head + end, delimiter):
+        records = _records(file, [head + end], delimiter, 1, 0)
+    else:
+        records = _records(file, itertools.chain([head + end], texts), delimiter, 1, 0)
+    number, _, header, problem = next(records, (1, "", [], ""))
+    if problem:
         raise DataError(
-            f"{file}: line {head.numbers[0]}, the header, is not readable as CSV: {problem}; "
-            "fix it",
+            f"{file}: line {number}, the header, is not readable as CSV: {problem}; fix it",
             code="broken_header",
             key=file,
         )
+    if is_line:
+        return header, _blocks(file, texts, delimiter, header, wanted)
+    return header, _record_blocks(file, records, header)
 
+
+def _blocks(
+    file: str, texts: Iterator[str], delimiter: str, header: list[str], wanted: Collection[str]
+) -> Iterator[Block]:
+    """Yield the rows below the header, by Arrow up to the first quote that can span lines."""
+    first = 2
+    for text in texts:
+        is_by_line = is_simple(text, delimiter)
+        block = csv_block(file, text, first, header, wanted, delimiter) if is_by_line else None
+        if block is None:
+            rest = [text] if is_by_line else itertools.chain([text], texts)
+            records = _records(file, rest, delimiter, first, len(header))
+            yield from _record_blocks(file, records, header)
+        else:
+            yield block
+        first += text.count("\n")
+
+
+def _record_blocks(file: str, records: Iterator[_Record], header: list[str]) -> Iterator[Block]:
     def columns(cells: Sequence[list[str]]) -> dict[str, list[Any]]:
         by_column = map(list, zip(*cells, strict=True)) if cells else ([] for _ in header)
         return dict(zip(header, by_column, strict=True))
 
-    below = Part(head.numbers[1:], head.texts[1:], head.cells[1:], {})
-    rest = itertools.chain([below], parts)
-    checked = (part._replace(problems=_csv_problems(part, len(header))) for part in rest)
-    return header, (block_of(file, part, columns) for part in checked)
+    while some := list(itertools.islice(records, _BLOCK_RECORDS)):
+        numbers, texts, cells, _ = zip(*some, strict=True)
+        problems = {
+            row: f"not readable as CSV: {problem}"
+            if problem
+            else f"expected {len(header)} columns, saw {len(cells)}" * bool(cells)
+            for row, (_, _, cells, problem) in enumerate(some)
+            if problem or len(cells) != len(header)
+        }
+        yield block_of(file, Part(numbers, texts, cells, problems), columns)
 
 
-def _csv_problems(part: Part, num_columns: int) -> dict[int, str]:
-    sizes = {row: size for row, size in enumerate(map(len, part.cells)) if size != num_columns}
-    return {
-        **{
-            row: f"expected {num_columns} columns, saw {size}" if size else ""
-            for row, size in sizes.items()
-        },
-        **{row: f"not readable as CSV: {why}" for row, why in part.problems.items()},
-    }
-
-
-def _csv_parts(file: str, texts: Iterator[str], delimiter: str) -> Iterator[Part]:
-    """Yield the header and all rows; each line is a row up to the first block where one is not."""
-    first, num_columns = 1, 0
-    for text in texts:
-        lines = text.removesuffix("\n").split("\n")
-        rows = _rows_of_lines(text, lines, delimiter)
-        if rows is None:
-            whole = itertools.chain([text], texts)
-            rest = itertools.chain.from_iterable(io.StringIO(each, "") for each in whole)
-            records = _quoted_records(file, rest, delimiter, first, num_columns)
-            size = 1  # of the header alone, if it is still to come
-            while some := list(itertools.islice(records, size)):
-                numbers, of_rows = [each[0] for each in some], [each[1] for each in some]
-                problems = {row: each[3] for row, each in enumerate(some) if each[3]}
-                yield Part(numbers, of_rows, [each[2] for each in some], problems)
-                size = _BLOCK_RECORDS
-            return
-        yield Part(range(first, first + len(lines)), lines, rows, {})
-        first, num_columns = first + len(lines), num_columns or len(rows[0])
-
-
-def _rows_of_lines(text: str, lines: list[str], delimiter: str) -> list[list[str]] | None:
-    """Return the cells of each line; None if a line may not be a row, or quotes may be plain."""
-    if text.count("\r") != text.count("\r\n") or ('"' in text and delimiter == "\t"):
-        return None
-    try:
-        rows = list(csv.reader(lines, delimiter=delimiter, strict=True))
-    except csv.Error:
-        return None
-    return rows if len(rows) == len(lines) else None
-
-
-def _quoted_records(
-    file: str, text: Iterator[str], delimiter: str, first: int, num_columns: int
-) -> Iterator[tuple[int, str, list[str], str]]:
+def _records(
+    file: str, texts: Iterable[str], delimiter: str, first: int, num_columns: int
+) -> Iterator[_Record]:
     """Yield the number, text, cells, and problem of each record, numbered from `first`.
 
-    text: lines, which keep their line ends. num_columns: the length of the header, or 0 if the
+    texts: blocks of whole lines. num_columns: the length of the header, or 0 if the
     header is the first record. Raises DataError, with the line, if a cell in quotes is not closed
     or seems to contain whole rows.
     """
+    text = itertools.chain.from_iterable(io.StringIO(each, "") for each in texts)
     lines: list[str] = []  # of the current record
     reader = csv.reader(_kept(text, lines), delimiter=delimiter, strict=True)
     are_plain, may_be_plain = False, delimiter == "\t"

@@ -35,7 +35,7 @@ _RULES = 1  # version of the rules for opinions, part of their file names
 _SAME_BEGINNING = 3  # letters that forms of one word share: ease and easy
 
 
-EvidenceKind = Literal["others", "history", "popular", "abstained"]
+EvidenceKind = Literal["others", "history", "category", "popular", "abstained"]
 """The kinds of reasons by what people did, in the order in which they are tried."""
 EVIDENCE_KINDS: tuple[EvidenceKind, ...] = get_args(EvidenceKind)
 
@@ -75,8 +75,9 @@ class NamedEvidence(AspectEvidence):
 class PeopleEvidence:
     """Why a pair was recommended, by what people did (xrec.neighbors.reasons).
 
-    item_id, name: the supporting item, and its title or what to call it; "" if there is none.
-    at_least: a lower bound of how many other people, 0 for none. sentence: all of this in words.
+    item_id, name: the supporting item, and its title or what to call it; or "" and the category;
+    "" if there is neither. at_least: a lower bound of how many other people, 0 for none.
+    sentence: all of this in words.
     """
 
     kind: EvidenceKind

@@ -5,17 +5,17 @@ The line number of a Parquet row is its row number, counted from 1.
 
 import codecs
 import gzip
-import itertools
 import json
 import zlib
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import IO, Any, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from xrec.data.arrow_rows import json_block
 from xrec.data.block import MISSING, Block, Part, block_of
 from xrec.data.csv_rows import csv_blocks
 from xrec.errors import DataError
@@ -52,18 +52,20 @@ def read_blocks(
         return _parquet(file, source, wanted)
     texts = _texts(file, source, encoding, block_bytes)
     if name.endswith((".csv", ".tsv")):
-        names, blocks = csv_blocks(file, texts, "\t" if name.endswith(".tsv") else delimiter)
+        names, blocks = csv_blocks(
+            file, texts, "\t" if name.endswith(".tsv") else delimiter, wanted
+        )
         _check_unique(file, names)
         return names, blocks
     return _json(file, texts, wanted)
 
 
 def _json(
-    file: str, texts: Iterable[str], wanted: Collection[str]
+    file: str, texts: Iterator[str], wanted: Collection[str]
 ) -> tuple[list[str] | None, Iterator[Block]]:
     """Return the keys in the first block of JSON Lines, None if it has no object, and the rows."""
-    parts = _json_parts(texts)
-    head = next(parts, Part((), (), (), {}))
+    text = next(texts, "")
+    head = _json_part(text, 1)
     known = list(
         dict.fromkeys(key for each in head.cells if isinstance(each, dict) for key in each)
     )
@@ -72,23 +74,27 @@ def _json(
     def columns(cells: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
         return {name: [row.get(name, MISSING) for row in cells] for name in names}
 
-    blocks = (block_of(file, part, columns) for part in itertools.chain([head], parts))
-    return known or None, blocks
+    def blocks() -> Iterator[Block]:
+        yield block_of(file, head, columns)
+        first = 1 + text.count("\n")
+        for below in texts:
+            block = json_block(file, below, first, wanted)
+            yield block or block_of(file, _json_part(below, first), columns)
+            first += below.count("\n")
+
+    return known or None, blocks()
 
 
-def _json_parts(texts: Iterable[str]) -> Iterator[Part]:
-    first = 1
-    for text in texts:
-        lines = enumerate(map(str.strip, text.split("\n")), start=first)
-        numbered = {number: line for number, line in lines if line}
-        objects = [_loaded(line) for line in numbered.values()]
-        problems = {
-            row: "not valid JSON" if each is MISSING else "not a JSON object"
-            for row, each in enumerate(objects)
-            if not isinstance(each, dict)
-        }
-        yield Part([*numbered], [*numbered.values()], objects, problems)
-        first += text.count("\n")
+def _json_part(text: str, first: int) -> Part:
+    lines = enumerate(map(str.strip, text.split("\n")), start=first)
+    numbered = {number: line for number, line in lines if line}
+    objects = [_loaded(line) for line in numbered.values()]
+    problems = {
+        row: "not valid JSON" if each is MISSING else "not a JSON object"
+        for row, each in enumerate(objects)
+        if not isinstance(each, dict)
+    }
+    return Part([*numbered], [*numbered.values()], objects, problems)
 
 
 def _loaded(line: str) -> Any:

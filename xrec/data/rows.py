@@ -33,6 +33,9 @@ _TAG = re.compile(
 )
 _ENTITY = re.compile(r"&(?:amp;)*(?:#\d{1,7}|#x[\da-f]{1,6}|[a-z]\w{1,31});", re.I)
 
+# Text that `parse_text` returns as it is: no tag, no entity, nothing to strip.
+_PLAIN = r"^(?:[!-%'-;=-~](?:[^&<]*[!-%'-;=-~])?)?$"
+
 
 def parse_id(value: object) -> str:
     """Return an ID (any non-empty string or integer) as a string."""
@@ -235,6 +238,8 @@ def _parse_column(block: Block, column: _Column) -> tuple[pa.Array, dict[int, st
         cells, places = [None], np.zeros(len(block.numbers), np.int64)
     elif column.parse is parse_id and (ids := block.ids(present[0])) is not None:
         return ids, {}
+    elif column.parse is parse_text and (texts := block.strings(present[0])) is not None:
+        return _parsed_texts(texts), {}
     else:
         cells, places = block.distinct(present[0])
     parsed, reasons = list[str | None](), dict[int, str]()
@@ -247,6 +252,14 @@ def _parse_column(block: Block, column: _Column) -> tuple[pa.Array, dict[int, st
     bad = np.flatnonzero(np.isin(places, list(reasons)))
     taken = pa.array(parsed, pa.large_string()).take(pa.array(places))
     return taken, {int(row): reasons[int(places[row])] for row in bad}
+
+
+def _parsed_texts(texts: pa.Array) -> pa.Array:
+    """Return the texts parsed like `parse_text`, which sees only those that it may change."""
+    texts = texts.fill_null("")
+    may_change = pc.invert(pc.match_substring_regex(texts, _PLAIN))
+    parsed = [parse_text(text) for text in texts.filter(may_change).to_pylist()]
+    return pc.replace_with_mask(texts, may_change, pa.array(parsed, texts.type))
 
 
 def _joined(values: Mapping[str, Any]) -> Any:

@@ -127,6 +127,7 @@ class Completion:
     finish_reason: `stop` after an end token, `length` if the text was cut off, `given` for a
         continuation in `LikelihoodParams`, and `failed` if there is no text because of `failure`.
     log_likelihoods: those of the tokens of a given continuation, in nats, at most 0.
+    num_tokens: how many tokens of prompt and text an endpoint counted, which has its own tokenizer.
     """
 
     index: int
@@ -134,6 +135,7 @@ class Completion:
     finish_reason: FinishReason
     failure: Failure | None = None
     log_likelihoods: tuple[float, ...] | None = None
+    num_tokens: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)

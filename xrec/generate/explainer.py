@@ -43,7 +43,9 @@ class Explanation:
 class Explainer:
     """Explains the pairs of a dataset with a model.
 
-    model: the language model with adapters; None with vLLM, which does not expose its model.
+    model: the language model with adapters, if there are any; None with vLLM, which does not expose
+        its model, and with an endpoint.
+    graph: None if the texts are written from words alone.
     model_fingerprint: identifies the combination of language model, adapter and graph.
     finisher: turns the engine's texts into explanations, which `checker` checks.
     base: the language model without adapters, which explainers of other adapters can share.
@@ -53,7 +55,7 @@ class Explainer:
     engine: SharedEngine
     pairs: PairPrompts
     dataset: Dataset
-    graph: GraphEmbeddings
+    graph: GraphEmbeddings | None
     model_fingerprint: str
     checker: Checker
     base: PreTrainedModel | None = None
@@ -168,11 +170,12 @@ class Asked:
             rules = self._decoding.text
             plain, failure = self._finisher.fallback(self.texts, rules, self._failure)
             text, kind = (plain, "plain") if failure is None else (text, kind)
+        counted = completion.num_tokens or (len(self.prompt_ids), len(completion.token_ids))
         return Explanation(
             index=index,
             text=text,
-            num_prompt_tokens=len(self.prompt_ids),
-            num_generated_tokens=len(completion.token_ids),
+            num_prompt_tokens=counted[0],
+            num_generated_tokens=counted[1],
             finish_reason=completion.finish_reason,
             failure=failure,
             kind=kind,

@@ -1,9 +1,9 @@
 """The graph as a matrix: A = D^-a [[0, R], [R^T, 0]] D^-a.
 
 Rows and columns are the users, then the items. R is the binary interaction matrix, D the diagonal
-matrix of the degrees. With a = 1/2 this is LightGCN's matrix (arXiv 2002.02126, eq. 3). Aspects are
-rows and columns after the items, with weighted edges to users and items; a degree is then the sum
-of a node's weights. A is symmetric, so it is its own transpose.
+matrix of the degrees. With a = 1/2 this is LightGCN's matrix (arXiv 2002.02126, eq. 3). Aspects
+follow the items, with weighted edges to users and items; a degree is then the sum of a node's
+weights. A is symmetric.
 """
 
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ from xrec.graph.partition import Partition
 from xrec.storage import Allocate, filled_arrays
 
 _LARGEST_INT32 = 2**31 - 1
-_EDGES_PER_PIECE = 2**20  # sorted at a time, in some 100 MB
+_EDGES_PER_PIECE = 2**20  # sorted together, in some 100 MB
 
 
 def normalized_adjacency(
@@ -33,15 +33,14 @@ def normalized_adjacency(
 ) -> Tensor:
     """Return A as a sparse CSR tensor (N, N) float32, N = num_users + num_items + num_aspects.
 
-    `edges` (2, E) int64 has user indices in row 0 and item indices in row 1, each pair once, with
-    weight 1. The edges of `aspects` have their own weights. A node without edges has an empty row.
-    `exponent` is a.
+    `edges` (2, E) int64 are distinct pairs of user and item indices, with weight 1. A node without
+    edges has an empty row. `exponent` is a.
 
-    With `partition`, only this worker's rows are returned, (n, W n): row r belongs to the node
+    With `partition`, only this worker's rows are returned, (n, W n): row r is that of the node
     `partition.node_ids[r]`, and the columns are in the order of `partition.blocks.nodes`.
 
-    With `name`, which says what the edges are, the rows are a file of this node (`filled_arrays`),
-    and no edge is in the memory of a worker. Raises DataError as `check_edges` does.
+    With `name`, which identifies the edges, the rows are mapped from a file of this node
+    (`filled_arrays`), so no edge is in a worker's own memory. Raises the errors of `check_edges`.
     """
     check_edges(edges, num_users, num_items)
     partition = partition or Partition.whole(num_users + num_items + aspects.num_aspects)
@@ -53,7 +52,7 @@ def normalized_adjacency(
         own = partition.node_ids
         crow[1:] = degrees[own].where(own >= 0, 0).cumsum(0)
         num_values = int(crow[-1])
-        # MKL multiplies with 32-bit indices. Given 64-bit ones, torch copies them at each call.
+        # MKL multiplies with 32-bit indices; torch would convert 64-bit ones at each call.
         index = np.int32 if max(num_values, len(blocks.nodes)) <= _LARGEST_INT32 else np.int64
         torch.from_numpy(allocate("crow", crow.shape, index)).copy_(crow)
         columns = torch.from_numpy(allocate("columns", (num_values,), index))
@@ -61,7 +60,7 @@ def normalized_adjacency(
         pieces = _pieces(edges, num_users, num_items, aspects, edges_per_piece)
         _place(pieces, partition, crow, columns, values)
         weighted = _degrees(edges, num_users, num_items, aspects, aspects.weights).double()
-        # A node without edges has degree 0. It scales no edge; 1 avoids an infinite value.
+        # A node without edges scales nothing; 1 avoids an infinite value.
         scale = weighted.where(weighted > 0, 1).pow(-exponent).float()
         scales = scale[own], scale[blocks.nodes]
         _sort_and_scale(crow, columns, values, *scales, edges_per_piece)
@@ -74,10 +73,7 @@ def normalized_adjacency(
 def node_degrees(
     edges: Tensor, num_users: int, num_items: int, aspects: AspectEdges = NO_ASPECTS
 ) -> Tensor:
-    """Return the number of edges of each node: users, items, aspects; (N,) int64.
-
-    N is num_users + num_items + num_aspects. Raises DataError as `check_edges` does.
-    """
+    """Return the number of edges of each node, (N,) int64; raises the errors of `check_edges`."""
     check_edges(edges, num_users, num_items)
     return _degrees(edges, num_users, num_items, aspects)
 
@@ -112,7 +108,7 @@ def check_edges(
 
 
 def distinct_edges(edges: Tensor, num_items: int) -> Tensor:
-    """Return `edges` (2, E) int64 by user, then item, each once."""
+    """Return the distinct `edges` (2, E) int64, sorted by user, then item."""
     keys = torch.unique(edges[0] * num_items + edges[1])
     return torch.stack([keys // num_items, keys % num_items])
 
@@ -124,7 +120,7 @@ def _degrees(
     aspects: AspectEdges,
     weights: Tensor | None = None,
 ) -> Tensor:
-    """Return the number of each node's edges; with `weights` of the aspects' edges, their sum."""
+    """Return each node's number of edges, or with `weights` of the aspects' edges, their sum."""
     num_nodes = num_users + num_items + aspects.num_aspects
     ends = torch.cat([aspects.nodes, aspects.aspects + num_users + num_items])
     both = None if weights is None else weights.double().repeat(2)
@@ -137,7 +133,7 @@ def _degrees(
 def _pieces(
     edges: Tensor, num_users: int, num_items: int, aspects: AspectEdges, size: int
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Yield the nodes at the two ends of some edges, and weights, (P,) each."""
+    """Yield the two nodes and the weights of edges, (P,) each."""
     for users, items in zip(*(row.split(size) for row in edges), strict=True):
         yield users, items + num_users, torch.ones(len(users))
     parts = (aspects.nodes, aspects.aspects, aspects.weights)
@@ -152,16 +148,16 @@ def _place(
     columns: Tensor,
     values: Tensor,
 ) -> None:
-    """Put each edge's column and weight into its row's part of `columns` and `values` (nnz,)."""
+    """Write each edge's column and weight into its row's part of `columns` and `values` (nnz,)."""
     free = crow[:-1].clone()
     for left, right, weights in pieces:
         for ends, others in ((left, right), (right, left)):
             found, rows = partition.find(ends)
             rows, order = rows.sort(stable=True)
             found = found[order]
-            places = free[rows] + torch.arange(len(rows)) - torch.searchsorted(rows, rows)
-            columns[places] = partition.blocks.rows[others[found]].to(columns.dtype)
-            values[places] = weights[found]
+            positions = free[rows] + torch.arange(len(rows)) - torch.searchsorted(rows, rows)
+            columns[positions] = partition.blocks.rows[others[found]].to(columns.dtype)
+            values[positions] = weights[found]
             filled, counts = rows.unique_consecutive(return_counts=True)
             free[filled] += counts
 
@@ -174,7 +170,7 @@ def _sort_and_scale(
     of_columns: Tensor,
     edges_per_piece: int,
 ) -> None:
-    """Let the columns of each row ascend; multiply with the scale of row (n,) and column (W n,)."""
+    """Sort the columns within each row, and scale by row (n,) and by column (W n,)."""
     every = torch.arange(0, len(columns) + edges_per_piece, edges_per_piece)
     ends = torch.searchsorted(crow, every, right=True).clamp(max=len(crow) - 1).unique()
     for first, stop in zip([0, *ends[:-1].tolist()], ends.tolist(), strict=True):

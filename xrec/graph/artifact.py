@@ -1,9 +1,9 @@
-"""The graph artifact: a vector for each user, item and aspect, and a log of the training.
+"""The graph artifact: a vector for each user, item, and aspect, and a training log.
 
-`embeddings.safetensors` holds the vectors, `layer0.safetensors` the layer-0 embeddings that they
-came from, where a later graph starts, and `training_vectors.safetensors` those of training pairs
-(xrec.graph.leave_out). `metrics.jsonl` has one JSON object for each epoch. Only the vectors
-count for the fingerprint: two runs with equal vectors are the same graph.
+`embeddings.safetensors` has the vectors, `layer0.safetensors` the layer-0 embeddings, from which a
+later graph starts, and `training_vectors.safetensors` the vectors of training pairs
+(xrec.graph.leave_out). `metrics.jsonl` has one JSON object per epoch. The fingerprint covers only
+the vectors, so two runs with equal vectors make the same graph.
 """
 
 import json
@@ -35,16 +35,16 @@ from xrec.storage import (
 
 EMBEDDINGS = "embeddings.safetensors"
 METRICS = "metrics.jsonl"
-_ROOM_BYTES = 2**28  # for a million more users of 64 numbers; the hole takes no space
+_ROOM_BYTES = 2**28  # a sparse hole for a million more users of 64 numbers
 
 
 @dataclass(frozen=True)
 class GraphEmbeddings:
-    """The vectors by index: users (U, D), items (I, D) float32.
+    """The vectors by index: users (U, D), items (I, D), float32.
 
-    `aspects` (A, D) float32 are those of the dataset's aspects, if the graph has them as nodes.
-    Vectors that were read are mapped: a process that writes into them changes its own copy of the
-    pages only. `file` is this node's file of them, which has room behind the users.
+    `aspects` (A, D) float32 are those of the dataset's aspects, if they are nodes of the graph.
+    Vectors that were read are mapped copy-on-write from `file` on this node, which has room for
+    more users.
     """
 
     users: Tensor
@@ -54,9 +54,9 @@ class GraphEmbeddings:
     file: Path | None = None
 
     def with_more_users(self, number: int) -> "GraphEmbeddings":
-        """The graph with `number` more users behind its own, whose vectors are zeros.
+        """Return the graph with `number` more users at the end, whose vectors are zero.
 
-        Vectors that were read are not copied, as long as there is room behind them.
+        Mapped vectors are not copied if the file has room.
         """
         if self.file is None or number * self.users.shape[1] * self.users.itemsize > _ROOM_BYTES:
             return replace(self, users=F.pad(self.users, (0, 0, 0, number)))
@@ -70,15 +70,15 @@ class GraphEmbeddings:
 
 
 def check_finite(what: str, vectors: Tensor) -> None:
-    """Raise DataError if one of the `vectors` (N, D), of each `what`, holds NaN or infinity."""
-    # The largest size of each row: it is not finite if a number is not, and takes little memory.
+    """Raise DataError if one of the vectors (N, D) holds NaN or infinity; `what` has a vector."""
+    # The largest magnitude of each row is not finite if any number is not, and takes little memory.
     broken = ~torch.linalg.vector_norm(vectors, ord=torch.inf, dim=1).isfinite()
     if bool(broken.any()):
         first = int(broken.nonzero()[0])
         raise DataError(
             f"{int(broken.sum())} of {len(vectors)} {what} vectors of the graph are not finite, "
-            f"the first has {what}_index {first}; train the graph again with a "
-            "lower training.learning_rate",
+            f"first at {what}_index {first}; retrain the graph with a lower "
+            "training.learning_rate",
             code="vectors_not_finite",
             key=f"{what}_index",
             saw=first,
@@ -96,8 +96,8 @@ def write_graph(
 ) -> Manifest:
     """Write the artifact, its manifest last, and return the manifest.
 
-    `tables` are, by the name of their file, users (U, D), items (I, D) and, in `EMBEDDINGS`,
-    aspects (A, D) if there are; they are not copied in memory. `history` has a row for each epoch.
+    `tables` maps file names to users (U, D), items (I, D), and for `EMBEDDINGS` optionally aspects
+    (A, D). They are not copied in memory. `history` has a row for each epoch.
     """
     files = {name: _write_tensors(location / name, parts) for name, parts in tables.items()}
     lines = "".join(json.dumps(row) + "\n" for row in history)
@@ -114,7 +114,7 @@ def write_graph(
 
 
 def _write_tensors(file: Location, tensors: Mapping[str, Tensor]) -> str:
-    """Write contiguous tensors as a safetensors file; return its content hash."""
+    """Write contiguous tensors as a safetensors file, and return its content hash."""
     with TemporaryDirectory() as folder:
         copy = Path(folder) / file.name
         safetensors.torch.save_file(dict(tensors), copy)
@@ -123,11 +123,11 @@ def _write_tensors(file: Location, tensors: Mapping[str, Tensor]) -> str:
 
 
 def read_graph(location: Location) -> GraphEmbeddings:
-    """Return the graph at `location`; this node fetches its vectors once.
+    """Return the graph at `location`; its vectors are fetched once per node.
 
-    Raises ArtifactNotFoundError if there is no finished graph. Raises ArtifactMismatchError if the
-    artifact has another kind or schema version, or its file differs from what the manifest says.
-    Raises StorageError if the node's disk is full.
+    Raises ArtifactNotFoundError if there is no finished graph, ArtifactMismatchError if it has
+    another kind or schema version or if a file differs from the manifest, and StorageError if the
+    node's disk is full.
     """
     manifest = read_manifest(location, "graph")
     file, vectors = read_vectors(location, manifest, EMBEDDINGS)
@@ -135,10 +135,10 @@ def read_graph(location: Location) -> GraphEmbeddings:
 
 
 def read_dataset_and_graph(config: JobConfig) -> tuple[Dataset, GraphEmbeddings]:
-    """The dataset and the graph of a job.
+    """Return the dataset and the graph of a job.
 
-    Raises what `read_dataset` and `read_graph` raise, ArtifactMismatchError if the graph is of
-    another dataset.
+    Raises the errors of `read_dataset` and `read_graph`, and ArtifactMismatchError if the graph is
+    of another dataset.
     """
     dataset, graph = (location_of(config, name) for name in ("dataset", "graph"))
     known, vectors = read_dataset(dataset), read_graph(graph)
@@ -149,15 +149,15 @@ def read_dataset_and_graph(config: JobConfig) -> tuple[Dataset, GraphEmbeddings]
 def read_vectors(
     location: Location, manifest: Manifest, name: str
 ) -> tuple[Path, dict[str, Tensor]]:
-    """This node's copy of a file of `write_graph`, and what it holds, mapped."""
+    """Return this node's copy of a file from `write_graph`, and its mapped tensors."""
     return map_file(location, manifest, name, lambda path: (path, _map(path)), _ROOM_BYTES)
 
 
 def _map(path: Path, num_more_users: int = 0) -> dict[str, Tensor]:
-    """The vectors of a safetensors file with a hole behind it, from which more users are made.
+    """Map a safetensors file that has room at its end for more users.
 
-    The file has 8 bytes with the header's length, a JSON header, and the tensors, the users last.
-    Raises ValueError if it is cut off.
+    The format is 8 bytes with the header's length, a JSON header, and the tensors, the users last.
+    Raises ValueError if the file is truncated.
     """
     data = torch.from_numpy(np.memmap(path, np.uint8, mode="c"))
     start = 8 + int.from_bytes(bytes(data[:8]), "little")
@@ -165,11 +165,11 @@ def _map(path: Path, num_more_users: int = 0) -> dict[str, Tensor]:
     size = start + header["users"]["data_offsets"][1] + _ROOM_BYTES
     if len(data) != size:
         raise ValueError(f"{len(data)} bytes, expected {size}")
-    found = {}
+    tensors = {}
     for name, part in header.items():
         num_rows, dim = part["shape"]
         num_rows += num_more_users if name == "users" else 0
         first = start + part["data_offsets"][0]
         rows = data[first : first + num_rows * dim * torch.float32.itemsize]
-        found[name] = rows.view(torch.float32).view(num_rows, dim)
-    return found
+        tensors[name] = rows.view(torch.float32).view(num_rows, dim)
+    return tensors

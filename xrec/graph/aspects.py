@@ -1,12 +1,12 @@
-"""Aspects as nodes of the graph: who mentions what, and what is mentioned of which item.
+"""Aspects as nodes of the graph: who mentions what, and what is mentioned about which item.
 
-The nodes are the users, then the items, then the aspects. An edge's weight grows with the number of
-reviews and with how few items have the aspect, so that what all mention connects nobody:
+The nodes are the users, then the items, then the aspects. An edge weighs more if more reviews
+mention the aspect and if fewer items have it, so that aspects of all items connect nobody:
 
     w(v, a) = ln(1 + c(v, a)) ln((I + 1) / (d(a) + 1))
 
 c(v, a) is the number of training reviews of the user or item v that mention a, and d(a) the number
-of items that have it. An interaction has weight 1.
+of items that have a. An interaction has weight 1.
 """
 
 from dataclasses import dataclass
@@ -22,9 +22,9 @@ from xrec.errors import DataError
 
 @dataclass(frozen=True, eq=False)
 class AspectEdges:
-    """E edges: nodes (E,) int64, users before items; aspects (E,) int64; weights (E,) float32.
+    """E distinct edges: nodes (E,) int64, users before items; aspects (E,) int64; weights (E,).
 
-    All weights are above 0, and no edge is there twice.
+    Weights are float32 and positive.
     """
 
     nodes: Tensor
@@ -46,46 +46,30 @@ NO_ASPECTS = AspectEdges(torch.empty(0).long(), torch.empty(0).long(), torch.emp
 """The aspects of a graph of users and items only."""
 
 
-@dataclass(frozen=True, eq=False)
-class AspectCounts:
-    """In how many training reviews of a user, or an item, an aspect is, each aspect once a row.
-
-    rows, aspects, counts: (E,) int64; a count is at least 1.
-    """
-
-    rows: Tensor
-    aspects: Tensor
-    counts: Tensor
-
-
 def aspect_edges(
-    of_users: AspectCounts,
-    of_items: AspectCounts,
-    *,
-    num_users: int,
-    num_items: int,
-    num_aspects: int,
+    of_users: Tensor, of_items: Tensor, *, num_users: int, num_items: int, num_aspects: int
 ) -> AspectEdges:
-    """Return the weighted edges of users and items."""
-    having = torch.bincount(of_items.aspects, minlength=num_aspects)
+    """Return the weighted edges of users and items.
+
+    of_users, of_items: (3, E) int64, the user or item, the aspect, and the number of reviews.
+    """
+    having = torch.bincount(of_items[1], minlength=num_aspects)
     rarity = ((num_items + 1) / (having + 1)).log()
-    sides = (of_users, of_items)
-    weights = torch.cat([side.counts.float().log1p() * rarity[side.aspects] for side in sides])
-    nodes = torch.cat([of_users.rows, of_items.rows + num_users])
-    aspects = torch.cat([side.aspects for side in sides])
-    there = weights > 0  # an aspect that every item has connects nobody
-    return AspectEdges(nodes[there], aspects[there], weights[there], num_aspects)
+    weights = torch.cat(
+        [counts.float().log1p() * rarity[aspects] for _, aspects, counts in (of_users, of_items)]
+    )
+    nodes = torch.cat([of_users[0], of_items[0] + num_users])
+    aspects = torch.cat([of_users[1], of_items[1]])
+    kept = weights > 0
+    return AspectEdges(nodes[kept], aspects[kept], weights[kept], num_aspects)
 
 
 def dataset_aspect_edges(dataset: Dataset) -> AspectEdges:
-    """Return the edges of the dataset's aspects, from counts of training reviews.
-
-    Raises DataError if the dataset has no aspects.
-    """
+    """Return the edges of the dataset's aspects; raises DataError if it has none."""
     if dataset.aspects is None or dataset.item_aspects is None or dataset.user_aspects is None:
         raise DataError(
-            "model.aspects is set, but the dataset has no aspects: expected one that was prepared "
-            "from annotations (`xrec annotate`); prepare it so, or set model.aspects=false",
+            "model.aspects is true, but the dataset has no aspects; prepare it from annotations "
+            "(`xrec annotate`), or set model.aspects=false",
             code="no_aspects",
             key="model.aspects",
             saw=True,
@@ -99,9 +83,9 @@ def dataset_aspect_edges(dataset: Dataset) -> AspectEdges:
     )
 
 
-def _counts(table: pa.Table, row: str, num_aspects: int) -> AspectCounts:
-    rows, aspects, counts = (
+def _counts(table: pa.Table, row: str, num_aspects: int) -> Tensor:
+    columns = [
         table[name].to_numpy().astype(np.int64) for name in (row, "aspect_index", "num_reviews")
-    )
-    check_aspects(aspects, num_aspects, f"{row.split('_')[0]}_aspects")
-    return AspectCounts(*map(torch.from_numpy, (rows, aspects, counts)))
+    ]
+    check_aspects(columns[1], num_aspects, f"{row.split('_')[0]}_aspects")
+    return torch.from_numpy(np.stack(columns))

@@ -1,4 +1,4 @@
-"""Fold-in: the vector of a user who came after training, computed from the trained tables.
+"""Fold-in: the vector of a user who was not trained on, computed from the trained tables.
 
 For a new user u with the items N_u, where ê is e / ||e||:
 
@@ -6,11 +6,10 @@ For a new user u with the items N_u, where ê is e / ||e||:
     W   = argmin  sum_t ||z_t W - ê_t||^2 + l tr(Z^T Z) / D ||W||^2   over the trained users t
     e_u = exp(a + b ln |N_u|) z_u W / ||z_u W||
 
-z_u is LightGCN's step from the neighbours (arXiv 2002.02126, eq. 3), except that all neighbours
-have the same weight. W is a ridge regression: it maps the mean of a user's neighbours to the
-direction that training gave the user. a and b are the least-squares fit of ln ||e_t|| on ln |N_t|.
-So the adapter gets vectors like the trained ones. The rule is our own.
-docs/graph.md has what it reaches.
+z_u is LightGCN's propagation (arXiv 2002.02126, eq. 3), but with equal weights. W is a ridge
+regression from the mean of a user's neighbors to the direction that training gave the user. a and b
+are the least-squares fit of ln ||e_t|| on ln |N_t|. So the adapter gets vectors like the trained
+ones. The rule is our own; docs/graph.md has its results.
 """
 
 from dataclasses import dataclass
@@ -24,8 +23,8 @@ from xrec.graph.adjacency import check_edges
 from xrec.graph.artifact import check_finite
 from xrec.graph.ranking import SeenItems
 
-_RIDGE = 1e-3  # l; between 1e-4 and 1e-2 recall changes by 1 % at most
-# W has only D x D entries, so more trained vectors do not make it better, and each process fits it.
+_RIDGE = 1e-3  # l; from 1e-4 to 1e-2 recall changes by at most 1 %
+# Each process fits W, whose D x D entries do not gain from more vectors.
 _MOST_FITTED = 200_000
 
 
@@ -33,8 +32,8 @@ _MOST_FITTED = 200_000
 class FoldIn:
     """The fitted rule.
 
-    `weight` (D, D) is W, `items` (I, D) the trained vectors. line: b and a of the length. ends:
-    the least and largest fitted ln |N|; what lies beyond counts as the nearer end.
+    `items` (I, D) are the trained vectors, `weight` (D, D) is W, and `line` is b and a. `ends` are
+    the least and largest fitted ln |N|; values outside are clamped.
     """
 
     items: Tensor
@@ -46,10 +45,9 @@ class FoldIn:
     def of(
         cls, users: Tensor, items: Tensor, train_edges: Tensor, most_fitted: int = _MOST_FITTED
     ) -> "FoldIn":
-        """The rule fitted to users (U, D) and items (I, D), float.
+        """Fit the rule to users (U, D), items (I, D), and their `train_edges` (2, E) int64.
 
-        `train_edges` (2, E) int64 has user indices in row 0 and item indices in row 1. Raises
-        DataError if a table is not finite, or if there are no edges or an index is out of range.
+        Raises DataError if a table is not finite, there are no edges, or an index is out of range.
         """
         check_finite("user", users)
         check_finite("item", items)
@@ -61,20 +59,20 @@ class FoldIn:
         means = _mean_directions(items, of_fitted, len(fitted))
         weight = _ridge(means, F.normalize(users[fitted].float(), dim=1))
         x, y = degrees[fitted].double().log(), lengths[fitted].double().log()
-        # The default driver, gelsy, gives any line where all degrees are equal.
+        # The default driver, gelsy, gives an arbitrary line if all degrees are equal.
         powers = torch.stack([x, torch.ones_like(x)], 1)
         line = torch.linalg.lstsq(powers, y[:, None], driver="gelsd").solution[:, 0]
         ends = float(x.min()), float(x.max())
         return cls(items, weight, (float(line[0]), float(line[1])), ends)
 
     def vector(self, items: Tensor) -> Tensor:
-        """The vector (D,) float32 of a new user of these items: different indices (M,), M >= 1."""
+        """Return a new user's vector (D,) float32, given distinct item indices (M,), M >= 1."""
         return self.parts(torch.zeros_like(items), items, 1).sum(dim=0)
 
     def parts(self, rows: Tensor, items: Tensor, num_users: int) -> Tensor:
-        """What each item adds to the vector of its user, (M, D) float32: e_u is their sum.
+        """Return what each item adds to its user's vector, (M, D) float32; e_u is their sum.
 
-        rows, items: (M,) int64, the users 0 to `num_users` - 1, and their different items.
+        rows, items: (M,) int64, users from 0 to `num_users` - 1 and their distinct items.
         """
         mapped = F.normalize(self.items[items].float(), dim=1) @ self.weight
         counts = torch.bincount(rows, minlength=num_users).double().clamp(min=1)
@@ -87,12 +85,9 @@ class FoldIn:
 
 
 def _mean_directions(table: Tensor, edges: Tensor, num_rows: int) -> Tensor:
-    """Return unit vectors (num_rows, D) float32 along the mean of the neighbours' directions.
-
-    A row without neighbours is zero.
-    """
+    """Return unit vectors (num_rows, D) along the mean direction of each row's neighbors, or 0."""
     lengths = torch.linalg.vector_norm(table.float(), dim=1)
-    # The edge's weight is 1 / ||e_i||, which saves a normalized copy of a table that may be large.
+    # Edge weights of 1 / ||e_i|| save a normalized copy of a table that may be large.
     weights = torch.where(lengths > 0, 1 / lengths, 0)[edges[1]]
     mean = (
         torch.sparse_coo_tensor(edges, weights, (num_rows, len(table)), check_invariants=False)
@@ -113,15 +108,15 @@ def _ridge(x: Tensor, y: Tensor) -> Tensor:
 
 
 def _spread(usable: Tensor, most: int) -> Tensor:
-    """Return the indices (N,) int64 of at most `most` of the `usable` (M,) bool.
+    """Return the indices (N,) of at most `most` evenly spread rows of `usable` (M,) bool.
 
-    They are evenly spread. Raises DataError if no row is usable.
+    Raises DataError if no row is usable.
     """
     indices = usable.nonzero()[:, 0]
     if len(indices) == 0:
         raise DataError(
-            "no trained vector with interactions differs from zero: there is nothing to fit "
-            "fold-in to; train the graph again",
+            "all trained vectors with interactions are zero, so fold-in cannot be fitted; retrain "
+            "the graph",
             code="nothing_to_fit",
         )
     step = -(-len(indices) // most)

@@ -1,4 +1,4 @@
-"""Which run a graph is of: settings and inputs, known by manifests alone, without torch."""
+"""A graph's identity, its settings and inputs, from manifests alone, without torch."""
 
 from typing import Any
 
@@ -9,14 +9,14 @@ from xrec.storage import Manifest, ancestry, location_of, open_location, read_ma
 
 LAYER0 = "layer0.safetensors"
 START_FROM = "start_from"
-"""Among the metrics: the fingerprints of the graphs that this one started from, the last first."""
+"""Metric with the fingerprints of the graphs that this one started from, newest first."""
 
 
 def graph_identity(config: PretrainGraphConfig) -> tuple[dict[str, Any], dict[str, str]]:
     """Return the settings that the graph's content depends on, and the inputs' fingerprints.
 
-    Raises ArtifactNotFoundError without a dataset, or without the graph that it starts from;
-    ArtifactMismatchError if that does not fit.
+    Raises ArtifactNotFoundError if the dataset or the graph to start from is missing, and
+    ArtifactMismatchError if that graph does not fit.
     """
     dataset = read_manifest(location_of(config, "dataset"), "dataset")
     inputs = {"dataset": dataset.fingerprint}
@@ -26,11 +26,11 @@ def graph_identity(config: PretrainGraphConfig) -> tuple[dict[str, Any], dict[st
 
 
 def _check_start(config: PretrainGraphConfig, uri: str, dataset: Manifest) -> Manifest:
-    """The manifest of the graph at `uri`, whose vectors have the indices and the length of ours."""
+    """Return the manifest of the graph at `uri`, after checking that its vectors can be used."""
     earlier = read_manifest(open_location(uri, config.storage), "graph")
     dim, known = earlier.config["model"]["embedding_dim"], earlier.inputs["dataset"]
     if known not in ancestry(dataset, EXTENDS):
-        saw, why = known, f"of dataset {known}, which {config.artifact('dataset')} does not extend"
+        saw, why = known, f"of dataset {known}, which {config.artifact('dataset')} doesn't extend"
     elif dim != config.model.embedding_dim:
         saw, why = (
             dim,
@@ -41,7 +41,7 @@ def _check_start(config: PretrainGraphConfig, uri: str, dataset: Manifest) -> Ma
     else:
         return earlier
     raise ArtifactMismatchError(
-        f"start_from: the graph at {uri} is {why}; give one that fits, or leave start_from out",
+        f"start_from: the graph at {uri} is {why}; use another one, or remove start_from",
         code="start_does_not_fit",
         key="start_from",
         saw=saw,
@@ -53,13 +53,12 @@ def check_graph_of_dataset(
 ) -> None:
     """Raise ArtifactMismatchError unless the graph was trained on the dataset.
 
-    The dataset's indices find the graph's vectors, so the two must belong together.
+    The dataset's indices select the graph's vectors.
     """
     if graph.inputs["dataset"] != dataset.fingerprint:
         raise ArtifactMismatchError(
-            f"{graph_uri}: trained on dataset {graph.inputs['dataset']}, but {dataset_uri} is "
-            f"{dataset.fingerprint}; indices would not fit: train the graph again, or give its "
-            "dataset",
+            f"{graph_uri} was trained on dataset {graph.inputs['dataset']}, but {dataset_uri} is "
+            f"{dataset.fingerprint}, whose indices differ; retrain the graph, or use its dataset",
             code="graph_of_another_dataset",
             key="dataset",
             saw=graph.inputs["dataset"],

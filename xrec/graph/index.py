@@ -1,4 +1,4 @@
-"""The best items of users by a kept approximate index, in place of all dot products."""
+"""The best items of users from an approximate index, instead of all dot products."""
 
 import functools
 from pathlib import Path
@@ -15,9 +15,9 @@ _MOST_FOUND, _USERS_PER_SEARCH = 1024, 256
 
 
 class ItemIndex:
-    """The items as an HNSW graph (arXiv 1603.09320) of inner products, a file of this node.
+    """An HNSW index (arXiv 1603.09320) of items by inner product, in a file of this node.
 
-    One thread makes it, so that it is the same on every node: 3 minutes for 1e6 items.
+    A single thread builds it, so it is the same on every node: 3 minutes for 1e6 items.
     """
 
     def __init__(
@@ -30,16 +30,16 @@ class ItemIndex:
         num_build: int = 80,
         num_search: int = 128,
     ):
-        """Build the index of items (I, D) float32, or open the file of this node.
+        """Build the index of items (I, D) float32 without the `lost` (G,), or open its file.
 
-        `name` says which items these are, and which of them are `lost` (G,). num_build and
-        num_search are HNSW's efConstruction and its least efSearch.
+        `name` identifies both. num_build and num_search are HNSW's efConstruction and its minimum
+        efSearch.
         """
-        there = np.setdiff1d(np.arange(len(items)), lost)
-        build = functools.partial(_build, items, there, num_links, num_build)
+        kept = np.setdiff1d(np.arange(len(items)), lost)
+        build = functools.partial(_build, items, kept, num_links, num_build)
         self._num_search = num_search
         self._index = mapped(f"{name}-{num_links}-{num_build}.hnsw", build, _open)
-        self._ids = torch.from_numpy(np.append(there, -1))  # faiss says -1 where it finds none
+        self._ids = torch.from_numpy(np.append(kept, -1))  # faiss returns -1 for no item
 
     def top_k(
         self,
@@ -51,11 +51,11 @@ class ItemIndex:
         *,
         more: More | None = None,
     ) -> Ranked:
-        """Yield once what `top_k_items` yields for the users `rows` (N,), of items that are found.
+        """Yield one chunk like those of `top_k_items`, for the users `rows` (N,).
 
-        As many more are asked for as the user has seen, and the `_MOST_FOUND` items to which `more`
-        adds most are found too. Users who need more than `_MOST_FOUND`, or
-        for whom fewer than k are found, are ranked exactly.
+        The search asks for as many more items as the user has seen. The `_MOST_FOUND` items with
+        the largest additions from `more` are candidates too. Users who need more than `_MOST_FOUND`
+        items, or for whom fewer than k are found, are ranked exactly.
         """
         best, scores = torch.full((len(rows), k), -1), torch.full((len(rows), k), -torch.inf)
         needed = k + torch.bincount(seen.of(rows)[0], minlength=len(rows))
@@ -64,7 +64,7 @@ class ItemIndex:
             if not len(some):  # nobody has few
                 break
             number = min(max(self._num_search, int(needed[some[-1]])), self._index.ntotal)
-            vectors, (of_user, there) = users[rows[some]], seen.of(rows[some])
+            vectors, (of_user, known) = users[rows[some]], seen.of(rows[some])
             found = self._search(vectors, number)
             added = None if more is None else more(rows[some])
             if added is not None:
@@ -73,7 +73,7 @@ class ItemIndex:
             keys = found + torch.arange(len(some))[:, None] * len(items)
             if added is not None:
                 of_found += _added_at(keys, added[0] * len(items) + added[1], added[2])
-            is_out = torch.isin(keys, there + of_user * len(items)) | (found < 0)
+            is_out = torch.isin(keys, known + of_user * len(items)) | (found < 0)
             is_out |= torch.isin(found, seen.lost)
             scores[some], at = stable_top_k(of_found.masked_fill(is_out, -torch.inf), k)
             best[some] = found.gather(1, at)
@@ -83,7 +83,7 @@ class ItemIndex:
         yield rows, best, scores
 
     def _search(self, users: torch.Tensor, number: int) -> torch.Tensor:
-        """Return items (B, number) near `users` (B, D), in ascending order; -1 where none are."""
+        """Return `number` items near each of `users` (B, D), ascending, padded with -1."""
         import faiss
 
         settings = faiss.SearchParametersHNSW(efSearch=number)
@@ -94,9 +94,9 @@ class ItemIndex:
 def _with_most_added(
     found: torch.Tensor, rows: torch.Tensor, items: torch.Tensor, values: torch.Tensor
 ) -> torch.Tensor:
-    """Return items (B, N) and the `_MOST_FOUND` others of each row with the largest `values` (M,).
+    """Return the items (B, N) and the `_MOST_FOUND` of each row with the largest `values` (M,).
 
-    rows: (M,), ascending. Items are in ascending order; -1 stands for none, and for a second time.
+    rows: (M,), ascending. The result is ascending; -1 replaces missing and repeated items.
     """
     counts = torch.bincount(rows, minlength=len(found))
     place = torch.arange(len(rows)) - (counts.cumsum(0) - counts)[rows]
@@ -110,7 +110,7 @@ def _with_most_added(
 
 
 def _added_at(keys: torch.Tensor, of: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
-    """Return the `values` (M,) of the keys `of` (M,) at `keys` (B, N); 0 for others."""
+    """Return at `keys` (B, N) the `values` (M,) of the keys `of` (M,), or 0."""
     if not len(of):
         return torch.zeros(keys.shape)
     of, order = of.sort()
@@ -119,20 +119,20 @@ def _added_at(keys: torch.Tensor, of: torch.Tensor, values: torch.Tensor) -> tor
 
 
 def _build(
-    items: torch.Tensor, there: npt.NDArray[np.int64], num_links: int, num_build: int, path: Path
+    items: torch.Tensor, kept: npt.NDArray[np.int64], num_links: int, num_build: int, path: Path
 ) -> None:
     import faiss
 
     faiss.omp_set_num_threads(1)
     index = faiss.IndexHNSWFlat(items.shape[1], num_links, faiss.METRIC_INNER_PRODUCT)
     index.hnsw.efConstruction = num_build
-    for some in torch.from_numpy(there).split(65_536):
+    for some in torch.from_numpy(kept).split(65_536):
         index.add(items[some].numpy())
     faiss.write_index(index, str(path))
 
 
 def _open(path: Path) -> Any:
-    """The index in a file, mapped; raises ValueError if it is cut off."""
+    """Return the index in a file, mapped; raises ValueError if the file is truncated."""
     import faiss
 
     faiss.omp_set_num_threads(1)

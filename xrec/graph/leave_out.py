@@ -1,10 +1,9 @@
-"""Graphs without some of the pairs that they are to explain, and what their vectors are of these.
+"""Cross-fitting: vectors of explained training pairs from graphs that have not seen the pair.
 
-A vector that was trained on a pair knows it, and that of a pair which is held out does not: an
-adapter that learns from the former learns to trust what it will not get. So the explained training
-pairs are divided into folds (cross-fitting), and for each fold a graph is trained without its
-interactions and reviews. The vectors of another graph are turned onto those of the whole one:
-vectors of two trainings differ by a rotation, among others.
+A vector that was trained on a pair knows it, but later pairs are new: an adapter that learns from
+the former relies on something that will be missing. So the explained training pairs are divided
+into folds, and for each fold a graph is trained without its interactions and reviews. Its vectors
+are rotated onto those of the whole graph, because two trainings differ by a rotation, among others.
 """
 
 from dataclasses import dataclass, replace
@@ -24,9 +23,9 @@ TRAINING_VECTORS = "training_vectors.safetensors"
 
 @dataclass(frozen=True)
 class TrainingVectors:
-    """The vectors of the P explained training pairs of a dataset, in its order.
+    """The vectors of the P explained training pairs, in the dataset's order.
 
-    users, items: (P, D) float32, of graphs that were trained without the pair.
+    users, items: (P, D) float32, from graphs that were trained without the pair.
     """
 
     users: Tensor
@@ -34,17 +33,17 @@ class TrainingVectors:
 
 
 def read_training_vectors(location: Location, graph: Manifest) -> TrainingVectors:
-    """The vectors beside the `graph`, which was trained with folds.
+    """Return the training vectors of a `graph` that was trained with folds.
 
-    Raises ArtifactMismatchError if the file is not that of the manifest.
+    Raises ArtifactMismatchError if the file differs from the manifest.
     """
     return TrainingVectors(**read_vectors(location, graph, TRAINING_VECTORS)[1])
 
 
 def fold_numbers(users: npt.NDArray[np.int64], num_folds: int) -> npt.NDArray[np.int64]:
-    """A fold from 0 to `num_folds` - 1 for each of P pairs, by their users (P,).
+    """Return a fold from 0 to `num_folds` - 1 for each of P pairs, given their users (P,).
 
-    The pairs of a user are spread over the folds, from one on that is drawn for the user.
+    Each user's pairs are spread over the folds, starting from one drawn for the user.
     """
     rng = np.random.default_rng(0)
     order = rng.permutation(len(users))
@@ -58,9 +57,9 @@ def fold_numbers(users: npt.NDArray[np.int64], num_folds: int) -> npt.NDArray[np
 
 
 def without_fold(dataset: Dataset, fold: int, num_folds: int) -> Dataset:
-    """The dataset as if the explained training pairs of a fold were not there.
+    """Return the dataset without the explained training pairs of a fold.
 
-    Their interactions and their reviews' aspects are in no table and no count; explanations stay.
+    No table or count includes their interactions or their reviews' aspects; explanations stay.
     """
     pairs = dataset.explained_pairs("train")
     of_fold = fold_numbers(edges_of(pairs)[0], num_folds) == fold
@@ -76,6 +75,6 @@ def without_fold(dataset: Dataset, fold: int, num_folds: int) -> Dataset:
 
 
 def _without(table: pa.Table, gone: npt.NDArray[np.int64]) -> pa.Table:
-    """The rows of a table of pairs that are not in `gone`, or are held out."""
+    """Return the rows of a table of pairs that are held out or not in `gone`."""
     stays = ~np.isin(pair_keys(table), gone)
     return table.filter(pc.or_(pa.array(stays), pc.not_equal(table["split"], "train")))

@@ -1,6 +1,6 @@
-"""LightGCN (arXiv 2002.02126): propagation without weights; the mean of the layers is the result.
+"""LightGCN (arXiv 2002.02126): propagation without weights; the result is the mean of the layers.
 
-Each of any number of workers computes its block of rows (`xrec.graph.partition`).
+Each worker computes its block of rows (`xrec.graph.partition`).
 """
 
 from typing import Any
@@ -15,11 +15,10 @@ class LightGCN(nn.Module):
     """E^(l+1) = A E^(l),  E = 1/(L+1) sum_{l=0..L} E^(l),  score(u, i) = <E_u, E_i>.
 
     A is the symmetric normalized adjacency (`normalized_adjacency`); only E^(0) is learned. This
-    worker owns the rows of E^(0), of A and of each layer that `partition` gives it. Without a
-    partition it owns all rows.
+    worker owns the rows of E^(0), of A, and of each layer that are in its `partition`.
 
     Shapes: adjacency (n, W n) sparse CSR -> this worker's rows (n, D) of E, float32. With W > 1
-    workers, forward and backward are collective: every worker must call both.
+    workers, forward and backward are collective.
     """
 
     def __init__(
@@ -29,22 +28,18 @@ class LightGCN(nn.Module):
         num_layers: int,
         partition: Partition | None = None,
     ) -> None:
-        """Take `embeddings` (n, D) float32 as the start of this worker's rows.
-
-        They come from `random_embeddings` or `spectral_embeddings`, and are finite.
-        """
+        """Start from this worker's rows `embeddings` (n, D) float32, which must be finite."""
         super().__init__()
         self.partition = partition or Partition.whole(embeddings.shape[0])
         self.num_users = num_users
         self.num_layers = num_layers
         assert len(embeddings) == self.partition.blocks.block_size
         assert embeddings.isfinite().all()
-        # One table for users and items, so that a layer is one product and Adam has one parameter.
+        # One table for users and items: a layer is one product, and Adam has one parameter.
         self.embeddings = nn.Parameter(embeddings)
 
     def forward(self, adjacency: Tensor) -> Tensor:
-        # X + A X + A^2 X = X + A (X + A X), so a layer is one fused product and sum, and no layer
-        # must be kept.
+        # X + A X + A^2 X = X + A (X + A X): a layer is a fused product and sum, and none is kept.
         layer_sum: Tensor = self.embeddings
         for _ in range(self.num_layers):
             layer_sum = symmetric_product(
@@ -56,7 +51,7 @@ class LightGCN(nn.Module):
 def random_embeddings(partition: Partition, embedding_dim: int, seed: int) -> Tensor:
     """Return this worker's rows (n, D) float32 of a table drawn from N(0, 0.1^2).
 
-    The table is the same for any number of workers. Empty rows are zero.
+    The table is the same for any number of workers; empty rows are zero.
     """
     return partition.normal_rows(embedding_dim, seed) * 0.1
 
@@ -64,15 +59,14 @@ def random_embeddings(partition: Partition, embedding_dim: int, seed: int) -> Te
 def symmetric_product(
     adjacency: Tensor, block: Tensor, partition: Partition, plus: Tensor | None = None
 ) -> Tensor:
-    """Return this worker's rows (n, D) of A X + Y, which are A_w X + `plus`.
+    """Return this worker's rows (n, D) of A X + Y, that is, A_w X + `plus`.
 
-    X (W n, D) is the `block` (n, D) of each worker, one below the other; A_w = `adjacency`
-    (n, W n).
+    X (W n, D) is the workers' `block`s (n, D) stacked; A_w is `adjacency` (n, W n).
 
-    The gradient needs neither a transposed matrix nor a sum over workers. With G = dL/d(A X) it is
-    dL/dX = A^T G = A G, because A is symmetric. This worker's rows of it are A_w G, and G is the
-    workers' gradients of their rows, one below the other. So backward does what forward does: it
-    multiplies all of them with A_w. (torch's own gradient would transpose A at every step.)
+    The gradient needs neither a transposed matrix nor a sum over workers: with G = dL/d(A X),
+    dL/dX = A^T G = A G, because A is symmetric. This worker's rows of it are A_w G, where G is the
+    workers' gradients stacked, so backward is the same product as forward. (torch's own gradient
+    would transpose A at every step.)
     """
     product: Tensor = _SymmetricProduct.apply(adjacency, block, partition, plus)  # type: ignore[no-untyped-call]
     return product

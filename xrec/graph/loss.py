@@ -1,8 +1,4 @@
-"""The losses that LightGCN is trained with, and the negatives that they need.
-
-There is a pairwise and a softmax ranking loss, each a mean over its rows, and L2 regularization. An
-`Objective` draws a micro-batch's negatives and computes its loss.
-"""
+"""LightGCN's ranking losses (pairwise and softmax), and the negatives they need."""
 
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -33,15 +29,15 @@ def sampled_softmax_loss(
 ) -> Tensor:
     """Return mean_b -s(u,i)/t + ln(exp(s(u,i)/t) + sum_c exp(s(u,c)/t - ln q_c)).
 
-    s(u, c) = <u, c>, and t is the temperature. This is the softmax over all items with its sum
-    estimated from the candidates c. A candidate has the weight 1/q_c, where q_c is how often c is
-    expected among the candidates (`expected_counts`). A row's own positive item is left out of its
-    candidates. Rows are independent: the loss of a batch is the mean of the losses of its parts,
-    weighted by their sizes.
+    s(u, c) = <u, c>, and t is the temperature. This is the softmax over all items, with its sum
+    estimated from the candidates c. A candidate has the weight 1/q_c, where q_c is its expected
+    count among the candidates (`expected_counts`). A row's own positive item is excluded from its
+    candidates. Rows are independent, so the loss of a batch is the mean of its parts' losses
+    weighted by size.
 
     Sources: Bengio & Senecal 2008 (sampled softmax); Yi et al., RecSys 2019 (the correction for
-    in-batch candidates, which popular items are among more often); Wu et al., arXiv 2201.02327
-    (the loss for recommendation).
+    in-batch candidates, which favor popular items); Wu et al., arXiv 2201.02327 (the loss for
+    recommendation).
 
     Shapes: users (B, D), pos_items (B, D), candidates (C, D), is_own_item (B, C) bool,
     log_expected_counts (C,) -> () float32.
@@ -53,10 +49,9 @@ def sampled_softmax_loss(
 
 
 class _SampledSoftmax(torch.autograd.Function):
-    """The loss with a gradient of its own, because training spends most of its time here.
+    """The loss with its own gradient, because training spends most of its time here.
 
-    It makes one matrix (B, C) and changes it in place, where autograd makes five passes over such
-    matrices.
+    It changes one matrix (B, C) in place; autograd makes five passes over such matrices.
     """
 
     @staticmethod
@@ -92,10 +87,10 @@ class _SampledSoftmax(torch.autograd.Function):
 def expected_counts(
     popularity: Tensor, num_in_batch: int, num_uniform: int, num_items: int
 ) -> Tensor:
-    """Return q_c = B p_c + M / I, (C,) float32: how often each item is expected as a candidate.
+    """Return q_c = B p_c + M / I, (C,) float32, the expected count of each item as a candidate.
 
     B is `num_in_batch`, the positive items of a batch; M is `num_uniform`, the uniform draws from
-    I = `num_items` items. `popularity` (C,) is p_c, an item's share of all interactions. This is
+    I = `num_items` items; p_c is `popularity` (C,), an item's share of all interactions. This is
     the mixed sampling of Yang et al. (WWW 2020 companion).
     """
     return num_in_batch * popularity + num_uniform / num_items
@@ -110,23 +105,20 @@ class Objective(Protocol):
     def loss(self, users: Tensor, items: Tensor, batch: MicroBatch, part: slice) -> Tensor:
         """Return the mean loss, (), of the rows `part` of a micro-batch of B interactions.
 
-        users (P, D) are the vectors of these rows' users. items (B + M, D) are the vectors of all
-        positive items of the micro-batch, then of all its negatives.
+        users (P, D) are the vectors of these rows' users; items (B + M, D) are those of all
+        positive items, then of all negatives.
         """
 
     def regularized_items(self, batch: MicroBatch) -> Tensor:
-        """Return the items (K,) int64 whose layer-0 embeddings are regularized.
-
-        An item that the micro-batch has several times is returned several times.
-        """
+        """Return the items (K,) int64 whose layer-0 embeddings are regularized, with repeats."""
 
     def vectors(self, encoded: Tensor) -> Tensor:
-        """Return rows (n, D) whose dot products rank, from rows of the encoder's vectors."""
+        """Return rows (n, D) whose dot products rank, given rows of the encoder's vectors."""
 
 
 @dataclass(frozen=True)
 class BPR:
-    """Bayesian personalized ranking: each interaction has one negative item of its own."""
+    """Bayesian personalized ranking: each interaction has its own negative item."""
 
     sampler: NegativeSampler
 
@@ -147,14 +139,14 @@ class BPR:
 class SampledSoftmax:
     """Sampled softmax over cosines.
 
-    All interactions of a micro-batch share `num_negatives` uniform items, and the positive items of
-    the others are negatives too.
+    The interactions of a micro-batch share `num_negatives` uniformly drawn items, and each other's
+    positive items, as negatives.
     """
 
     def __init__(
         self, edges: Tensor, num_items: int, *, temperature: float, num_negatives: int
     ) -> None:
-        """Count the items' popularity in `edges` (2, E) int64, the training interactions."""
+        """Count the popularity of items in the training interactions `edges` (2, E) int64."""
         self._popularity = torch.bincount(edges[1], minlength=num_items).float() / edges.shape[1]
         self._num_items = num_items
         self._temperature = temperature
@@ -169,7 +161,8 @@ class SampledSoftmax:
         counts = expected_counts(
             self._popularity[candidates], len(batch), self._num_negatives, self._num_items
         )
-        is_own = (batch.pos_items[part].unsqueeze(1) == candidates).to(users.device)
+        candidates = candidates.to(users.device)  # before they are compared pairwise
+        is_own = candidates[: len(batch)][part].unsqueeze(1) == candidates
         return sampled_softmax_loss(
             users,
             items[: len(batch)][part],

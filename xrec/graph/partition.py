@@ -1,11 +1,11 @@
-"""How the nodes of the graph are dealt to workers, and how workers exchange the nodes' rows.
+"""How the graph's nodes are divided among workers, and how workers exchange the nodes' rows.
 
 A node is a user (0 to U - 1) or an item (U to N - 1). Each worker owns a block of rows of the
-adjacency, of the layer-0 embeddings and of the optimizer's state. Replicated training uses one
-block that holds all rows. No worker ever holds the rows of all nodes:
+adjacency, the layer-0 embeddings, and the optimizer's state. Replicated training has one block with
+all rows. Otherwise no worker ever holds the rows of all nodes:
 
-    a layer     gathers ceil(D / W) columns of all blocks at a time, one at least: (W n, D / W)
-    the loss    asks for the rows of a micro-batch's K nodes: (K, D); their gradients go back
+    a layer     gathers ceil(D / W) columns of all blocks at a time: (W n, D / W)
+    the loss    gathers the rows of a micro-batch's K nodes, (K, D), and returns their gradients
 """
 
 from dataclasses import dataclass
@@ -19,10 +19,10 @@ _NODES_PER_DRAW = _ROWS_PER_SUM = 65_536
 
 @dataclass(frozen=True)
 class RowBlocks:
-    """The layout of all blocks: W blocks of n rows each, one below the other.
+    """The layout of all blocks: W stacked blocks of n rows each.
 
-    Row r, in block r // n, holds the node `nodes[r]`; the node v stands in row `rows[v]`. nodes
-    (W n,) int64 is -1 in the empty rows that make the blocks equally long; rows (N,) int64.
+    Row r, in block r // n, is that of node `nodes[r]`; node v is in row `rows[v]`. `nodes` (W n,)
+    int64 is -1 in the empty rows that pad the blocks to equal length; `rows` (N,) is int64.
     """
 
     nodes: Tensor
@@ -33,9 +33,8 @@ class RowBlocks:
     def deal(cls, degrees: Tensor, num_blocks: int) -> "RowBlocks":
         """Return blocks of ceil(N / W) rows with nearly equal sums of `degrees` (N,) int64.
 
-        Nodes are dealt by descending degree, to the blocks 1 to W, then W to 1, and so on. Within a
-        block they stand in their own order, empty rows last. The result depends on the arguments
-        only. There must be a node for each block.
+        Nodes are dealt by descending degree to the blocks 1 to W, then W to 1, and so on. Within a
+        block they are ascending, empty rows last. There must be a node for each block.
         """
         num_nodes = len(degrees)
         assert 1 <= num_blocks <= num_nodes
@@ -64,17 +63,14 @@ class RowBlocks:
 
 @dataclass(frozen=True)
 class Partition:
-    """One worker's place in a layout: it owns block `rank`.
-
-    With one block nothing is sent, and no process group is needed.
-    """
+    """One worker's part of a layout: block `rank`. A single block needs no process group."""
 
     blocks: RowBlocks
     rank: int = 0
 
     @classmethod
     def whole(cls, num_nodes: int) -> "Partition":
-        """Return the place of a worker that owns all nodes."""
+        """Return the partition of a worker that owns all nodes."""
         nodes = torch.arange(num_nodes)
         return cls(RowBlocks(nodes, nodes, 1))
 
@@ -84,14 +80,11 @@ class Partition:
         return self.blocks.node_ids(self.rank)
 
     def num_own(self, below: int) -> int:
-        """Return how many of this worker's rows are of nodes below `below`; these stand first."""
+        """Return the number of this worker's nodes below `below`; their rows come first."""
         return int(((self.node_ids >= 0) & (self.node_ids < below)).sum())
 
     def find(self, nodes: Tensor) -> tuple[Tensor, Tensor]:
-        """Return which of `nodes` (K,) are this worker's, and their rows in its block.
-
-        Both are int64: positions in `nodes`, and rows from 0 to n - 1.
-        """
+        """Return which indices of `nodes` (K,) are this worker's, and their rows in its block."""
         rows = self.blocks.rows[nodes] - self.rank * self.blocks.block_size
         found = ((rows >= 0) & (rows < self.blocks.block_size)).nonzero().flatten()
         return found, rows[found]
@@ -99,7 +92,7 @@ class Partition:
     def normal_rows(self, num_columns: int, seed: int) -> Tensor:
         """Return this worker's rows of a table (N, num_columns) drawn from N(0, 1).
 
-        The table is the same for any number of workers. Empty rows are zero.
+        The table is the same for any number of workers; empty rows are zero.
         """
         generator = torch.Generator().manual_seed(seed)
         own = self.node_ids[self.node_ids >= 0]
@@ -112,10 +105,10 @@ class Partition:
             rows[low:high] = drawn[own[low:high] - first]
         return rows
 
-    # Every worker must call the following functions, and none of them makes a gradient.
+    # The following functions are collective, and have no gradient.
 
     def all_gather(self, block: Tensor) -> Tensor:
-        """Return all workers' `block` (m, D), one below the other: (W m, D)."""
+        """Return all workers' `block` (m, D), stacked: (W m, D)."""
         if self.blocks.num_blocks == 1:
             return block
         gathered = block.new_empty(self.blocks.num_blocks * len(block), *block.shape[1:])
@@ -131,7 +124,7 @@ class Partition:
         return total
 
     def broadcast(self, value: Tensor) -> Tensor:
-        """Return, on every worker, the `value` of the first block's owner."""
+        """Return the `value` of the first block's owner on every worker."""
         if self.blocks.num_blocks == 1:
             return value
         received = value.contiguous().clone()
@@ -139,9 +132,9 @@ class Partition:
         return received
 
     def product(self, matrix: Tensor, block: Tensor, plus: Tensor | None = None) -> Tensor:
-        """Return `matrix` (m, W n), a sparse one, times all workers' `block` (n, D): (m, D).
+        """Return the sparse `matrix` (m, W n) times all workers' `block` (n, D), + `plus` (m, D).
 
-        `plus` (m, D) is added. A few columns are gathered at a time, which changes no bit.
+        A few columns are gathered at a time, which does not change the result by a bit.
         """
 
         def times(columns: Tensor, plus: Tensor | None) -> Tensor:
@@ -157,19 +150,16 @@ class Partition:
         return result
 
     def inner(self, left: Tensor, right: Tensor) -> Tensor:
-        """Return left^T right (k, l) float64 over the rows (m, k) and (m, l) of all workers.
-
-        Rows are converted to float64 piece by piece, to save memory.
-        """
+        """Return left^T right (k, l) float64 over the rows (m, k) and (m, l) of all workers."""
         total = torch.zeros(left.shape[1], right.shape[1], dtype=torch.float64, device=left.device)
         for a, b in zip(left.split(_ROWS_PER_SUM), right.split(_ROWS_PER_SUM), strict=True):
             total.addmm_(a.double().T, b.double())
         return self.all_reduce(total)
 
     def signs(self, rows: Tensor) -> Tensor:
-        """Return (k,) of +1 and -1 by which each column's largest entry becomes positive.
+        """Return signs (k,) that make the entry of largest magnitude in each column positive.
 
-        It is the entry of largest magnitude in all workers' `rows` (m, k).
+        The columns are those of all workers' `rows` (m, k).
         """
         largest = _largest(rows if len(rows) else rows.new_zeros(1, rows.shape[1]))
         return torch.where(_largest(self.all_gather(largest))[0] < 0, -1.0, 1.0)
@@ -190,7 +180,7 @@ class Partition:
     def add_rows(self, block: Tensor, nodes: Tensor, rows: Tensor) -> None:
         """Add all workers' `rows` (K, D) of `nodes` (K,) int64 to their owners' `block` (n, D).
 
-        The nodes are the same on every worker; one that is there twice gets both rows.
+        The nodes are the same on every worker, and may repeat.
         """
         if self.blocks.num_blocks == 1:
             block.index_add_(0, nodes.to(block.device), rows)

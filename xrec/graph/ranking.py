@@ -1,10 +1,8 @@
-"""The top-k items of users by dot product, and how well they rank held-out items.
+"""The top-k unseen items of users by dot product, and how well they rank held-out items.
 
-Items that a user has seen are left out. Users are scored chunk by chunk, so that no (users x items)
-matrix is held. Metrics are means over the users with at least one held-out item.
-
-H are a user's held-out items. The hits h_1 < h_2 < ... are the ranks within the top k that hold an
-item of H:
+Users are scored in chunks, so that no (users x items) matrix is needed. Metrics are means over the
+users with at least one held-out item. Let H be a user's held-out items, and the hits h_1 < h_2 <
+... the ranks of items of H within the top k:
 
     recall    = hits / |H|
     precision = hits / k
@@ -25,29 +23,22 @@ from torch.nn.functional import pad
 from xrec.data import Dataset
 from xrec.graph.partition import Partition
 
-_SCORES_PER_CHUNK = 16_000_000  # 64 MB of float32 scores at a time; on a CPU more is hardly faster
-_BYTES_OF_A_SCORE = 32  # at most: the score, and it and its index in the sort of rows with ties
+_SCORES_PER_CHUNK = 16_000_000  # 64 MB in float32; on a CPU, more is hardly faster
+_BYTES_OF_A_SCORE = 32  # at most: the score, and its copy and index in the sort of rows with ties
 _SHARE_OF_FREE_MEMORY = 0.5  # of a GPU, for a chunk
 
 Ranked = Iterator[tuple[Tensor, Tensor, Tensor]]
-"""Chunks of users (B,), and their best items and the scores of these, (B, k) each."""
-
+"""Chunks of users (B,), with their best items and scores, (B, k) each."""
 
 More = Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]
-"""Returns, for users (B,), what is added to their scores: positions in them, items, and values."""
+"""Returns additions to the scores of users (B,): positions in them, items, and values."""
 
 
 class SeenItems:
-    """The items that each user has interacted with; a ranking leaves them out.
-
-    It leaves out those of `lost` (G,) int64 too, for every user: they are no items any more.
-    """
+    """The items that rankings leave out: those a user has seen, and for all users `lost` (G,)."""
 
     def __init__(self, edges: Tensor, lost: Tensor | None = None) -> None:
-        """`edges` (2, E) int64 have user indices in row 0 and item indices in row 1.
-
-        Edges that are sorted by user are not copied.
-        """
+        """Take `edges` (2, E) int64 of users and items; if sorted by user, they are not copied."""
         users = edges[0]
         is_sorted = bool((users[1:] >= users[:-1]).all())
         self.edges = edges if is_sorted else edges[:, users.argsort()]
@@ -60,7 +51,7 @@ class SeenItems:
         return other
 
     def of(self, users: Tensor) -> tuple[Tensor, Tensor]:
-        """Return positions in `users` (B,) int64 and the items seen there, (M,) int64 each."""
+        """Return positions in `users` (B,) int64 and the items these users saw, (M,) int64 each."""
         of, items = self.edges
         first, stop = (torch.searchsorted(of, users, right=right) for right in (False, True))
         counts = stop - first
@@ -70,7 +61,7 @@ class SeenItems:
 
 
 def seen_items(dataset: Dataset) -> SeenItems:
-    """Return what is never recommended: what users know (`known_edges`), and lost items."""
+    """Return the items that are never recommended: `known_edges` of users, and lost items."""
     edges = torch.from_numpy(dataset.known_edges())
     return SeenItems(edges, torch.from_numpy(dataset.lost_items))
 
@@ -85,12 +76,12 @@ def top_k_items(
     more: More | None = None,
     scores_per_chunk: int | None = None,
 ) -> Ranked:
-    """Yield the k best unseen items of users by chunks: user indices (B,), items and scores (B, k).
+    """Yield the k best unseen items of users in chunks: user indices (B,), items and scores (B, k).
 
-    users (U, D) and items (I, D) must be finite. Items are int64, best first; of equal scores the
-    lower index comes first. A user with fewer than k unseen items has -1 and -inf at the end. Items
-    and scores are on the device of `users`. k: 1 to I. more: what is added to the dot products.
-    scores_per_chunk: by default as many as fit.
+    users (U, D) and items (I, D) must be finite. Items are int64, best first; among equal scores
+    the lower index is first. Rows of users with fewer than k unseen items end with -1 and -inf.
+    Results are on the device of `users`. k: 1 to I. more: additions to the dot products.
+    scores_per_chunk: by default, as many as fit.
     """
     num_items = items.shape[0]
     assert 1 <= k <= num_items
@@ -108,7 +99,7 @@ def top_k_items(
 
 
 def _scores_per_chunk(device: torch.device) -> int:
-    """Number of scores that are held at a time; no result depends on it."""
+    """Return the number of scores to compute at a time; no result depends on it."""
     if device.type == "cpu":
         return _SCORES_PER_CHUNK
     free, _ = torch.cuda.mem_get_info(device)
@@ -126,8 +117,8 @@ def top_k_of_blocks(
 ) -> Ranked:
     """Yield on every worker what `top_k_items` yields, from its rows `vectors` (n, D). Collective.
 
-    sizes: U and I, the number of users and items. Each worker ranks the items that it owns for all
-    of `user_indices`, which are the same on every worker, and the best of all workers are merged.
+    sizes: U and I. Each worker ranks its own items for all `user_indices`, which are the same on
+    every worker, and the best of all workers are merged.
     """
     num_users, num_items = sizes
     first, stop = partition.num_own(num_users), partition.num_own(num_users + num_items)
@@ -136,42 +127,42 @@ def top_k_of_blocks(
     # The same on every worker, whatever memory is free there.
     num_merged = partition.blocks.num_blocks * (k + vectors.shape[1])
     for chunk in user_indices.split(max(1, _SCORES_PER_CHUNK // num_merged)):
-        users, (of_users, seen_there) = partition.rows(vectors, chunk), seen.of(chunk)
-        there, rows = partition.find(seen_there + num_users)
-        seen_here = SeenItems(torch.stack([of_users[there], rows - first]), lost=lost)
-        places, scores = _best(users, items, seen_here, min(k, len(items)))
-        indices = torch.cat([own, own.new_tensor([num_items])])[places]
+        users, (of_users, seen_items) = partition.rows(vectors, chunk), seen.of(chunk)
+        is_own, rows = partition.find(seen_items + num_users)
+        own_seen = SeenItems(torch.stack([of_users[is_own], rows - first]), lost=lost)
+        positions, scores = _best(users, items, own_seen, min(k, len(items)))
+        indices = torch.cat([own, own.new_tensor([num_items])])[positions]
         missing = (0, k - scores.shape[1])
         scores = pad(scores, missing, value=-torch.inf)
         yield chunk, *_merged(pad(indices, missing, value=num_items), scores, partition)
 
 
 def _best(users: Tensor, items: Tensor, seen: SeenItems, k: int) -> tuple[Tensor, Tensor]:
-    """Items and scores (B, k) of `top_k_items` for all `users` (B, D); none if there are none."""
+    """Return items and scores (B, k) of `top_k_items` for all `users` (B, D); k may be 0."""
     if k == 0:
         return users.new_empty(len(users), 0, dtype=torch.int64), users.new_empty(len(users), 0)
     chunks = top_k_items(users, items, seen, torch.arange(len(users)), k)
-    _, places, scores = (torch.cat(parts) for parts in zip(*chunks, strict=True))
-    return places, scores
+    _, positions, scores = (torch.cat(parts) for parts in zip(*chunks, strict=True))
+    return positions, scores
 
 
 def _merged(indices: Tensor, scores: Tensor, partition: Partition) -> tuple[Tensor, Tensor]:
-    """Return the k best of all workers' items and scores (B, k), and -1 where a score is -inf."""
+    """Return the k best of all workers' items and scores (B, k), with -1 where a score is -inf."""
     shape = partition.blocks.num_blocks, *scores.shape
     indices, scores = (
         partition.all_gather(each).view(shape).transpose(0, 1).flatten(1)
         for each in (indices, scores)
     )
-    indices, order = indices.sort(dim=1)  # of equal scores the lower index comes first
-    best, places = stable_top_k(scores.gather(1, order), shape[2])
-    return indices.gather(1, places).masked_fill(best == -torch.inf, -1), best
+    indices, order = indices.sort(dim=1)  # among equal scores the lower index is first
+    best, positions = stable_top_k(scores.gather(1, order), shape[2])
+    return indices.gather(1, positions).masked_fill(best == -torch.inf, -1), best
 
 
 def stable_top_k(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """Return the k largest of each row of (B, I), in order, and their indices, (B, k) each.
 
-    Among equal scores the lower index comes first. `topk` alone picks any of them. Asking it for
-    one more than k finds the rows where that matters, and only those are sorted.
+    Among equal scores the lower index is first, while `topk` picks any. Asking it for one more than
+    k finds the rows where that matters, and only those are sorted.
     """
     best = scores.topk(min(k + 1, scores.shape[1]), dim=1)
     values, indices = best.values[:, :k], best.indices[:, :k]
@@ -195,18 +186,15 @@ def ranking_report(
     seed: int = 0,
     lost_items: Tensor | None = None,
 ) -> dict[str, Any]:
-    """Return the figures of a ranking for a manifest, as plain JSON values.
+    """Return a ranking's metrics for a manifest, as plain JSON values.
 
-    The users are those with at least one of `held_out_edges` (2, E) int64, or `most_users` of them
-    that are drawn by `seed`. The items of their `train_edges` (2, E) int64 are left out of the
-    ranking, and so are `lost_items` (G,) int64. The figures are:
+    users (U, D), items (I, D) float32. Users with at least one of `held_out_edges` (2, E) int64 are
+    ranked, or at most `most_users` of them drawn with `seed`; there must be one. Their
+    `train_edges` (2, E) and `lost_items` (G,) are left out. The metrics:
 
-    - "num_users": how many are ranked; "num_held_out_users": how many could be;
+    - "num_users": number of users ranked; "num_held_out_users": number that could be;
     - the means of `metrics_of`;
-    - "coverage@k": the share of the I items that are in the top k of at least one of these users.
-
-    users (U, D), items (I, D) float32. No (users x items) matrix is held. There must be held-out
-    edges.
+    - "coverage@k": share of the I items in the top k of at least one of these users.
     """
     num_items = items.shape[0]
     held_out_users = users_with_items(held_out_edges)
@@ -224,10 +212,7 @@ def ranking_report(
 
 
 def users_with_items(edges: Tensor, most: int | None = None, *, seed: int = 0) -> Tensor:
-    """Return the users with at least one of `edges` (2, E) int64: (N,) int64, ascending.
-
-    If there are more than `most`, so many of them are drawn by `seed`.
-    """
+    """Return the users (N,) with `edges` (2, E), ascending; at most `most`, drawn by `seed`."""
     return _drawn(torch.unique(edges[0]), most, seed)
 
 
@@ -245,10 +230,10 @@ def metrics_of(
     """Return {"recall@k", "ndcg@k", "mrr@k", "precision@k", "hit_rate@k"} for each of `ks`.
 
     They are means over the users of `ranked`, each of whom needs a held-out item, and 0 without
-    users. A user with fewer than k unseen items is ranked all of them. Beside them stands the best
-    rank (I,) int64 that each item has among these users, from 0; I if it was never ranked.
+    users. The second value is each item's best rank (I,) int64 among these users, from 0; I if it
+    was never ranked.
     """
-    from torch_geometric import metrics as library  # its import takes 40 % of a worker's start
+    from torch_geometric import metrics as library  # takes 40 % of a worker's start-up time
 
     kinds = {
         "recall": library.LinkPredRecall,
@@ -262,8 +247,8 @@ def metrics_of(
     )
     best_ranks = torch.full((num_items + 1,), num_items)
     for chunk, best, _ in ranked:
-        # torch_geometric makes one key of row and item. With -1 (nothing left to rank) that key
-        # would be one of the row before, so the number I, which no item has, takes its place.
+        # torch_geometric combines row and item into one key. With -1 (no item) it would be a key of
+        # the previous row, so -1 becomes I, which is no item.
         best = best.masked_fill(best < 0, num_items).cpu()
         metrics.update(best, torch.stack(held_out.of(chunk)))
         ranks = torch.arange(best.shape[1]).expand_as(best)

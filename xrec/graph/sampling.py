@@ -1,8 +1,7 @@
-"""The batches of an epoch and their negative items.
+"""The batches of an epoch and their negative items, the same for any number of workers.
 
-Both are drawn anew for each epoch, and are the same for any number of workers. An epoch has
-`steps_per_epoch` optimizer steps. The batch of a step is scored in micro-batches, each with its own
-negatives.
+Both are drawn for each epoch, which has `steps_per_epoch` optimizer steps. A step's batch is scored
+in micro-batches, each with its own negatives.
 """
 
 from collections.abc import Callable, Iterator
@@ -17,14 +16,14 @@ from xrec.storage import Allocate, delete_mapped, filled_arrays
 
 
 class NegativeSampler:
-    """Draws items uniformly from those that a user has not interacted with, without rejection.
+    """Draws items uniformly from those a user has not interacted with, without rejection.
 
     With a user's positives p_0 < p_1 < ..., the r-th other item, counted from 0, is
-    r + #{k: p_k - k <= r}. The p_k - k ascend, so each draw needs one binary search.
+    r + #{k: p_k - k <= r}. The p_k - k are ascending, so a draw is one binary search.
     """
 
     def __init__(self, edges: Tensor, num_users: int, num_items: int) -> None:
-        """Take `edges` (2, E) int64, the known positives by user and item, each once, as they are.
+        """Take the positives `edges` (2, E) int64, sorted and distinct, without copying them.
 
         Raises DataError if a user has interacted with every item.
         """
@@ -34,8 +33,8 @@ class NegativeSampler:
         if bool((self._num_others == 0).any()):
             user = int((self._num_others == 0).nonzero()[0])
             raise DataError(
-                f"user_index {user} has interacted with all {num_items} items: "
-                "there is no negative item; leave that user out",
+                f"user_index {user} has interacted with all {num_items} items, so it has no "
+                "negative item; remove this user",
                 code="no_negative_item",
                 key="user_index",
                 saw=user,
@@ -64,7 +63,7 @@ DrawNegatives = Callable[[Tensor, torch.Generator], Tensor]
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """Interactions that are scored together: users (B,), pos_items (B,), negatives (M,), int64."""
+    """Interactions scored together: users (B,), pos_items (B,), negatives (M,), int64."""
 
     users: Tensor
     pos_items: Tensor
@@ -81,7 +80,7 @@ class Batch:
     micro_batches: tuple[MicroBatch, ...]
 
     def __len__(self) -> int:
-        """Return the number of its interactions."""
+        """Return the number of interactions."""
         return sum(map(len, self.micro_batches))
 
 
@@ -95,11 +94,11 @@ def epoch_batches(
     epoch: int,
     name: str | None = None,
 ) -> Iterator[Batch]:
-    """Yield all E interactions of `edges` (2, E) int64 in the epoch's own order, as batches.
+    """Yield all E interactions of `edges` (2, E) int64 in the epoch's order, as batches.
 
-    There are `steps_per_epoch` batches, or E if that is fewer; their sizes differ by at most one.
-    They depend on the arguments only, so every worker gets the same batches and takes its own rows
-    of each micro-batch. With `name`, of the edges, the order is a file of this node while it lasts.
+    There are `steps_per_epoch` batches, but at most E; their sizes differ by at most one. They
+    depend only on the arguments, so every worker gets the same batches and takes its own rows of
+    each micro-batch. With `name`, of the edges, the order is in a temporary file of this node.
     """
     path = name and f"{name}-{seed}-{epoch}.order"
 
@@ -116,7 +115,7 @@ def epoch_batches(
                 for number, column in enumerate(columns)
             )
         )
-    if path:  # every worker has it open, since a step takes all of them
+    if path:  # every worker has opened it, because steps are collective
         delete_mapped(path)
 
 

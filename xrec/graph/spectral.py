@@ -1,13 +1,13 @@
-"""The spectral start of the graph encoder: a randomized truncated SVD of P = D_u^-a R D_i^-a.
+"""The spectral initialization of the graph: a randomized truncated SVD of P = D_u^-a R D_i^-a.
 
-R is the binary interaction matrix, D_u and D_i are the degrees of users and items. With aspects the
-adjacency has edges of users with aspects and of items with aspects too, so that it is no longer
-made of a P and its transpose; its largest eigenvalues take the place of the singular values, which
-are the same thing where there are no aspects: the eigenvectors are [U; V] / sqrt(2). The algorithms
-are 4.4 and 5.1 of Halko, Martinsson, Tropp 2011 (arXiv 0909.4061): a random basis is multiplied
-with P and P^T in turn and made orthonormal each time; then P between the bases of both sides is a
-small matrix, and its SVD is exact. P is in the users' rows of the adjacency and P^T in the items'
-rows, so this uses the same row blocks as the propagation, and no larger matrix is made.
+R is the binary interaction matrix, D_u and D_i are the degrees of users and items. With aspects,
+the adjacency has more edges than P and its transpose, so its largest eigenvalues replace the
+singular values; without aspects they are equal, and the eigenvectors are [U; V] / sqrt(2).
+
+The algorithms are 4.4 and 5.1 of Halko, Martinsson, Tropp 2011 (arXiv 0909.4061): a random basis is
+multiplied by P and P^T in turn and orthonormalized each time; then P between the two bases is a
+small matrix with an exact SVD. P is the users' rows of the adjacency and P^T the items' rows, so
+the row blocks of propagation are used, and no larger matrix is needed.
 """
 
 import logging
@@ -20,13 +20,11 @@ from xrec.graph.partition import Partition
 
 logger = logging.getLogger("xrec")
 
-# Standard deviation of the layer-0 embeddings: a random start has the same, and the default
-# learning rate is chosen for it.
+# Standard deviation of the embeddings, as for random ones; the learning rate is tuned for it.
 _START_STD = 0.1
 _FILL_STD = 0.01
 _NUM_ITERATIONS, _OVERSAMPLING = 4, 16
-SINGULAR_VALUE_POWER = 1.5
-"""The power p of the start's scores U S^p V^T, with which docs/findings.md was measured."""
+_POWER = 1.5  # p in the scores U S^p V^T
 
 
 def spectral_embeddings(
@@ -35,7 +33,6 @@ def spectral_embeddings(
     embedding_dim: int,
     *,
     num_aspects: int = 0,
-    singular_value_power: float = SINGULAR_VALUE_POWER,
     seed: int = 0,
     partition: Partition | None = None,
     num_iterations: int = _NUM_ITERATIONS,
@@ -43,10 +40,9 @@ def spectral_embeddings(
     """Return this worker's rows (n, D) float32 of the layer-0 embeddings [U S^(p/2); V S^(p/2)].
 
     They are scaled to a standard deviation of 0.1. `adjacency` (n, W n) comes from
-    `normalized_adjacency` with the exponent a; p is `singular_value_power`. Rows of nodes without
-    edges and columns beyond the rank have no spectral value. They are drawn from N(0, 0.01^2),
-    so that training can use them; the number of such columns is logged. The result is the same for
-    any number of workers, up to rounding. Every worker must call this function.
+    `normalized_adjacency` with the exponent a. Rows of nodes without edges and columns beyond the
+    rank are drawn from N(0, 0.01^2) instead, so that training can use them; the number of such
+    columns is logged. The result is the same for any number of workers, up to rounding. Collective.
     """
     partition = partition or Partition.whole(adjacency.shape[0])
     decompose = truncated_eigenvectors if num_aspects else truncated_svd
@@ -61,16 +57,14 @@ def spectral_embeddings(
     rank = int((singular_values > 0).sum())
     if rank < embedding_dim:
         logger.warning(
-            "the graph has only %d singular values (or eigenvalues) above zero: "
-            "the other %d of %d dimensions start at random",
+            "the graph has only %d positive singular values, so the other %d of %d dimensions are "
+            "initialized at random",
             rank,
             embedding_dim - rank,
             embedding_dim,
         )
     weighted = (
-        vectors
-        * singular_values.pow(singular_value_power / 2).nan_to_num(posinf=0)
-        * (singular_values > 0)
+        vectors * singular_values.pow(_POWER / 2).nan_to_num(posinf=0) * (singular_values > 0)
     )
     weighted *= _START_STD / _std(weighted, partition.blocks.num_nodes * rank, partition)
     fill = partition.normal_rows(embedding_dim, seed + 1).to(weighted.device) * _FILL_STD
@@ -88,9 +82,9 @@ def truncated_svd(
 ) -> tuple[Tensor, Tensor]:
     """Return this worker's rows of [U; V] (n, rank) and S (rank,), float32, of P ~ U S V^T.
 
-    S descends; values and columns beyond the rank of P are zero. The basis is multiplied with P^T P
-    `num_iterations` times and has `_OVERSAMPLING` more vectors than `rank`. The entry of largest
-    magnitude of each column of V is positive.
+    S is descending; values and columns beyond the rank of P are zero. The basis has `_OVERSAMPLING`
+    more vectors than `rank` and is multiplied by P^T P `num_iterations` times. The entry of largest
+    magnitude in each column of V is positive.
     """
     sides = _Sides(adjacency, num_users, partition)
     width = min(rank + _OVERSAMPLING, num_users, partition.blocks.num_nodes - num_users)
@@ -103,7 +97,7 @@ def truncated_svd(
     users = _orthonormal(sides.times_items(items), partition)
     image = sides.times_users(users)
     items = _orthonormal(image, partition)
-    # Rayleigh-Ritz: B = Q_u^T P Q_i is small. With its SVD B = X S Y^T the singular vectors of P
+    # Rayleigh-Ritz: with the SVD of the small B = Q_u^T P Q_i = X S Y^T, the singular vectors of P
     # are Q_u X and Q_i Y.
     left, values, right = torch.linalg.svd(partition.inner(image, items))
     left, values, right = (
@@ -125,11 +119,11 @@ def truncated_eigenvectors(
 ) -> tuple[Tensor, Tensor]:
     """Return this worker's rows of Q (n, rank) and L (rank,), float32, of A ~ Q L Q^T.
 
-    L has the largest eigenvalues above 0, descending; values and columns beyond their number are
-    zero. The basis is multiplied with A twice for each of `num_iterations`. A graph has about as
-    many eigenvalues below 0 of the same size, and A^2 does not tell l from -l, so a vector q of the
-    basis may be a v(l) + b v(-l). A q is then l (a v(l) - b v(-l)): together they have both. The
-    entry of largest magnitude of each column, over items and aspects, is positive.
+    L has the largest positive eigenvalues, descending; values and columns beyond their number are
+    zero. The basis is multiplied by A twice per iteration. A graph has about as many negative
+    eigenvalues of the same size, and A^2 does not distinguish l from -l, so a basis vector q may be
+    a v(l) + b v(-l). Then A q = l (a v(l) - b v(-l)), and the two span both. The entry of largest
+    magnitude in each column, over items and aspects, is positive.
     """
     width = min(rank + _OVERSAMPLING, partition.blocks.num_nodes)
     basis = _orthonormal(partition.normal_rows(width, seed).to(adjacency.device), partition)
@@ -148,7 +142,7 @@ def truncated_eigenvectors(
 def _finished(
     vectors: Tensor, values: Tensor, rank: int, num_users: int, partition: Partition
 ) -> tuple[Tensor, Tensor]:
-    """Return vectors with fixed signs and values, with zeros in the columns that are missing."""
+    """Return vectors with fixed signs, and values, both padded with zero columns to `rank`."""
     vectors = vectors * (values > 0)
     vectors *= partition.signs(vectors[partition.num_own(num_users) :])
     missing = (0, rank - len(values))
@@ -156,10 +150,7 @@ def _finished(
 
 
 class _Sides:
-    """P and P^T: this worker's user rows and item rows of the adjacency.
-
-    Users stand first in every block.
-    """
+    """P and P^T: this worker's user rows and item rows of the adjacency; users come first."""
 
     def __init__(self, adjacency: Tensor, num_users: int, partition: Partition) -> None:
         self._partition = partition
@@ -168,12 +159,12 @@ class _Sides:
         self._items = _row_slice(adjacency, self.num_own_users, adjacency.shape[0])
 
     def times_items(self, items: Tensor) -> Tensor:
-        """Return this worker's user rows of P X, where `items` are its item rows of X."""
+        """Return this worker's user rows of P X, given its item rows of X."""
         users = items.new_zeros(self.num_own_users, items.shape[1])
         return self._partition.product(self._users, torch.cat([users, items]))
 
     def times_users(self, users: Tensor) -> Tensor:
-        """Return this worker's item rows of P^T X, where `users` are its user rows of X."""
+        """Return this worker's item rows of P^T X, given its user rows of X."""
         items = users.new_zeros(self._items.shape[0], users.shape[1])
         return self._partition.product(self._items, torch.cat([users, items]))
 
@@ -192,7 +183,7 @@ def _row_slice(matrix: Tensor, first: int, end: int) -> Tensor:
 def _std(block: Tensor, count: int, partition: Partition) -> Tensor:
     """Return the standard deviation of all workers' entries, (), in the dtype of `block`.
 
-    `count` is the number of entries that are not zero by construction; the others are left out.
+    `count` is the number of entries that are not zero by construction.
     """
     total, squares = partition.all_reduce(
         torch.stack([block.sum(dtype=torch.float64), block.double().square().sum()])
@@ -202,11 +193,11 @@ def _std(block: Tensor, count: int, partition: Partition) -> Tensor:
 
 
 def _orthonormal(block: Tensor, partition: Partition) -> Tensor:
-    """Return an orthonormal basis of the columns of all workers' `block` (n, k) together.
+    """Return an orthonormal basis of the columns of all workers' `block` (n, k).
 
-    A column that depends on the others becomes zero. The basis comes from the eigenvectors of the
-    (k, k) Gram matrix, computed twice for full precision (SVQB, Stathopoulos & Wu 2002). This is
-    similar to Cholesky QR, but works for a matrix of lower rank too.
+    Dependent columns become zero. The basis comes from the eigenvectors of the (k, k) Gram matrix,
+    computed twice for full precision (SVQB, Stathopoulos & Wu 2002). This is similar to Cholesky
+    QR, but also works for a lower rank.
     """
     for _ in range(2):
         values, vectors = torch.linalg.eigh(partition.inner(block, block))
@@ -219,5 +210,5 @@ def _orthonormal(block: Tensor, partition: Partition) -> Tensor:
 
 
 def _tolerance(width: int) -> float:
-    """Return the least share of the largest squared singular value that is no float32 rounding."""
+    """Return the share of the largest squared singular value below which float32 is noise."""
     return width * (4 * torch.finfo(torch.float32).eps) ** 2

@@ -1,12 +1,10 @@
-"""One optimizer step in plain torch.
-
-It propagates once, scores the batch micro-batch by micro-batch, and propagates back once:
+"""One optimizer step: propagate once, score the batch by micro-batches, propagate back once.
 
     loss = batch_loss(model(adjacency), partition, batch, objective, first_item=num_users)
     (loss + l2_weight * layer0_penalty(model, batch, objective)).backward()
 
-Memory holds this worker's rows, and those of one micro-batch from all workers. The time of an epoch
-is steps x propagation + interactions x candidates, which is linear in the number of edges.
+A worker needs memory for its rows and for those of one micro-batch. The time of an epoch is steps x
+propagation + interactions x candidates, which is linear in the number of edges.
 """
 
 from typing import Any
@@ -29,13 +27,12 @@ def batch_loss(
     first_item: int,
     share: tuple[int, int] = (0, 1),
 ) -> Tensor:
-    """Return this worker's part of the batch's mean loss, () float32.
+    """Return this worker's part of the batch's mean loss, () float32; the parts add up to it.
 
-    The parts of all workers add up to the loss that a single worker would have. vectors (n, D) are
-    this worker's propagated rows; the item i is the node `first_item` + i. `share` is rank and
-    world size: this worker scores its rows of every micro-batch against all candidates of that
-    micro-batch. Forward also computes the gradient, micro-batch by micro-batch, and is collective
-    if the rows are partitioned; backward returns it.
+    vectors (n, D) are this worker's propagated rows; item i is node `first_item` + i. `share` is
+    rank and world size: this worker scores its rows of every micro-batch against all candidates of
+    that micro-batch. Forward also computes the gradient, one micro-batch at a time, and is
+    collective if the rows are partitioned; backward returns it.
     """
     loss: Tensor = _BatchLoss.apply(vectors, partition, batch, objective, first_item, share)  # type: ignore[no-untyped-call]
     return loss
@@ -44,9 +41,9 @@ def batch_loss(
 def layer0_penalty(model: LightGCN, batch: Batch, objective: Objective) -> Tensor:
     """Return 1/2 mean_b sum_e ||e_b||^2 over the layer-0 embeddings e of the batch, () float32.
 
-    This is the regularization of LightGCN's own code (arXiv 2002.02126, eq. 15). The penalties of
-    the workers of a partition add up to that of the batch. A worker that holds all rows returns the
-    whole penalty.
+    This is the regularization of LightGCN's code (arXiv 2002.02126, eq. 15). If the rows are
+    partitioned, the workers' penalties add up to that of the batch; otherwise each returns all of
+    it.
     """
     users = [micro_batch.users for micro_batch in batch.micro_batches]
     items = [
@@ -76,8 +73,8 @@ class _BatchLoss(torch.autograd.Function):
             nodes = torch.cat([micro_batch.users, items])
             part = _part(len(micro_batch), *share)
             weight = (part.stop - part.start) / len(batch)
-            # Only the rows in use become a leaf: torch's gradient of an indexed table would be a
-            # whole table for each micro-batch.
+            # Only the rows in use are a leaf: the gradient of an indexed table would be a whole
+            # table for each micro-batch.
             rows = partition.rows(vectors, nodes).requires_grad_()
             loss, of_rows = _loss_and_gradient(rows, micro_batch, objective, part, weight)
             partition.add_rows(gradient, nodes, of_rows)
@@ -94,9 +91,9 @@ class _BatchLoss(torch.autograd.Function):
 def _loss_and_gradient(
     rows: Tensor, batch: MicroBatch, objective: Objective, part: slice, weight: float
 ) -> tuple[Tensor, Tensor]:
-    """Return `weight` times the loss of a micro-batch's `part`, and its gradient by `rows`.
+    """Return `weight` times the loss of a micro-batch's `part`, and its gradient for `rows`.
 
-    rows (B + K, D) are the vectors of its users, then of its positive items and its negatives.
+    rows (B + K, D) are the vectors of its users, then of its positive items and negatives.
     """
     if not weight:  # fewer rows than workers
         return rows.new_zeros(()), torch.zeros_like(rows)
@@ -108,5 +105,5 @@ def _loss_and_gradient(
 
 
 def _part(size: int, rank: int, world_size: int) -> slice:
-    """Return the rows of worker `rank`. They are consecutive; sizes differ by one at most."""
+    """Return the consecutive rows of worker `rank`; sizes differ by at most one."""
     return slice(size * rank // world_size, size * (rank + 1) // world_size)

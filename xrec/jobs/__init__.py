@@ -1,13 +1,17 @@
 """One module per job, plus commands on a whole project: `pipeline`, `status`, `explain`, `audit`.
 
+The docstring of `xrec.jobs.NAME` is the help of its command.
+
 `xrec.jobs.NAME.run(config)` runs a job: config in, one library call, manifest out. If the artifact
 already exists with these settings and inputs, it returns its manifest and starts no Ray cluster.
 `xrec.jobs.NAME.output(config)` describes the artifact without doing any work. `serve` makes no
 artifact: it runs until it is interrupted.
 """
 
+import ast
 import importlib
 from collections.abc import Mapping
+from importlib import resources
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 if TYPE_CHECKING:  # `xrec --help` must not wait for pydantic and pyarrow
@@ -45,6 +49,12 @@ class Job(Protocol):
 def job_named(name: str) -> Job:
     """Import and return the module of a job."""
     return cast(Job, importlib.import_module(f"xrec.jobs.{name.replace('-', '_')}"))
+
+
+def help_of(name: str) -> str:
+    """Return the docstring of a job's module without importing the module, which takes seconds."""
+    source = resources.files(__name__).joinpath(f"{name.replace('-', '_')}.py").read_text("utf-8")
+    return ast.get_docstring(ast.parse(source)) or ""
 
 
 def run_job(name: str, config: Any) -> "Manifest | None":

@@ -1,4 +1,15 @@
-"""Job `annotate`: reviews in; profiles, explanations and aspects out."""
+"""Write texts and aspects from reviews.
+
+Writes what an item is like, what a user likes, and why the user would enjoy the item. Run the same
+command again to continue after an interruption.
+
+In:   source: a table of reviews (user_id, item_id, review), optionally one of items
+Out:  <workspace>/annotations; read it with prepare and 'source: {kind: annotations}'
+
+Examples:
+  xrec annotate configs/instruments.yaml
+  xrec annotate configs/instruments.yaml limit=500
+"""
 
 import os
 

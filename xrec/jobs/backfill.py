@@ -1,4 +1,15 @@
-"""Job `backfill`: pairs in, a table of explanations out."""
+"""Explain recommendations in bulk.
+
+One commit at the end publishes the pairs with their ranks and explanations, or the reasons why they
+have none. Run the same command again to continue after an interruption.
+
+In:   <workspace>/dataset, graph, adapter and recommendations, llm.model
+Out:  <workspace>/explanations: a Delta table with a row for each recommended pair
+
+Examples:
+  xrec backfill configs/yelp.yaml limit=1000
+  xrec backfill configs/yelp.yaml 'retry_failed=[engine_error]'
+"""
 
 from xrec.backfill.identity import identify, identify_unchecked
 from xrec.backfill.plan import open_backfill, pairs_difference, retry_reasons, run_request
@@ -18,12 +29,15 @@ def output(config: BackfillConfig, *, exact: bool = True) -> Output:
     identity = (identify if exact else identify_unchecked)(config)
     request = run_request(config, identity)
     difference = pairs_difference(request, exact=exact)
+    unchecked: tuple[str, ...] = ("pairs",) if difference is None else ()
+    if config.writer == "words" and "base_model" not in identity.inputs:
+        unchecked += ("base_model",)
     return Output(
         request.output,
         "explanations",
         identity.config,
         identity.inputs,
-        unchecked=("pairs",) if difference is None else (),
+        unchecked=unchecked,
         known=difference or (),
     )
 
@@ -40,7 +54,7 @@ def run(config: BackfillConfig) -> Manifest | None:
     gate = make_gate(config, run)
     if not has_work(config, run):
         return finish(config, run, gate)
-    demand = demand_of_actors(config.actors, config.engine.num_gpus)
+    demand = demand_of_actors(config.actors, config.gpus_per_process)
     with ready_cluster(config, "explanations", demand):
         return run_backfill(config, run, gate=gate)
 
@@ -51,4 +65,4 @@ def look_ahead(config: BackfillConfig) -> list[str]:
     Reads pairs only if `run` would. Raises what `open_backfill` raises.
     """
     left = preview(run_request(config, identify_unchecked(config)))
-    return preview_lines(left, config.actors.num_processes, retry_reasons(config))
+    return preview_lines(left, config.num_processes, retry_reasons(config))

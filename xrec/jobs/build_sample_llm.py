@@ -1,4 +1,14 @@
-"""Job `build-sample-llm`: nothing in, the demo's toy language model out."""
+"""Train the demo's toy language model.
+
+Takes a few minutes on CPUs, and spares the sample a download.
+
+In:   nothing
+Out:  <workspace>/llm in the Hugging Face layout; use it as llm.model: workspace:llm
+
+Examples:
+  xrec build-sample-llm configs/sample.yaml
+  xrec build-sample-llm configs/sample.yaml num_steps=400
+"""
 
 from xrec.config import BuildSampleLLMConfig, identity_of
 from xrec.jobs.output import Output

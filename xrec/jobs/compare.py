@@ -1,4 +1,16 @@
-"""Job `compare`: ways to write texts in, one table of their scores on the same pairs out."""
+"""Compare ways to write explanations.
+
+Runs each entry (ours, variants, baselines, texts from elsewhere), once per seed if chance affects
+it, and scores all of them on the same held-out pairs. Run the same command again to continue, or to
+add entries.
+
+In:   <workspace>/dataset and graph, llm.model, tables of texts
+Out:  <workspace>/comparison: table.md and table.parquet, a folder per entry and seed
+
+Examples:
+  xrec lab compare configs/instruments-compare.yaml
+  xrec lab compare configs/yelp.yaml 'entries=[ours,nearest,profile]' 'seeds=[0,1,2]'
+"""
 
 import os
 

@@ -1,4 +1,14 @@
-"""Job `evaluate`: a model and held-out pairs in, metrics of its texts and a report out."""
+"""Score explanations against references.
+
+Explains held-out pairs, and the same pairs with shuffled vectors, and scores the texts.
+
+In:   <workspace>/dataset, graph and adapter, llm.model
+Out:  <workspace>/evaluation: metrics as JSON and Parquet, report.html
+
+Examples:
+  xrec evaluate configs/yelp.yaml
+  xrec evaluate configs/yelp.yaml max_pairs=500 encoder=null
+"""
 
 from collections.abc import Mapping
 

@@ -1,23 +1,28 @@
 """Explain one pair in this process, and show what the model was given: `xrec explain`."""
 
+import os
+
 from xrec.adapter.pairs import Pair
-from xrec.config import BackfillConfig
+from xrec.backfill.writers import load_writer
+from xrec.config import BackfillConfig, EndpointConfig
 from xrec.generate.explainer import Explanation
-from xrec.generate.loading import load_explainer, sources_of
 from xrec.jobs import check_readable
+from xrec.text import endpoint_key
 
 
 def explain(config: BackfillConfig, user_id: str, item_id: str) -> list[str]:
     """Return lines that show the pair's texts, its prompt and its explanation.
 
-    Raises UnknownIdError for an id that is not in the dataset, and what `load_explainer` raises.
+    Raises UnknownIdError for an id that is not in the dataset, and what `load_writer` raises.
     """
     check_readable(config)
-    engine = config.engine
-    if engine.kind == "auto" and engine.num_gpus == 1:
+    engine, key = config.engine, None
+    if isinstance(engine, EndpointConfig):
+        key = endpoint_key(engine, os.environ)
+    elif engine.kind == "auto" and engine.num_gpus == 1:
         # vLLM starts too slowly for one text.
-        engine = engine.model_copy(update={"kind": "builtin"})
-    explainer = load_explainer(sources_of(config), device=config.actors.device, engine=engine)
+        config = config.model_copy(update={"engine": engine.model_copy(update={"kind": "builtin"})})
+    explainer = load_writer(config, key)
     dataset, pairs = explainer.dataset, explainer.pairs
     pair = Pair(dataset.user_index(user_id), dataset.item_index(item_id))
     prompt, texts = pairs.prompt(pair), pairs.texts(pair)

@@ -1,4 +1,15 @@
-"""Job `neighbors`: dataset and graph in, neighbors of items out (who chose what together)."""
+"""Count who chose what together.
+
+Each item gets the items that its users chose most, and lower bounds of how many people chose both.
+Recommendations are ranked by them too, and get reasons from them.
+
+In:   <workspace>/dataset, and graph if there is one
+Out:  <workspace>/neighbors
+
+Examples:
+  xrec neighbors configs/yelp.yaml
+  xrec neighbors configs/yelp.yaml min_people=10
+"""
 
 from xrec.config import NeighborsConfig
 from xrec.jobs.output import Output

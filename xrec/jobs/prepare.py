@@ -1,4 +1,15 @@
-"""Job `prepare`: raw files, annotations or the sample in, dataset out."""
+"""Turn raw files into a dataset.
+
+Held-out pairs are never training edges. rejected.parquet lists the rows that cannot be used; if
+their share is above max_rejected_share, the job fails.
+
+In:   source: annotations, your own tables, the public XRec release, or the sample
+Out:  <workspace>/dataset: users, items, interactions and explanations
+
+Examples:
+  xrec prepare configs/yelp.yaml
+  xrec prepare configs/yelp.yaml workspace=s3://my-bucket/yelp splits.test=0.1
+"""
 
 from dataclasses import replace
 from functools import partial

@@ -1,4 +1,14 @@
-"""Job `pretrain-graph`: dataset in, graph out (a vector per user and item)."""
+"""Train a vector per user and item.
+
+Trains LightGCN on Ray Train, stops early on validation NDCG@20, and keeps the best epoch.
+
+In:   <workspace>/dataset
+Out:  <workspace>/graph, with Recall@20 and NDCG@20
+
+Examples:
+  xrec pretrain-graph configs/yelp.yaml
+  xrec pretrain-graph configs/yelp.yaml workers.num_processes=4 training.num_epochs=100
+"""
 
 from xrec.config import PretrainGraphConfig
 from xrec.graph.identity import graph_identity

@@ -1,4 +1,15 @@
-"""Job `recommend`: dataset and graph in, each user's best new items out."""
+"""Find each user's best new items.
+
+Leaves out items that the user has interacted with or disliked, and items that are not eligible.
+xrec backfill publishes the pairs with their explanations.
+
+In:   <workspace>/dataset, graph and neighbors (or one of these two), eligible.items
+Out:  <workspace>/recommendations: Parquet files of user_id, item_id, rank, score and evidence
+
+Examples:
+  xrec recommend configs/yelp.yaml
+  xrec recommend configs/yelp.yaml 'eligible={items: in_stock.csv}' k=50
+"""
 
 from xrec.config import RecommendConfig
 from xrec.jobs.output import Output

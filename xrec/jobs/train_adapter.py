@@ -1,4 +1,14 @@
-"""Job `train-adapter`: dataset, graph and a frozen language model in, adapter out."""
+"""Train the language model's adapter.
+
+Trains mixtures of experts with Ray Train and DeepSpeed. The language model itself stays frozen.
+
+In:   <workspace>/dataset and graph, llm.model
+Out:  <workspace>/adapter, in the layout of model hubs
+
+Examples:
+  xrec train-adapter configs/yelp.yaml
+  xrec train-adapter configs/yelp.yaml training.max_steps=200 model.injection=direct
+"""
 
 from xrec.adapter.config import training_identity
 from xrec.config import TrainAdapterConfig

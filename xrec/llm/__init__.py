@@ -1,1 +1,1 @@
-"""The frozen language model: its loading, prompts, collaborative tokens and their injection."""
+"""The frozen language model: loading, prompts, collaborative tokens, injection, and the loss."""

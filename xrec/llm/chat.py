@@ -1,7 +1,7 @@
-"""Conversations as token ids: a model's chat template, and texts tokenized with special tokens off.
+"""Conversations as token IDs: a chat template, and texts tokenized without special tokens.
 
-Only the template can produce special tokens, so no text can end its message and start another one.
-`PromptBuilder` and the engines of `xrec.text` share it.
+Only the template can produce special tokens, so no text can end its message and start another.
+`PromptBuilder` and the engines of `xrec.text` use this.
 """
 
 import copy
@@ -17,16 +17,15 @@ from xrec.storage import ByteCache
 
 _MAX_KEPT_BYTES = 64 * 2**20
 _ENTRY_BYTES = 200  # overhead of the cache per text
-# Stands for the content of a message while the template is rendered; both characters are of
-# private use.
+# Replaces a message's content while the template is rendered, in private-use characters.
 _MARK = "\ue000{}\ue001"
 _MARKS = re.compile("\ue000(\\d+)\ue001")
 
 
 class Chat:
-    """Turns messages into token ids for the model of `tokenizer`; threads may share it.
+    """Turns messages into token IDs for the model of `tokenizer`; threads may share it.
 
-    cue: follows the messages if the model has no chat template; they are separated by blank lines.
+    Without a chat template, messages are separated by blank lines and followed by `cue`.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, *, cue: str = "\n\n"):
@@ -34,7 +33,7 @@ class Chat:
         self.encode = TextEncoder(tokenizer).encode
 
     def token_ids(self, messages: Sequence[tuple[str, str]]) -> list[int]:
-        """Return the ids of messages (role, content), up to where the model's reply starts."""
+        """Return the IDs of messages (role, content), up to the start of the model's reply."""
         ids: list[int] = []
         for number, piece in enumerate(self.pieces([role for role, _ in messages])):
             is_content = number % 2 == 1
@@ -42,9 +41,9 @@ class Chat:
         return ids
 
     def pieces(self, roles: Sequence[str]) -> list[str]:
-        """Return the template's text before, between and after messages with these roles.
+        """Return the template's text before, between, and after messages with these roles.
 
-        Every second piece is the number of the message that belongs there.
+        Every second piece is the number of the message in its place.
         """
         messages = [(role, _MARK.format(number)) for number, role in enumerate(roles)]
         if not self._tokenizer.chat_template:
@@ -56,15 +55,15 @@ class Chat:
             return _MARKS.split(self._render(_merge_system(messages)))
 
     def scaffold_ids(self, text: str) -> list[int]:
-        """Return the ids of a piece of the template, with its special tokens."""
+        """Return the IDs of a piece of the template, with its special tokens."""
         return list(self._tokenizer(text, add_special_tokens=False)["input_ids"]) if text else []
 
     def decode(self, token_ids: list[int]) -> str:
-        """Return the text of generated ids, without special tokens."""
+        """Return the text of generated IDs, without special tokens."""
         return str(self._tokenizer.decode(token_ids, skip_special_tokens=True))
 
     def _render(self, messages: Sequence[tuple[str, str]]) -> str:
-        """Render the template; a model that can think first, such as Qwen3, is told not to."""
+        """Render the template, with thinking turned off for models such as Qwen3."""
         return str(
             self._tokenizer.apply_chat_template(
                 [{"role": role, "content": content} for role, content in messages],
@@ -76,29 +75,28 @@ class Chat:
 
 
 def _merge_system(messages: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
-    """Return the messages with the system's words at the start of the first other message."""
+    """Return the messages with the system message at the start of the first other one."""
     system = [content for role, content in messages if role == "system"]
     first, *others = [message for message in messages if message[0] != "system"]
     return [("user", "\n\n".join([*system, first[1]])), *others]
 
 
 class TextEncoder:
-    """Tokenizes texts on their own, with special tokens off; threads may share it.
+    """Tokenizes each text separately, without special tokens; threads may share it.
 
-    No text can become a special token or another added token such as `<think>`.
-
-    max_kept_bytes: memory for the most recently used texts and their ids.
+    No text can become a special token or another added token such as `<think>`. max_kept_bytes is
+    the memory for the most recently used texts and their IDs.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, max_kept_bytes: int = _MAX_KEPT_BYTES):
-        # In transformers "special tokens off" is a setting of the whole tokenizer. This copy has
-        # no other use, so no thread that tokenizes a template can turn them on for texts.
+        # transformers turns special tokens off for a whole tokenizer. This copy is only for texts,
+        # so no thread that tokenizes a template can turn them on again.
         self._tokenizer = copy.deepcopy(tokenizer)
         self._cut = _inside_added_tokens(tokenizer)
         self._kept: ByteCache[str, array[int]] = ByteCache(max_kept_bytes)
 
     def encode(self, text: str) -> list[int]:
-        """Return the ids of a text; the caller may change the list."""
+        """Return the IDs of a text; the caller may change the list."""
         ids = self._kept.get(text)
         if ids is None:
             ids = array("i", self._encode(text))
@@ -118,10 +116,9 @@ class TextEncoder:
 
 
 def _inside_added_tokens(tokenizer: PreTrainedTokenizerBase) -> re.Pattern[str] | None:
-    """Return where to cut texts so that no added token's name (`<think>`) remains in them.
+    """Return where to cut texts so that no added token (`<think>`) remains whole.
 
-    The tokenizer's `split_special_tokens` only handles added tokens that are special. None means
-    that all are.
+    The tokenizer's `split_special_tokens` only handles special added tokens; None if all are.
     """
     names = [
         token.content

@@ -1,18 +1,17 @@
-"""Collaborative tokens: a user or an item is one token id of the prompt, or a few.
+"""Collaborative tokens: a user or an item is one token ID of the prompt, or a few.
 
-With V text tokens, U users and I items, user u is token id V + u and item i is token id V + U + i.
-With k tokens for each user and item (`model.num_tokens`) the block of user and item ids is repeated
-k times: token n of user u is V + n (U + I) + u, and token n of item i is V + n (U + I) + U + i.
+With V text tokens, U users, and I items, user u is token ID V + u and item i is token ID V + U + i.
+With k tokens for each user and item (`model.num_tokens`), this block of IDs is repeated k times:
+token n of user u is V + n (U + I) + u, and token n of item i is V + n (U + I) + U + i.
 
-`CollaborativeEmbedding` replaces the language model's input embedding. An id below V is looked up
-as before. An id from V on is looked up in the graph's table of vectors and sent through the
-adapter: a = adapter(table[id]), a vector in R^H. With k tokens the adapter's output has k parts,
-and each token gets its own part. Some models multiply the rows of their embedding by a factor
-(sqrt(H) in Gemma); a is not multiplied by it.
+`CollaborativeEmbedding` replaces the language model's input embedding. IDs below V are looked up as
+before. Other IDs are looked up in the graph's vectors and go through the adapter: a =
+adapter(table[id]), a vector in R^H. With k tokens the adapter's output has k parts, one per token.
+Some models scale the rows of their embedding (by sqrt(H) in Gemma), but a is not scaled.
 
-The same a is also added to query, key and value of every layer at that position
-(xrec.llm.injection). A prompt is therefore a plain list of token ids, which any generation engine
-can take in any batch.
+The same a is also added to query, key, and value of every layer at that position
+(xrec.llm.injection). So a prompt is a plain list of token IDs, which any generation engine can
+batch.
 """
 
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """Which token ids are text, users and items; every user and item has `num_tokens` ids."""
+    """Which token IDs are text, users, and items; each user and item has `num_tokens` IDs."""
 
     num_text_tokens: int
     num_users: int
@@ -32,31 +31,28 @@ class Vocabulary:
 
     @property
     def num_entities(self) -> int:
-        """The number of users and items together."""
+        """Number of users and items."""
         return self.num_users + self.num_items
 
     @property
     def num_ids(self) -> int:
-        """The number of all token ids: text, users and items."""
+        """Number of all token IDs: text, users, and items."""
         return self.num_text_tokens + self.num_tokens * self.num_entities
 
     def user_tokens(self, user_index: int) -> list[int]:
-        """The token ids of a user; raises ValueError if there is no such user."""
+        """Return the token IDs of a user; raises ValueError for an index out of range."""
         if not 0 <= user_index < self.num_users:
             raise ValueError(f"user_index {user_index} is outside 0..{self.num_users - 1}")
         return self._tokens(user_index)
 
     def item_tokens(self, item_index: int) -> list[int]:
-        """The token ids of an item; raises ValueError if there is no such item."""
+        """Return the token IDs of an item; raises ValueError for an index out of range."""
         if not 0 <= item_index < self.num_items:
             raise ValueError(f"item_index {item_index} is outside 0..{self.num_items - 1}")
         return self._tokens(self.num_users + item_index)
 
     def show(self, token_id: int) -> str | None:
-        """`<user 3>` or `<item 7>` for a collaborative token, None for a text token.
-
-        All tokens of one user or item give the same text.
-        """
+        """Return `<user 3>` or `<item 7>` for a collaborative token, None for a text token."""
         if token_id < self.num_text_tokens:
             return None
         entity = (token_id - self.num_text_tokens) % self.num_entities
@@ -74,9 +70,8 @@ class Vocabulary:
 class CollaborativeEmbedding(nn.Module):
     """The input embedding for text tokens and collaborative tokens.
 
-    `user_vectors` (U, D) and `item_vectors` (I, D) stay where they are, in CPU memory or in a
-    memory-mapped file; only the rows that a batch needs move to the model's device. They are
-    neither parameters nor buffers: `.to()` does not move them and checkpoints do not hold them.
+    `user_vectors` (U, D) and `item_vectors` (I, D) stay in CPU memory or a mapped file; only the
+    rows of a batch move to the model's device. They are neither parameters nor buffers.
     """
 
     def __init__(
@@ -97,31 +92,28 @@ class CollaborativeEmbedding(nn.Module):
         )
         self._vectors = (user_vectors, item_vectors)
         self.injection: Tensor | None = None
-        """For the latest input (B, S): a at collaborative tokens, zero at text tokens, (B, S, H).
+        """For the latest input: a at collaborative tokens, zero at text tokens, (B, S, H).
 
         None if the latest input had no collaborative token.
         """
 
     def forward(self, input_ids: Tensor) -> Tensor:
-        """Vectors (B, S, H) of token ids (B, S); sets `injection`, which the layers' hooks read."""
+        """Return vectors (B, S, H) of token IDs (B, S), and set `injection` for the hooks."""
         is_collaborative = input_ids >= self.vocabulary.num_text_tokens
         if not is_collaborative.any():
             return self.embed_text(input_ids)
         return self.embed(input_ids, is_collaborative, self.adapt(input_ids[is_collaborative]))
 
     def embed_text(self, input_ids: Tensor) -> Tensor:
-        """`forward` for ids (B, S) that the caller knows to be text.
-
-        The ids are not inspected, so the host need not wait for the device.
-        """
+        """Do `forward` for text IDs (B, S), without waiting for the device to inspect them."""
         self.injection = None
         embeds: Tensor = self.token_embedding(input_ids)
         return embeds
 
     def embed(self, input_ids: Tensor, is_collaborative: Tensor, adapted: Tensor) -> Tensor:
-        """`forward` with vectors that were computed before: `adapted` (N, H), in order.
+        """Do `forward` with the vectors `adapted` (N, H) of the N collaborative IDs, in order.
 
-        `is_collaborative` (B, S), bool, marks the N collaborative ids among `input_ids` (B, S).
+        `is_collaborative` (B, S), bool, marks them in `input_ids` (B, S).
         """
         embeds: Tensor = self.token_embedding(input_ids.masked_fill(is_collaborative, 0))
         self.injection = torch.zeros_like(embeds).masked_scatter(
@@ -130,14 +122,14 @@ class CollaborativeEmbedding(nn.Module):
         return torch.where(is_collaborative[..., None], self.injection, embeds)
 
     def adapt(self, token_ids: Tensor) -> Tensor:
-        """The adapted vectors (N, H) of collaborative token ids (N,).
+        """Return the adapted vectors (N, H) of collaborative token IDs (N,).
 
-        Raises IndexError if an id is beyond the last one of the vocabulary.
+        Raises IndexError if an ID is beyond the vocabulary.
         """
         vocabulary = self.vocabulary
         if (token_ids >= vocabulary.num_ids).any():
             raise IndexError(
-                f"token id {int(token_ids.max())} is beyond the last, {vocabulary.num_ids - 1}"
+                f"token ID {int(token_ids.max())} is beyond the last, {vocabulary.num_ids - 1}"
             )
         position = token_ids - vocabulary.num_text_tokens
         number, entity = position // vocabulary.num_entities, position % vocabulary.num_entities
@@ -147,7 +139,7 @@ class CollaborativeEmbedding(nn.Module):
             _rows(self._vectors[1], entity[~is_user] - vocabulary.num_users, token_ids.device)
         )
         adapted = users.new_empty(len(token_ids), users.shape[-1])
-        # (N, k H): the vectors of all k tokens of each id's user or item. Each id picks its part.
+        # (N, k H): the vectors of all k tokens of each ID's user or item, from which it picks one.
         filled = adapted.index_put((is_user,), users).index_put((~is_user,), items)
         of_tokens: Tensor = filled.unflatten(-1, (vocabulary.num_tokens, -1))
         return of_tokens[torch.arange(len(number), device=number.device), number]

@@ -1,17 +1,15 @@
-"""What makes a language model faster on a CPU: grouped attention, and packed linear layers.
+"""Speedups of a language model on a CPU: grouped attention, and packed linear layers.
 
-Grouped attention is softmax(q k^T / sqrt(d) + mask) v as two batched matrix products.
-On rows of a few hundred positions, torch's attention kernel for CPUs reaches about a tenth of the
-machine's bfloat16 matrix rate, and it needs keys and values repeated for each query head. Here the
-G query heads that share one key head are stacked as the rows of one product:
-(B K, G S, d) x (B K, d, T). Like `eager`, this holds the attention weights (B, heads, S, T) in
-memory; on a GPU use sdpa.
+Grouped attention is softmax(q k^T / sqrt(d) + mask) v as two batched matrix products. For rows of a
+few hundred positions, torch's attention kernel for CPUs reaches about a tenth of the machine's
+bfloat16 matrix rate, and needs keys and values repeated for each query head. Here the G query heads
+that share a key head are stacked as rows of one product: (B K, G S, d) x (B K, d, T). Like `eager`,
+this keeps the attention weights (B, heads, S, T) in memory; use sdpa on a GPU.
 
-The weights of packed linear layers are converted once to the memory layout of oneDNN's kernels.
-Without this, torch converts the weights at every call. On a CPU with AVX512 that conversion is a
-tenth of the time of a bfloat16 product of a hundred rows. Float32 products, which torch would give
-to MKL, become twice as fast. The model's own weights stay beside the converted ones, so these
-layers take twice the memory.
+Packed linear layers convert their weights once to the layout of oneDNN's kernels; torch would
+convert them at every call. On a CPU with AVX512 that is a tenth of the time of a bfloat16 product
+of a hundred rows. Float32 products, which torch would leave to MKL, become twice as fast. The
+original weights are kept, so these layers take twice the memory.
 """
 
 from functools import partial
@@ -28,10 +26,7 @@ GROUPED = "grouped"
 
 
 def register_grouped_attention() -> None:
-    """Make `attn_implementation="grouped"` known to transformers.
-
-    Calling this twice has no effect.
-    """
+    """Register `attn_implementation="grouped"` with transformers; may be called repeatedly."""
     AttentionInterface.register(GROUPED, grouped_attention)
     AttentionMaskInterface.register(GROUPED, eager_mask)
 
@@ -47,11 +42,10 @@ def grouped_attention(
     softcap: float | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """Attention output (B, S, heads, d), and None in place of the attention weights.
+    """Return the attention output (B, S, heads, d), and None in place of the weights.
 
     `query` (B, heads, S, d), `key` and `value` (B, K, T, d); `attention_mask` (B, 1, S, T) is added
-    to the scores. Raises ModelError for a model that uses attention sinks or position biases, and
-    if the mask is missing.
+    to the scores. Raises ModelError for attention sinks, position biases, or a missing mask.
     """
     unknown = [name for name in ("s_aux", "position_bias") if kwargs.get(name) is not None]
     if unknown or attention_mask is None:
@@ -77,11 +71,10 @@ def grouped_attention(
 
 
 def pack_linears(model: PreTrainedModel) -> int:
-    """Make the frozen linear layers of the decoder and the output layer use converted weights.
+    """Make the decoder's frozen linear layers and the output layer use packed weights, in place.
 
-    Works in place and returns the number of layers that were changed. Hooks keep working. Layers
-    whose forward was replaced before are left alone. On a GPU, and for a type of weights that
-    oneDNN cannot multiply here, no layer is changed.
+    Returns the number of changed layers. Hooks keep working. Layers whose forward was replaced, on
+    a GPU, or with a dtype that oneDNN cannot multiply here are left unchanged.
     """
     parts = (*model.get_decoder().modules(), model.get_output_embeddings())
     linears = [part for part in parts if isinstance(part, nn.Linear) and _can_pack(part)]

@@ -1,20 +1,19 @@
-"""Injection: at a collaborative token the vector a is added to query, key and value of every layer.
+"""Injection: each layer adds the vector a of a collaborative token to its query, key, and value.
 
-h is the input of a layer's attention and W_q, W_k, W_v are its projections. All rules act before
+h is the input of a layer's attention, and W_q, W_k, W_v are its projections. All rules apply before
 the rotary embedding:
 
-- `projected`: h -> h + a, so q += W_q a, k += W_k a, v += W_v a. This is the rule in the text of
-  the paper (XRec, arXiv 2406.02377, section 3.2). It works for every decoder whose layers have a
-  `self_attn`.
+- `projected`: h -> h + a, so q += W_q a, k += W_k a, v += W_v a. This is the rule in the paper
+  (XRec, arXiv 2406.02377, section 3.2). It works for every decoder whose layers have a `self_attn`.
 - `direct`: q += a, k += a, v += a, with the same vector in all layers. This is the rule of the
-  public XRec code, which needs k and v as wide as the hidden state. On grouped-query models, whose
-  k and v are narrower, the query heads of each group are averaged (`fold_heads`). This fold is our
-  extension: we know of no public code with per-layer injection on grouped-query models.
-- `none`: a enters by the input embedding only. This is an ablation.
+  public XRec code, which needs k and v as wide as the hidden state. In grouped-query models, whose
+  k and v are narrower, the query heads of each group are averaged (`fold_heads`). This is our own
+  extension: we know of no public code that injects per layer in grouped-query models.
+- `none`: a is only in the input embedding. This is an ablation.
 
-The rules are forward hooks; no model code is copied. docs/method.md says what they mean in each
-model family. `direct` needs a query as wide as the hidden state: some sizes of Qwen3, Gemma and
-Mistral have a wider or narrower one and are refused.
+The rules are forward hooks, so no model code is copied. docs/method.md explains them for each model
+family. `direct` needs q as wide as the hidden state, so it refuses some sizes of Qwen3, Gemma, and
+Mistral.
 """
 
 from collections.abc import Callable
@@ -34,8 +33,7 @@ def install_injection(
 ) -> None:
     """Add the hooks of `rule` to all layers of `model`.
 
-    Raises ModelError, which names the missing part, if the model's layers are not built as the rule
-    needs. In this case no hook was added.
+    Raises ModelError, without adding a hook, if the layers lack a part that the rule needs.
     """
     if rule == "none":
         return
@@ -54,7 +52,7 @@ def install_injection(
 
 
 def fold_heads(vectors: Tensor, num_key_value_heads: int, head_dim: int) -> Tensor:
-    """The mean of `vectors` (..., num_heads * head_dim) over the query heads of each group.
+    """Average `vectors` (..., num_heads * head_dim) over the query heads of each group.
 
     Returns (..., num_key_value_heads * head_dim).
     """
@@ -102,22 +100,22 @@ def _add_to_hidden_states(embedding: CollaborativeEmbedding) -> Callable[..., An
 
 
 Projections = list[tuple[nn.Module, list[int]]]
-"""The modules whose outputs are q, k and v, each with the widths of the parts of its output."""
+"""The modules whose outputs are q, k, and v, with the widths of the parts of each output."""
 
 
 def _place_direct(model: str, attention: nn.Module, hidden_size: int) -> tuple[Projections, int]:
-    """An attention's projections and the width of one head.
+    """Return an attention's projections and the width of a head.
 
-    Raises ModelError if they do not have the shapes that `direct` needs.
+    Raises ModelError if they lack the shapes that `direct` needs.
     """
     head_dim = _required(model, attention, ["head_dim"])[0]
     projections = _projections(model, attention)
     query, key, value = (width for _, widths in projections for width in widths)
     if query != hidden_size or key != value or key % head_dim or query % key:
         raise ModelError(
-            f"{model}: q is {query} wide, k {key}, v {value}, a head {head_dim}, h {hidden_size}; "
-            "direct needs q as wide as h, k as wide as v, and groups of whole heads; "
-            "use model.injection=projected",
+            f"{model}: the widths are q {query}, k {key}, v {value}, head {head_dim}, "
+            f"h {hidden_size}; direct needs q as wide as h, k as wide as v, and groups of whole "
+            "heads; use model.injection=projected",
             code="query_width",
             key="model.injection",
             saw=[query, key, value, head_dim, hidden_size],

@@ -249,14 +249,6 @@ def compute_key_values(
     return [tensor[:, :, index, :, length - len(row) :].clone() for index, row in enumerate(rows)]
 
 
-def key_value_bytes(model: PreTrainedModel) -> int:
-    """Return the size of one position's keys and values."""
-    config = model.config.get_text_config(decoder=True)
-    num_heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return int(config.num_hidden_layers * 2 * num_heads * head_dim * model.dtype.itemsize)
-
-
 def batch_key_values(shared: Tensor | None, rows: Sequence[Tensor | None]) -> KeyValues | None:
     """Return a batch with the positions [shared | padding | own] for each row.
 

@@ -29,21 +29,18 @@ _TEXT_DECODER_KEYS = {
     r"^model\.language_model\.": "model.",
     r"^language_model\.lm_head\.": "lm_head.",
 }
-"""Maps weight names in the files of a text-and-image model to the names in its text decoder.
-
-Older and newer files use different names; both are covered.
-"""
+"""Maps weight names of text-and-image models, older and newer, to those of the text decoder."""
 
 
 def resolve_device(device: Device) -> torch.device:
-    """The device to use; `auto` means the GPU if there is one.
+    """Return the device to use; `auto` is the GPU if there is one.
 
     Raises ModelError if `device` is `cuda` and there is no GPU.
     """
     if device == "cuda" and not torch.cuda.is_available():
         raise ModelError(
             "device 'cuda': this process sees no GPU; "
-            "give device auto or cpu, or check CUDA_VISIBLE_DEVICES",
+            "set device to auto or cpu, or check CUDA_VISIBLE_DEVICES",
             code="no_gpu",
             key="device",
             saw="cuda",
@@ -52,24 +49,24 @@ def resolve_device(device: Device) -> torch.device:
 
 
 def resolve_dtype(dtype: Dtype, device: torch.device) -> torch.dtype:
-    """The torch type of weights; `auto` means bfloat16 on a GPU that has it, else float32.
+    """Return the dtype of weights; `auto` is bfloat16 on a GPU that supports it, else float32.
 
-    A V100 and a T4 only emulate it, slowly: for them give float16, or leave float32.
+    V100 and T4 only emulate bfloat16, slowly; use float16 or float32 there.
     """
     if dtype != "auto":
         named: torch.dtype = getattr(torch, dtype)
         return named
-    has_it = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.bfloat16 if has_it else torch.float32
+    has_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.bfloat16 if has_bf16 else torch.float32
 
 
 def resolve_attention(attention: Attention, device: torch.device) -> str:
-    """The attention implementation; `auto` means `grouped` on a CPU and `sdpa` on a GPU."""
+    """Return the attention implementation; `auto` is `grouped` on a CPU and `sdpa` on a GPU."""
     return (GROUPED if device.type == "cpu" else "sdpa") if attention == "auto" else attention
 
 
 def read_text_config(folder: Path) -> PreTrainedConfig:
-    """The configuration of the text decoder in `folder`, which `load_model` loads.
+    """Return the configuration of the text decoder that `load_model` would load from `folder`.
 
     Of a model of text and images (Gemma 3 from 4B on) this is a part of its configuration: the
     whole has neither `vocab_size` nor `hidden_size`.
@@ -79,7 +76,7 @@ def read_text_config(folder: Path) -> PreTrainedConfig:
 
 
 def unusual_layers(model: PreTrainedModel) -> list[str]:
-    """The kinds of its layers other than full or sliding attention over keys of their own."""
+    """Return the kinds of layers other than full or sliding attention over their own keys."""
     config = model.config.get_text_config(decoder=True)
     kinds = set(getattr(config, "layer_types", None) or ())
     shares = bool(getattr(config, "num_kv_shared_layers", None))
@@ -97,26 +94,28 @@ def load_model(
     attn_implementation: str = "sdpa",
     quantization: Quantization | None = None,
 ) -> PreTrainedModel:
-    """The causal language model in `folder`, frozen and in eval mode.
+    """Return the causal language model in `folder`, frozen, in eval mode, and on `device`.
 
-    It is put on `device`. Onto a GPU each weight goes straight from the files, so that several
-    processes of a host do not all hold the whole model in the host's memory while they load. If
-    `device` is None, the model stays where the loader puts it. With a `quantization` the linear
-    maps of its layers hold 8-bit weights, and `device` must be given. Of a model of text and images
-    (Gemma 3 from 4B on) only the text decoder is loaded. Under an active `HfDeepSpeedConfig` of
-    ZeRO stage 3, where `device` must be None, each worker keeps only its shard of every weight.
+    Weights are loaded straight onto a GPU, so that the processes of a host do not each need memory
+    for the whole model. If `device` is None, the model stays where the loader puts it; this is
+    required under an `HfDeepSpeedConfig` of ZeRO stage 3, where each worker keeps only its shard of
+    every weight. With `quantization`, the layers' linear maps have 8-bit weights, and `device` is
+    required. Of a text-and-image model (Gemma 3 from 4B on), only the text decoder is loaded.
 
     Raises ModelError if the model cannot be loaded, if its files lack weights, or if the library or
-    the device cannot do the quantization.
+    the device does not support the quantization.
     """
     register_grouped_attention()
+    # cuDNN's attention, the default on recent GPUs, has NaN gradients with a mask on H100
+    # (pytorch#196678, NVIDIA/cudnn-frontend#160) and wrong outputs on B200 (pytorch#193893).
+    torch.backends.cuda.enable_cudnn_sdp(False)
     more = _loading(quantization, device)
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True)
         text_config = config.get_text_config(decoder=True)
         if attn_implementation == "sdpa" and getattr(text_config, "attn_logit_softcapping", None):
-            # transformers below 5.21 would leave the cap out, and say nothing.
-            raise ValueError(f"sdpa has no cap on scores as {text_config.model_type}; set eager")
+            # transformers below 5.21 silently ignores the cap.
+            raise ValueError(f"{text_config.model_type} caps scores, sdpa cannot; set eager")
         model, loaded = AutoModelForCausalLM.from_pretrained(
             folder,
             config=text_config,
@@ -129,17 +128,16 @@ def load_model(
         )
     except (OSError, ValueError, ImportError) as error:
         raise ModelError(
-            f"{folder}: the language model cannot be loaded with "
+            f"{folder}: cannot load the language model with "
             f"llm.attn_implementation={attn_implementation}: {error}",
             code="model_not_loaded",
             key=str(folder),
         ) from error
-    if missing := sorted(loaded["missing_keys"]):  # transformers leaves them at random values
+    if missing := sorted(loaded["missing_keys"]):  # transformers would initialize them at random
         raise ModelError(
             f"{folder}: the files lack {len(missing)} weights of a {type(model).__name__}, "
-            f"the first is {missing[0]}; "
-            "give the folder of a whole causal language model, "
-            "not of an encoder, a base model or an adapter",
+            f"first {missing[0]}; use the folder of a whole causal language model, "
+            "not of an encoder, a base model, or an adapter",
             code="missing_weights",
             key=str(folder),
             saw=len(missing),
@@ -150,7 +148,7 @@ def load_model(
 
 
 def load_llm(llm: LLMConfig, folder: Path, device: torch.device) -> PreTrainedModel:
-    """`load_model` in the number format and with the attention of `llm`, on `device`."""
+    """Return `load_model` with the dtype and attention of `llm`, on `device`."""
     return load_model(
         folder,
         dtype=resolve_dtype(llm.dtype, device),
@@ -172,7 +170,7 @@ def check_quantization(quantization: Quantization | None) -> None:
 
 
 def _loading(quantization: Quantization | None, device: torch.device | None) -> dict[str, Any]:
-    """More arguments of `from_pretrained`; raises ModelError if `device` lacks what is needed."""
+    """Return further arguments of `from_pretrained`; raises ModelError for a `device` too old."""
     if device is None or (device.type == "cpu" and quantization is None):
         return {}
     straight_to_device = {"device_map": {"": str(device)}}
@@ -181,8 +179,8 @@ def _loading(quantization: Quantization | None, device: torch.device | None) -> 
     check_quantization(quantization)
     if device.type == "cuda" and torch.cuda.get_device_capability(device) < _FIRST_WITH_INT8:
         raise ModelError(
-            f"llm.quantization={quantization}: a {torch.cuda.get_device_name(device)} has no "
-            "matrix products of 8-bit integers, which came with compute capability 7.5; "
+            f"llm.quantization={quantization} needs a GPU of compute capability 7.5 or higher, for "
+            f"8-bit matrix products, but this is a {torch.cuda.get_device_name(device)}; "
             "use another GPU, or set llm.quantization=null",
             code="no_int8_products",
             key="llm.quantization",
@@ -192,18 +190,18 @@ def _loading(quantization: Quantization | None, device: torch.device | None) -> 
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """The tokenizer in `folder`; raises ModelError if there is none or it has no end token."""
+    """Return the tokenizer in `folder`; raises ModelError if it is missing or has no end token."""
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, ImportError) as error:
         raise ModelError(
-            f"{folder}: the tokenizer cannot be loaded: {error}",
+            f"{folder}: cannot load the tokenizer: {error}",
             code="tokenizer_not_loaded",
             key=str(folder),
         ) from error
     if tokenizer.eos_token_id is None:
         raise ModelError(
-            f"{folder}: the tokenizer has no end token (eos_token); explanations could not end",
+            f"{folder}: the tokenizer has no end token (eos_token), so explanations would not end",
             code="no_end_token",
             key=str(folder),
         )
@@ -211,12 +209,12 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 
 
 def stop_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """The ids that end a text: those of the model's generation settings and the end token."""
+    """Return the IDs that end a text: the end token and those in the generation settings."""
     return _with_end_token(model.generation_config, tokenizer)
 
 
 def folder_stop_token_ids(folder: Path, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """`stop_token_ids` of the model in `folder`, without loading it."""
+    """Return `stop_token_ids` of the model in `folder`, without loading it."""
     if (folder / GENERATION_CONFIG_NAME).is_file():
         settings = GenerationConfig.from_pretrained(folder, local_files_only=True)
     else:

@@ -1,10 +1,9 @@
-"""Prompts as token ids.
+"""Prompts as token IDs.
 
-A prompt is the instruction, everything of the user, everything of the item, the aspects that were
-chosen for the pair, what follows all texts, and the model's turn. Texts of the dataset are
-tokenized on their own, with special tokens off, so no text can become a special token or a
-collaborative token. The pieces are concatenated as ids: two prompts of one user share their whole
-beginning.
+A prompt has the instruction, the user's part, the item's part, the pair's chosen aspects, the part
+after all texts, and the start of the model's turn. Texts of the dataset are tokenized separately
+without special tokens, so no text can become a special or collaborative token. The pieces are
+concatenated as IDs, so two prompts of one user have a common prefix.
 """
 
 import itertools
@@ -30,13 +29,11 @@ class PromptTooLongError(XRecError):
 
 @dataclass(frozen=True)
 class PairTexts:
-    """What may be said of a pair: the texts of its prompt, and the aspects of its item.
+    """What may be said about a pair: the texts of its prompt, and the aspects of its item.
 
-    aspects: those chosen for the pair, the best first, with their evidence; they are in the prompt
-        if its template asks for them.
-    menu: all aspects that the item's training reviews mention, without those that they blame. They
-        are not in the prompt.
-    people: what people did, if it is known; it is in the prompt if its template asks for it.
+    aspects: those chosen for the pair, best first, with evidence. The template may use them.
+    menu: all aspects that the item's training reviews mention without blame. Not in the prompt.
+    people: what people did, if known. The template may use it.
     """
 
     user_profile: str
@@ -48,12 +45,12 @@ class PairTexts:
 
     @property
     def unquoted(self) -> "PairTexts":
-        """The same without the words of reviewers."""
+        """A copy without reviewers' words."""
         return replace(self, aspects=tuple(replace(each, opinion="") for each in self.aspects))
 
 
 class PromptBuilder:
-    """Builds the token ids of prompts and of explanations for one model, template and catalogue."""
+    """Builds the token IDs of prompts and explanations for one model, template, and catalog."""
 
     def __init__(
         self, tokenizer: PreTrainedTokenizerBase, prompt: PromptConfig, vocabulary: Vocabulary
@@ -72,7 +69,7 @@ class PromptBuilder:
         self._after = chat.scaffold_ids(after)
 
     def build(self, user_index: int, item_index: int, texts: PairTexts) -> list[int]:
-        """Token ids of the prompt of a pair.
+        """Return the token IDs of a pair's prompt.
 
         Raises PromptTooLongError, and ValueError for an index out of range.
         """
@@ -81,8 +78,8 @@ class PromptBuilder:
         )
         if len(ids) > self.prompt.max_prompt_tokens:
             raise PromptTooLongError(
-                f"prompt of {len(ids)} tokens, at most {self.prompt.max_prompt_tokens} allowed "
-                "(prompt.max_prompt_tokens); shorten the profiles",
+                f"the prompt has {len(ids)} tokens, more than prompt.max_prompt_tokens = "
+                f"{self.prompt.max_prompt_tokens}; shorten the profiles, or raise the limit",
                 code="prompt_too_long",
                 key="prompt.max_prompt_tokens",
                 saw=len(ids),
@@ -90,21 +87,21 @@ class PromptBuilder:
         return ids
 
     def build_without_tokens(self, texts: PairTexts) -> list[int]:
-        """The same prompt without collaborative tokens: what a text-only model sees."""
+        """Return the prompt without collaborative tokens, as a text-only model sees it."""
         return self._build([], [], texts)
 
     def encode_explanation(self, text: str) -> list[int]:
-        """Token ids that the model is to write: the explanation and the end token."""
+        """Return the token IDs that the model should write: the explanation and the end token."""
         return [*self._encode(text.strip()), self.tokenizer.eos_token_id]
 
     def decode(self, token_ids: list[int]) -> str:
-        """The text of generated ids, without special tokens."""
+        """Return the text of generated IDs, without special tokens."""
         return str(self.tokenizer.decode(token_ids, skip_special_tokens=True)).strip()
 
     def first_tokens(self, word: str) -> frozenset[int]:
-        """The tokens with which a word begins within a sentence, in small letters or not.
+        """Return the first tokens of a word within a sentence, lowercase and capitalized.
 
-        A token of one or two letters, with which many others begin, is left out.
+        Tokens of one or two letters, which begin many words, are left out.
         """
         before = self._encode("the")
         forms = {word, word.lower(), word[:1].upper() + word[1:]}
@@ -113,9 +110,9 @@ class PromptBuilder:
         return frozenset(token for token in firsts if len(self.decode([token])) >= least)
 
     def show(self, prompt_ids: list[int]) -> str:
-        """The prompt for people to read, with collaborative tokens as <user 3> and <item 7>."""
+        """Return the prompt as readable text, with collaborative tokens like <user 3>."""
         runs = itertools.groupby(prompt_ids, self.vocabulary.show)
-        return "".join(  # a letter may be several tokens
+        return "".join(  # a character may be several tokens
             name * len(tokens) if name else str(self.tokenizer.decode(tokens))
             for name, tokens in ((name, list(run)) for name, run in runs)
         )
@@ -141,7 +138,7 @@ class PromptBuilder:
         return [*self._before, *user_ids, *self._encode("\n"), *item_ids, *last_ids, *self._after]
 
     def _encode_aspects(self, texts: PairTexts) -> list[int]:
-        """Ids of the list of chosen aspects, none if there is none."""
+        """Return the IDs of the list of chosen aspects, if any."""
         if not (self.prompt.aspects and texts.aspects):
             return []
         prompt, entries = self.prompt, list[str]()
@@ -154,7 +151,7 @@ class PromptBuilder:
         ]
 
     def _fill(self, part: str, values: Mapping[str, str | list[int]]) -> list[int]:
-        """Ids of a template part: texts are tokenized, collaborative tokens are put in."""
+        """Return the IDs of a template part with its texts and collaborative tokens."""
         ids: list[int] = []
         for literal, name in parse_placeholders(part):
             ids += self._encode(literal)

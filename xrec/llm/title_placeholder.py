@@ -1,7 +1,7 @@
-"""The place-holder that stands for the item's title in what the model learns and writes.
+"""The placeholder for the item's title in the texts that the model learns and writes.
 
-The model writes the same few tokens for every item, so it cannot misspell a title or take another
-item's. The prompt still shows the title.
+The model writes the same few tokens for every item, so it can neither misspell a title nor use
+another item's. The prompt still shows the title.
 """
 
 import re
@@ -13,7 +13,7 @@ _SENTENCE_START = re.compile(r"(?:^|[.!?\u2026][\"'\u201d\u2019)\]]*\s+)[\"'\u20
 _ARTICLE = re.compile(r"\b(?:the|an?)\s+$", re.IGNORECASE)
 _DETERMINER = re.compile(r"\b(?:the|an?|this|your|their|its)\s+$", re.IGNORECASE)
 _BEGINS_WITH_ARTICLE = re.compile(r"(?:the|an?)\s", re.IGNORECASE)
-_POINTS = re.compile(r"(?:this|these)\s")  # a title in small letters that is none: "this film"
+_POINTS = re.compile(r"(?:this|these)\s")  # a lowercase phrase, not a name: "this film"
 
 TITLE = "[title]"
 _WHOLE = re.compile(r"\[\s*title\s*\]", re.IGNORECASE)
@@ -24,16 +24,16 @@ _FIELD = re.compile(r"\[\s*\w+(?:[ _-]\w+)?\s*\]")
 
 
 class TitlePlaceholder:
-    """Puts place-holders into texts and titles in their place.
+    """Replaces titles by placeholders, and placeholders by titles.
 
-    `untitled` stands for an empty title.
+    `untitled` replaces an empty title.
     """
 
     def __init__(self, untitled: str):
         self._untitled = untitled
 
     def hide(self, text: str, spans: Sequence[Span]) -> str:
-        """`text` with the place-holder at each of `spans`, which are in order and apart."""
+        """Return `text` with each of `spans` (ordered, disjoint) replaced by the placeholder."""
         parts, end = [], 0
         for start, stop in spans:
             parts += [text[end:start], TITLE]
@@ -41,12 +41,11 @@ class TitlePlaceholder:
         return "".join([*parts, text[end:]])
 
     def fill(self, text: str, title: str) -> str:
-        """`text` with the title in place of the place-holder.
+        """Return `text` with the title in place of the placeholder.
 
-        If the title ends with a full stop, a full stop that follows is left out. An English article
-        is left out before a title that begins with one, and before what stands for an empty title:
-        "the [title]" is "The Fox" or "this item", and "your [title]" is "this item". A title such
-        as "this film" is treated like what stands for an empty one.
+        A period after a title that ends with one is dropped. So is an English article before a
+        title that begins with one, and any determiner before `untitled` or a title such as "this
+        film": "the [title]" becomes "The Fox" or "this item", "your [title]" becomes "this item".
         """
         title = title.strip()
         left_out = self._left_out_before(title)
@@ -62,7 +61,7 @@ class TitlePlaceholder:
         return filled + text[end:]
 
     def made_up_in(self, text: str, *known: str) -> str | None:
-        """The first word or two of `text` in brackets that no `known` text has so, or None.
+        """Return the first bracketed word or two of `text` that no `known` text has, or None.
 
         A model that learned to write "[title]" may write "[category]", which nothing fills in.
         """
@@ -73,27 +72,27 @@ class TitlePlaceholder:
         return None
 
     def is_in(self, text: str) -> bool:
-        """Whether the place-holder stands in `text`."""
+        """Return whether `text` contains the placeholder."""
         return _WHOLE.search(text) is not None
 
     def is_broken_in(self, text: str) -> bool:
-        """Whether a part of the place-holder stands in `text` beside whole ones."""
+        """Return whether `text` contains a fragment of the placeholder."""
         return _PART.search(_WHOLE.sub("\ue000", text)) is not None
 
     def may_replace_end_of(self, text: str, title: str) -> bool:
-        """Whether the end of an unfinished text goes if a place-holder follows."""
+        """Return whether a placeholder after an unfinished text would remove its last word."""
         left_out = self._left_out_before(title.strip())
         return left_out is not None and left_out.search(f"{text} ") is not None
 
     def _left_out_before(self, title: str) -> re.Pattern[str] | None:
-        """What goes where it stands right before the place-holder; None if nothing does."""
+        """Return what is dropped right before the placeholder; None if nothing is."""
         if not title or _POINTS.match(title):
             return _DETERMINER
         return _ARTICLE if _BEGINS_WITH_ARTICLE.match(title) else None
 
     def _said(self, title: str, before: str) -> str:
-        """The title, or what stands for none; that has a capital where `before` ends a sentence."""
+        """Return the title or its replacement, which is capitalized at the start of a sentence."""
         if title and not _POINTS.match(title):
             return title
-        said = title or self._untitled
-        return said[:1].upper() + said[1:] if _SENTENCE_START.search(before) else said
+        phrase = title or self._untitled
+        return phrase[:1].upper() + phrase[1:] if _SENTENCE_START.search(before) else phrase

@@ -10,6 +10,7 @@ The kinds of reasons, in the order in which they are tried:
     others     the item with the largest c_j of those that enough people chose together with i, if
                its c_j is at least half of the largest: "at least 20 people who chose j chose this"
     history    the item with the largest c_j, if it is clearly the largest
+    category   the category of i, if at least two items of it contribute half of the positive c_j
     popular    how many people chose i, if they are enough
     abstained  nothing
 
@@ -32,10 +33,11 @@ from xrec.neighbors.artifact import NeighborTable
 
 Ints = npt.NDArray[np.integer[Any]]
 Floats = npt.NDArray[np.float32]
-OTHERS, HISTORY, POPULAR, ABSTAINED = range(4)
+OTHERS, HISTORY, CATEGORY, POPULAR, ABSTAINED = range(5)
 _LEAST_OF_LARGEST = 0.5
 _CLEARLY_LARGEST = 1.5
 """How many times the second largest contribution the largest one is at least."""
+_LEAST_OF_ALL = 0.5  # of the positive contributions, by items of one category
 _PARTS_AT_ONCE = 2**18
 
 
@@ -57,12 +59,17 @@ class Found:
 
 @dataclass(frozen=True, eq=False)
 class Reasons:
-    """Finds reasons. excluded: (I,) bool, the items that never support."""
+    """Finds reasons.
+
+    excluded: (I,) bool, the items that never support. categories: (I,) each item's category,
+    "" for none.
+    """
 
     table: NeighborTable
     history: SeenItems
     fold_in: FoldIn | None
     excluded: npt.NDArray[np.bool_]
+    categories: npt.NDArray[np.object_]
 
     def of(self, users: Ints, items: Ints, before: Ints | None = None) -> Found:
         """Return the reasons of pairs (N,), ascending by user, who have not chosen the items.
@@ -124,9 +131,18 @@ class Reasons:
         is_clear &= (largest > 0) & (np.append(pairs, -1)[first] == np.arange(len(items)))
         is_history = (chosen < 0) & is_clear
         at = np.where(chosen >= 0, chosen, np.where(is_history, first, -1))
+        of_item = self.categories[items]
+        is_alike = (of_item != "")[pairs] & (self.categories[history] == of_item[pairs])
+        num_alike = np.bincount(pairs[is_alike], minlength=len(items))
+        alike = np.bincount(pairs[is_alike], shares[is_alike], minlength=len(items))
+        is_category = (at < 0) & (num_alike >= 2) & (alike >= _LEAST_OF_ALL * total)
         popular = self.table.item_bounds[items]
-        is_popular = (at < 0) & (popular > 0)
-        kinds = np.select([chosen >= 0, is_history, is_popular], [OTHERS, HISTORY, POPULAR], 3)
+        is_popular = (at < 0) & ~is_category & (popular > 0)
+        kinds = np.select(
+            [chosen >= 0, is_history, is_category, is_popular],
+            [OTHERS, HISTORY, CATEGORY, POPULAR],
+            ABSTAINED,
+        )
         at_least = np.select([chosen >= 0, is_popular], [np.append(bounds, 0)[at], popular], 0)
         return Found(
             kinds,

@@ -43,7 +43,8 @@ def people_evidence(
     if kind not in frames() or (item_id and item is None):
         return None
     title = "" if item is None else str(dataset.items["title"][item].as_py())
-    name, at_least = item_id and support_name(item_id, title), row["evidence_at_least"] or 0
+    name = support_name(item_id, title) if item_id else row["evidence_category"] or ""
+    at_least = row["evidence_at_least"] or 0
     ids = "\0".join((kind, row["user_id"], row["item_id"])).encode()
     digest = hashlib.md5(ids, usedforsecurity=False).digest()
     template = frames()[kind][int.from_bytes(digest[:4], "little") % len(frames()[kind])]

@@ -68,7 +68,7 @@ def forget(
     retention: how long earlier versions of the tables are kept.
     later: only do what takes seconds, and leave the rest to the next call.
 
-    Raises ConfigError if there is nobody to forget, LeaseError if a bulk job or a training job is
+    Raises ConfigError if there are no users to forget, LeaseError if a bulk or training job is
     running, and what `refresh` raises. The same call can then be repeated.
     """
     configs = project.configs(project.jobs)

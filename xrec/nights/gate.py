@@ -125,8 +125,10 @@ def judge(config: BackfillConfig, run: BulkRun, sample: Sample) -> list[GateFigu
         "own_profile": None,
         "own_vector": None,
     }
-    if config.llm is None:  # every text is plain, and no vector is read
-        values["plain"], bounds["own_vector"] = None, None
+    if config.writer == "sentences":  # every text is plain
+        values["plain"] = None
+    if config.writer != "adapter":  # no vector is read
+        bounds["own_vector"] = None
     if bounds.get("own_profile") is not None:
         values["own_profile"] = _own_profile(config, sample)
     if bounds.get("own_vector") is not None:

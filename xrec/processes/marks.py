@@ -6,8 +6,8 @@ report what they start and finish, and the driver collects what is done. A repla
 lost node shows that a worker died; the worker's chunks are handed out again.
 
 A chunk that was in progress when its process died is tried once more as a whole, because a process
-can die through no fault of a row; the second process does nothing else meanwhile. Then the chunk is
-divided into 16 parts, and each part that kills a process into 16 again, until one row is left. A
+can die through no fault of a row; the second process does nothing else at the time. Then the chunk
+is divided into 16 parts, and each part that kills a process into 16 again, until one row is left. A
 row that kills two processes becomes a failed row. Finished parts of a chunk are kept when a process
 dies. No row is blamed for a lost node.
 """
@@ -38,7 +38,7 @@ WAIT = -1
 class Attempt:
     """The rows of a chunk to try next.
 
-    is_alone: the process must do nothing else meanwhile. num_deaths: if not 0, fail the rows,
+    is_alone: the process must do nothing else at the time. num_deaths: if not 0, fail the rows,
     because this many processes died on them. kept: the outcome, if an earlier process finished
     these rows.
     """
@@ -55,7 +55,7 @@ class _Chunk:
     """The state of an unfinished chunk, which `worker` has taken."""
 
     worker: str = ""
-    begun: dict[Range, tuple[str, str]] = field(default_factory=dict)
+    started: dict[Range, tuple[str, str]] = field(default_factory=dict)
     deaths: dict[Range, int] = field(default_factory=dict)
     kept: dict[Range, Any] = field(default_factory=dict)
     num_deaths: int = 0
@@ -136,7 +136,8 @@ class Marks:
         """
         if self._is_over or not self._left:
             return None
-        share = -(-len(self._left) // max(1, len(self._processes)))
+        num_processes = sum(node not in self.lost_nodes for _, node in self._processes.values())
+        share = -(-len(self._left) // max(1, num_processes))
         num_taken = sum(chunk.worker == worker for chunk in self._chunks.values())
         if len(self._news) >= _MOST_NEWS or num_taken >= share:
             return WAIT
@@ -157,9 +158,9 @@ class Marks:
         """
         chunk = self._chunk(number)
         chunk.worker = worker
-        for rows, (other, node) in list(chunk.begun.items()):
+        for rows, (other, node) in list(chunk.started.items()):
             if other != worker:
-                del chunk.begun[rows]
+                del chunk.started[rows]
                 self._count(chunk, rows, other, node)
         if self._num_deaths_in_a_row >= _MOST_DEATHS_IN_A_ROW:
             return (
@@ -171,19 +172,19 @@ class Marks:
 
     def begin(self, number: int, rows: Range, worker: str, node: str) -> None:
         """Record that a worker starts rows of a chunk."""
-        self._chunk(number).begun[rows] = (worker, node)
+        self._chunk(number).started[rows] = (worker, node)
 
     def end(self, number: int, rows: Range, kept: Any) -> None:
         """Record that rows of a chunk are done, and keep their outcome until the chunk is done."""
         chunk = self._chunk(number)
         self._alive(chunk, rows)
-        chunk.begun.pop(rows, None)
+        chunk.started.pop(rows, None)
         chunk.kept[rows] = kept
 
     def done(self, number: int, result: Any = None) -> None:
         """Record that a chunk is done, for the driver to collect."""
         chunk = self._chunks.pop(number, _Chunk())
-        for rows in chunk.begun:
+        for rows in chunk.started:
             self._alive(chunk, rows)
         if number in self._left:
             self._left.remove(number)

@@ -26,8 +26,8 @@ _ANYONE, _UNKNOWN = 0, -1
 
 
 def table_inputs(config: RecommendConfig) -> dict[str, str]:
-    """Return the content hash of each table of eligible or unnamed items or users, by name."""
-    uris = {"unnamed_items": config.unnamed}
+    """Return the content hash of each table of items or users, by name."""
+    uris = {"unnamed_items": config.unnamed, "categories": config.categories}
     if config.eligible is not None:
         uris |= {"eligible_items": config.eligible.items, "eligible_users": config.eligible.users}
     return {
@@ -99,6 +99,19 @@ def unnamed_items(config: RecommendConfig, dataset: Dataset) -> npt.NDArray[np.b
         items = dataset.item_ids.rows(ids)
         is_unnamed[items[items >= 0]] = True
     return is_unnamed
+
+
+def item_categories(config: RecommendConfig, dataset: Dataset) -> npt.NDArray[np.object_]:
+    """Return each item's category, (I,) of strings, "" for none.
+
+    Raises DataError for a table without item_id or category.
+    """
+    categories = np.full(dataset.num_items, "", np.object_)
+    if config.categories is not None:
+        rows = _read(config.categories, "item_id", config.storage, ("category",))
+        items = dataset.item_ids.rows(rows["item_id"])
+        categories[items[items >= 0]] = rows["category"].to_numpy()[items >= 0]
+    return categories
 
 
 def _of_users(rows: pa.Table, dataset: Dataset) -> Sequence[pa.ChunkedArray]:

@@ -19,11 +19,11 @@ from xrec.graph.fold_in import FoldIn
 from xrec.graph.index import ItemIndex
 from xrec.graph.ranking import seen_items, top_k_items
 from xrec.neighbors.artifact import NeighborTable, read_graph_if_any, read_neighbors
-from xrec.neighbors.reasons import Reasons
+from xrec.neighbors.reasons import CATEGORY, Reasons
 from xrec.neighbors.scores import histories, rounded
 from xrec.progress import counter
 from xrec.recommend.artifact import identify, parse_rows
-from xrec.recommend.eligible import Eligibility, read_eligibility, unnamed_items
+from xrec.recommend.eligible import Eligibility, item_categories, read_eligibility, unnamed_items
 from xrec.schemas import RECOMMENDATIONS, SUPPORT
 from xrec.storage import (
     Location,
@@ -74,7 +74,8 @@ def recommend(
     dataset = read_dataset(location_of(config, "dataset"))
     read_graph_if_any(config, dataset).check_finite()
     eligibility = read_eligibility(config, dataset)
-    unnamed_items(config, dataset)  # raises for a broken table before any work
+    unnamed_items(config, dataset)  # raises for a broken table before any work, as this does:
+    item_categories(config, dataset)
     first_users = range(0, dataset.num_users, users_per_part)
     make = partial(_writer, config, eligibility, location, users_per_part)
     parts = dict[str, Part]()
@@ -123,7 +124,8 @@ def _writer(
     graph, neighbors = read_graph_if_any(config, dataset), read_neighbors(config)
     ranker = Ranker(dataset, graph, config.k, eligibility, neighbors)
     if neighbors is not None:
-        ranker.reasons = reasons_of(dataset, graph, neighbors, unnamed_items(config, dataset))
+        of_items = unnamed_items(config, dataset), item_categories(config, dataset)
+        ranker.reasons = reasons_of(dataset, graph, neighbors, *of_items)
     if config.index == "hnsw":
         name = fingerprint_of([dataset.manifest.fingerprint, graph.manifest.fingerprint])
         ranker.index = ItemIndex(name, graph.items, dataset.lost_items)
@@ -158,11 +160,12 @@ def reasons_of(
     graph: GraphEmbeddings,
     neighbors: NeighborTable,
     excluded: npt.NDArray[np.bool_],
+    categories: npt.NDArray[np.object_],
 ) -> Reasons:
-    """Return what finds reasons for pairs of a dataset; excluded: (I,), items that none names."""
+    """Return what finds reasons for pairs of a dataset; excluded and categories as it has them."""
     history = histories(dataset)
     fold_in = FoldIn.of(graph.users, graph.items, history.edges) if neighbors.has_vectors else None
-    return Reasons(neighbors, history, fold_in, excluded)
+    return Reasons(neighbors, history, fold_in, excluded, categories)
 
 
 class Ranker:
@@ -232,10 +235,12 @@ class Ranker:
         before = None if earlier is None else self._supporting(users, items, earlier)
         found = self.reasons.of(users, items, before)
         ids = taken(self._dataset.items["item_id"], found.items.clip(0).tolist())
+        categories = np.where(found.kinds == CATEGORY, self.reasons.categories[items], None)
         none = found.items < 0, found.at_least == 0
         return {
             "evidence_kind": pa.array([EVIDENCE_KINDS[kind] for kind in found.kinds.tolist()]),
             "evidence_item_id": pa.array(ids, pa.string(), mask=none[0]),
+            "evidence_category": pa.array(categories, pa.string()),
             "evidence_at_least": pa.array(found.at_least, pa.int32(), mask=none[1]),
         }
 

@@ -226,8 +226,8 @@ class Generator:
         outcome = "taken"
         try:
             await self._load(models, config)
-        except (XRecError, OSError, RuntimeError) as error:  # torch out of memory: RuntimeError
-            logger.error("cannot load the new artifacts: %s", error)
+        except Exception as error:
+            logger.error("cannot load the new artifacts: %s", error, exc_info=error)
             outcome = "refused"
         finally:
             del self._loading[models]

@@ -48,6 +48,8 @@ class LiveExplainer:
         self.explainer, self._decoding, self._metrics = explainer, decoding, metrics
         self._builder = explainer.pairs.builder
         dataset, graph = explainer.dataset, explainer.graph
+        assert graph is not None  # without an adapter, there is no live explainer
+        self._graph = graph
         self._histories = HistoryVectors(dataset, graph)
         self._free_rows = list(range(dataset.num_users, len(graph.users)))  # one per pending pair
         self.engine, core = explainer.engine, explainer.engine.core
@@ -185,7 +187,7 @@ class LiveExplainer:
         item = self.explainer.dataset.item_index(pair.item_id)
         is_known = user < self.explainer.dataset.num_users
         if not is_known:
-            self.explainer.graph.users[user] = self._histories.vector(pair.history)
+            self._graph.users[user] = self._histories.vector(pair.history)
         stored = self.explainer.pairs.texts(
             Pair(user, item) if is_known else Pair(0, item, aspects_user_index=-1)
         )

@@ -163,10 +163,11 @@ class PeopleSupport(BaseModel):
 
     kind: str = Field(
         description="others: people who chose the supporting item chose this one too; history: the "
-        "user chose the supporting item; popular: many chose this one."
+        "user chose the supporting item; category: the user chose items of this one's category; "
+        "popular: many chose this one."
     )
     item_id: str | None = Field(description="The supporting item, of the user's history.")
-    name: str | None = Field(description="Its title, or what the text calls it.")
+    name: str | None = Field(description="Its title, what the text calls it, or the category.")
     at_least: int | None = Field(description="A lower bound of how many other people, in steps.")
 
 

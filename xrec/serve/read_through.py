@@ -326,7 +326,7 @@ class ReadThrough:
             return None
         item = self.catalogue.dataset.item_ids.find(item_id) if item_id else None
         title = "" if item is None else self.catalogue.item_texts(item)[0]
-        name = support_name(item_id, title) if item_id else None
+        name = support_name(item_id, title) if item_id else found.evidence_category
         return PeopleSupport(
             kind=kind, item_id=item_id, name=name, at_least=found.evidence_at_least
         )

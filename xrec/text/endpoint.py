@@ -10,7 +10,7 @@ import json
 import queue
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from typing import Any
 
@@ -19,9 +19,9 @@ from aiolimiter import AsyncLimiter
 from openai.types.chat import ChatCompletion, ChatCompletionMessage
 from pydantic import SecretStr
 
-from xrec.config import EndpointModelConfig, SamplingConfig
+from xrec.config import EndpointConfig, EndpointModelConfig, SamplingConfig
 from xrec.errors import EndpointAccessError, EndpointError, EndpointUnreachableError
-from xrec.text.messages import Prompt, Reply, ReplyFailure, Usage, about_tokens
+from xrec.text.messages import Message, Prompt, Reply, ReplyFailure, Usage, about_tokens
 from xrec.text.replies import strict_schema
 
 _OUTAGES = ("rate_limited", "endpoint_error", "timeout", "unreachable")
@@ -35,15 +35,13 @@ _MAX_RETRIES = 10
 minute, as the openai client waits 0.5 to 8 seconds each time."""
 
 
-class EndpointModel:
-    """A `LanguageModel` over an endpoint, for the lifetime of the process.
+class Endpoint:
+    """Sends requests to an endpoint, for the lifetime of the process.
 
-    An event loop in its own thread makes the requests of all calls to `write`, which share the
-    config's rate limit and `concurrency` slots. A prompt holds its slot until the caller asks for
-    the next reply, so a kill loses at most one reply per slot.
+    An event loop in its own thread makes the requests, which share the config's rate limit.
     """
 
-    def __init__(self, config: EndpointModelConfig, key: SecretStr | None):
+    def __init__(self, config: EndpointConfig, key: SecretStr | None):
         self._config, self._key = config, key
         per_minute = config.requests_per_minute
         self._limiter = AsyncLimiter(1, 60 / per_minute) if per_minute else None
@@ -56,47 +54,33 @@ class EndpointModel:
         )
         self._replied_at = float("-inf")
         self._ended: EndpointError | None = None  # once set, no more prompts are sent
-        self._slots = threading.Semaphore(config.concurrency)
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, name="xrec endpoint", daemon=True).start()
 
-    def write(
-        self, prompts: Iterable[Prompt[Any]], sampling: SamplingConfig
-    ) -> Iterator[Reply[Any]]:
-        """See LanguageModel.
+    def send(self, index: int, messages: Sequence[Message], **fields: object) -> Future[Reply[Any]]:
+        """Request a reply to `messages`; `fields` are those of a chat completion, None for none.
 
-        Raises EndpointError, and sends no more prompts, if no prompt can get a reply: the key is
-        rejected, the model does not exist, or the endpoint does not respond.
+        `extra` overrides our fields, and a null in it removes one. The future raises EndpointError,
+        as do all later ones, if no prompt can get a reply: the key is rejected, the model does not
+        exist, or the endpoint does not respond.
         """
-        finished: queue.SimpleQueue[Future[Reply[Any]]] = queue.SimpleQueue()
-        waiting, running = enumerate(prompts), set[Future[Reply[Any]]]()
-        try:
-            while True:
-                while self._slots.acquire(blocking=not running):
-                    if (asked := next(waiting, None)) is None:
-                        self._slots.release()
-                        break
-                    reply = self._reply(*asked, sampling)
-                    future = asyncio.run_coroutine_threadsafe(reply, self._loop)
-                    running.add(future)
-                    future.add_done_callback(finished.put)
-                if not running:
-                    return
-                future = finished.get()
-                yield future.result()
-                running.remove(future)
-                self._slots.release()
-        finally:
-            for future in running:
-                future.cancel()
-                self._slots.release()
+        config = self._config
+        ours = {
+            "model": config.model,
+            "messages": [message._asdict() for message in messages],
+            **fields,
+        }
+        extra = {name: value for name, value in config.extra.items() if value is not None}
+        removed = config.extra.keys() - extra.keys()
+        sent = {k: v for k, v in ours.items() if v is not None and k not in removed}
+        reply = self._reply(index, {**sent, "extra_body": extra})
+        return asyncio.run_coroutine_threadsafe(reply, self._loop)
 
-    async def _reply(self, index: int, prompt: Prompt[Any], sampling: SamplingConfig) -> Reply[Any]:
-        """Return the reply to a prompt; raise EndpointError if no prompt can get one."""
+    async def _reply(self, index: int, fields: dict[str, Any]) -> Reply[Any]:
+        """Return the reply to a request; raise EndpointError if no prompt can get one."""
         if self._ended is not None:
             raise self._ended
-        fields = self._fields(prompt, sampling)
-        words = "".join(message["content"] for message in fields["messages"])
+        words = "".join(message["content"] for message in fields.get("messages", ()))
         started_at, num_requests = time.monotonic(), 1
         try:
             response = await self._client.chat.completions.with_raw_response.create(**fields)
@@ -119,31 +103,6 @@ class EndpointModel:
         if self._limiter is not None:
             await self._limiter.acquire()
 
-    def _fields(self, prompt: Prompt[Any], sampling: SamplingConfig) -> dict[str, Any]:
-        """Return the arguments of a request; `extra` overrides ours, and a null removes one."""
-        config, form = self._config, self._config.structured_output
-        schema = strict_schema(prompt.schema, with_lengths=form == "bounded_json_schema")
-        messages = [message._asdict() for message in prompt.messages]
-        fields: dict[str, Any] = {
-            "model": config.model,
-            "messages": messages,
-            "max_completion_tokens": sampling.max_tokens,
-            "seed": prompt.seed,
-            "temperature": sampling.temperature,
-        }
-        if form == "prompt":
-            messages[-1]["content"] += (
-                "\n\nAnswer with one JSON object and nothing else. It must fit this schema: "
-                + json.dumps(schema, ensure_ascii=False)
-            )
-        else:
-            named = {"name": prompt.schema.__name__, "schema": schema, "strict": True}
-            fields["response_format"] = {"type": "json_schema", "json_schema": named}
-        extra = {name: value for name, value in config.extra.items() if value is not None}
-        removed = config.extra.keys() - extra.keys()
-        sent = {k: v for k, v in fields.items() if v is not None and k not in removed}
-        return {**sent, "extra_body": extra}
-
     def _judge(
         self, fault: ReplyFailure | EndpointError, started_at: float
     ) -> EndpointError | None:
@@ -162,8 +121,73 @@ class EndpointModel:
         )
 
 
+class EndpointModel:
+    """A `LanguageModel` over an endpoint, for the lifetime of the process.
+
+    All calls to `write` share the config's `concurrency` slots. A prompt holds its slot until the
+    caller asks for the next reply, so a kill loses at most one reply per slot.
+    """
+
+    def __init__(self, config: EndpointModelConfig, key: SecretStr | None):
+        self._form, self._endpoint = config.structured_output, Endpoint(config, key)
+        self._slots = threading.Semaphore(config.concurrency)
+
+    def write(
+        self, prompts: Iterable[Prompt[Any]], sampling: SamplingConfig
+    ) -> Iterator[Reply[Any]]:
+        """See LanguageModel.
+
+        Raises EndpointError, and sends no more prompts, if no prompt can get a reply (`send`).
+        """
+        finished: queue.SimpleQueue[Future[Reply[Any]]] = queue.SimpleQueue()
+        waiting, running = enumerate(prompts), set[Future[Reply[Any]]]()
+        try:
+            while True:
+                while self._slots.acquire(blocking=not running):
+                    if (asked := next(waiting, None)) is None:
+                        self._slots.release()
+                        break
+                    future = self._send(*asked, sampling)
+                    running.add(future)
+                    future.add_done_callback(finished.put)
+                if not running:
+                    return
+                future = finished.get()
+                yield future.result()
+                running.remove(future)
+                self._slots.release()
+        finally:
+            for future in running:
+                future.cancel()
+                self._slots.release()
+
+    def _send(
+        self, index: int, prompt: Prompt[Any], sampling: SamplingConfig
+    ) -> Future[Reply[Any]]:
+        schema = strict_schema(prompt.schema, with_lengths=self._form == "bounded_json_schema")
+        messages, response_format = list(prompt.messages), None
+        if self._form == "prompt":
+            *_, last = messages
+            asked = (
+                f"{last.content}\n\nAnswer with one JSON object and nothing else. It must fit this "
+                f"schema: {json.dumps(schema, ensure_ascii=False)}"
+            )
+            messages[-1] = last._replace(content=asked)
+        else:
+            named = {"name": prompt.schema.__name__, "schema": schema, "strict": True}
+            response_format = {"type": "json_schema", "json_schema": named}
+        return self._endpoint.send(
+            index,
+            messages,
+            max_completion_tokens=sampling.max_tokens,
+            seed=prompt.seed,
+            temperature=sampling.temperature,
+            response_format=response_format,
+        )
+
+
 def _read_error(
-    error: openai.APIError | ValueError, config: EndpointModelConfig, key: SecretStr | None
+    error: openai.APIError | ValueError, config: EndpointConfig, key: SecretStr | None
 ) -> ReplyFailure | EndpointError:
     """Return what the last attempt's error means; a ValueError is an unreadable response."""
     if isinstance(error, openai.APITimeoutError):
@@ -183,7 +207,7 @@ def _read_error(
 
 
 def _read_status(
-    status: int, code: str, text: str, config: EndpointModelConfig
+    status: int, code: str, text: str, config: EndpointConfig
 ) -> ReplyFailure | EndpointError:
     """Interpret a status; errors about the key omit the endpoint's text, which may contain it."""
     url, variable = config.base_url, config.api_key_variable

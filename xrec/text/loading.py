@@ -7,6 +7,7 @@ from pydantic import SecretStr
 
 from xrec.config import (
     Device,
+    EndpointConfig,
     EndpointModelConfig,
     EngineModelConfig,
     StorageConfig,
@@ -19,7 +20,7 @@ from xrec.text.messages import LanguageModel
 ModelConfig = EngineModelConfig | EndpointModelConfig
 
 
-def endpoint_key(config: EndpointModelConfig, environment: Mapping[str, str]) -> SecretStr | None:
+def endpoint_key(config: EndpointConfig, environment: Mapping[str, str]) -> SecretStr | None:
     """Return the endpoint's key, or None if `api_key_variable` is null.
 
     Raises ConfigError if the environment variable is unset or empty.

@@ -1,27 +1,27 @@
-"""The state of a training run in files: all that it needs to go on after a stop.
+"""The state of a training run in files: everything it needs to resume.
 
-    run.json      beside the checkpoints: whose they are, with all settings and inputs, so that a
-                  refusal can name what differs
+    run.json      beside the checkpoints: the run they belong to, with its settings and inputs, so
+                  that an error can say what differs
     checkpoint    of the adapter, between two optimizer steps:
       progress.json        `AdapterProgress`
       state.safetensors    weight/<name>, exp_avg/<name>, exp_avg_sq/<name> of each trained
                            tensor, whole, float32
-      adapter.safetensors  the adapter of the best epoch so far (`Adapters.state_dict`); without
-                           tensors before the first validation
+      adapter.safetensors  the adapter of the best epoch so far (`Adapters.state_dict`); empty
+                           before the first validation
     checkpoint    of the graph, between two epochs:
       progress.json         `GraphProgress`
-      rows-<k>.safetensors  nodes (n,) int64; embeddings, exp_avg, exp_avg_sq, best, best_layer0:
-                            (n, D) float32, a row for each of the nodes; each worker writes its own
+      rows-<k>.safetensors  nodes (n,) int64; embeddings, exp_avg, exp_avg_sq, best, best_layer0
+                            (n, D) float32, one row per node; each worker writes its own file
 
-A checkpoint can be read by another number of workers, at another ZeRO stage or in the other mode.
-Random numbers need no state: the order of batches follows from seed and epoch, and noise follows
-from seed, step and micro-batch (`xrec.train.data.noise_seed`).
+A checkpoint can be read with another number of workers, ZeRO stage, or parallelism. Random numbers
+need no state: the order of batches follows from seed and epoch, and noise follows from seed, step,
+and micro-batch (`xrec.train.data.noise_seed`).
 """
 
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import safetensors.torch
 import torch
@@ -30,13 +30,10 @@ from torch import Tensor
 from xrec.adapter.config import WEIGHTS
 from xrec.errors import ArtifactMismatchError
 
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
-
 Tensors = dict[str, Tensor]
 
 LossScale = tuple[float, int]
-"""What the loss is multiplied by in float16, and the steps since one was skipped."""
+"""The factor of the loss in float16, and the number of steps since one was skipped."""
 
 ReadFile = Callable[[str], bytes]
 """Returns the content of a checkpoint's file, by name."""
@@ -46,136 +43,117 @@ _STATE = "state.safetensors"
 
 
 @dataclass(frozen=True)
-class AdapterProgress:
-    """How far an adapter's run is.
+class Progress:
+    """How far a run is, and when it stops early.
 
-    `run` is the fingerprint of its settings and inputs, and `micro_batch_size` is what a size of
-    auto became. `step` counts the optimizer steps of all epochs; a step that was skipped and made
-    again counts once. `loss_scale` is there in float16 only. `history` has a row for each finished
-    epoch, with its `validation_loss`. The other fields are of the present epoch: the steps done,
-    the sum of their NLL in nats, the number of tokens that it is of, and their time in seconds.
+    `run` is the fingerprint of its settings and inputs. `step` counts the optimizer steps of all
+    epochs. `history` has a row for each finished epoch. `evaluations` are pairs of an epoch and its
+    validation loss; a metric such as NDCG counts as a negative loss.
     """
 
     run: str
-    micro_batch_size: int
     step: int = 0
-    step_in_epoch: int = 0
-    epoch_nll: float = 0.0
-    epoch_tokens: float = 0.0
-    epoch_seconds: float = 0.0
     history: tuple[Mapping[str, Any], ...] = ()
-    loss_scale: LossScale | None = None
+    evaluations: tuple[tuple[int, float], ...] = ()
 
     @property
     def epoch(self) -> int:
-        """The present epoch, from 1."""
+        """The current epoch, from 1."""
         return len(self.history) + 1
 
     @property
-    def train_loss(self) -> float:
-        """Mean NLL of the present epoch so far, in nats a token."""
-        return self.epoch_nll / self.epoch_tokens
-
-    @property
-    def best(self) -> Mapping[str, Any]:
-        """The row of the epoch with the lowest validation loss; of several, the first."""
-        return min(self.history, key=lambda row: float(row["validation_loss"]))
+    def best_epoch(self) -> int:
+        """The first epoch with the lowest validation loss; 0 before any evaluation."""
+        return min(self.evaluations, key=lambda each: each[1], default=(0, 0.0))[0]
 
     @property
     def evaluations_without_gain(self) -> int:
-        """Number of epochs since the best one."""
-        return len(self.history) - 1 - self.history.index(self.best) if self.history else 0
+        """Number of evaluations since the best one."""
+        epochs = [epoch for epoch, _ in self.evaluations]
+        return len(epochs) - 1 - epochs.index(self.best_epoch) if epochs else 0
 
-    def after_step(self, nll: float, num_tokens: float, seconds: float) -> "AdapterProgress":
-        """Return the progress after a step: NLL (nats) and tokens of its global batch, its time."""
+    def after_evaluation(self, epoch: int, loss: float) -> Self:
+        """Return the progress with the validation loss of an epoch."""
+        return replace(self, evaluations=(*self.evaluations, (epoch, loss)))
+
+
+@dataclass(frozen=True)
+class AdapterProgress(Progress):
+    """How far an adapter's run is.
+
+    `micro_batch_size` is the chosen size if the config says auto. A step that was skipped and
+    repeated counts once. `loss_scale` is set in float16 only. The other fields are of the current
+    epoch: its steps, the sums of their losses (nats) and weights, and their time in seconds.
+    """
+
+    micro_batch_size: int = 1
+    step_in_epoch: int = 0
+    epoch_loss: float = 0.0
+    epoch_weight: float = 0.0
+    epoch_seconds: float = 0.0
+    loss_scale: LossScale | None = None
+
+    @property
+    def train_loss(self) -> float:
+        """Mean loss of the current epoch so far, in nats per token."""
+        return self.epoch_loss / self.epoch_weight
+
+    def after_step(self, loss: float, weight: float, seconds: float) -> "AdapterProgress":
+        """Return the progress after a step, given its global batch's loss (nats) and weight."""
         return replace(
             self,
             step=self.step + 1,
             step_in_epoch=self.step_in_epoch + 1,
-            epoch_nll=self.epoch_nll + nll,
-            epoch_tokens=self.epoch_tokens + num_tokens,
+            epoch_loss=self.epoch_loss + loss,
+            epoch_weight=self.epoch_weight + weight,
             epoch_seconds=self.epoch_seconds + seconds,
         )
 
     def after_epoch(self, row: Mapping[str, Any]) -> "AdapterProgress":
-        """Return the progress when the present epoch is done; `row` is its row of the history."""
+        """Return the progress after the current epoch; `row` is its row of the history."""
+        evaluated = self.after_evaluation(self.epoch, row["validation_loss"])
         return AdapterProgress(
-            self.run, self.micro_batch_size, step=self.step, history=(*self.history, row)
+            self.run, self.step, (*self.history, row), evaluated.evaluations, self.micro_batch_size
         )
 
 
 @dataclass(frozen=True)
-class GraphProgress:
-    """How far a graph's run is.
+class GraphProgress(Progress):
+    """How far a graph's run is; `num_parts` is the number of files with rows."""
 
-    `run` is the fingerprint of its settings and dataset, `num_parts` the number of files with rows.
-    """
-
-    run: str
     num_parts: int = 0
-    epoch: int = 0
-    step: int = 0
-    best_epoch: int = 0
-    best_score: float = -1.0
-    evaluations_without_gain: int = 0
-    history: tuple[Mapping[str, Any], ...] = ()
 
-    def after_epoch(self, row: Mapping[str, Any], step: int) -> "GraphProgress":
-        """Return the progress after an epoch that ended at optimizer step `step`.
-
-        `row` is its row of the history and has `epoch`.
-        """
-        return replace(self, epoch=row["epoch"], step=step, history=(*self.history, row))
-
-    def after_evaluation(self, score: float) -> "GraphProgress":
-        """Return the progress with the validation score of the last epoch."""
-        if score > self.best_score:
-            return replace(
-                self, best_epoch=self.epoch, best_score=score, evaluations_without_gain=0
-            )
-        return replace(self, evaluations_without_gain=self.evaluations_without_gain + 1)
+    def after_epoch(self, row: Mapping[str, Any], num_steps: int) -> "GraphProgress":
+        """Return the progress after the current epoch, given its row and number of steps."""
+        return replace(self, step=self.step + num_steps, history=(*self.history, row))
 
 
-P = TypeVar("P")
+P = TypeVar("P", bound=Progress)
 
 
-def read_progress(kind: Callable[..., P], read: ReadFile, run: str) -> P:
-    """Return how far the checkpoint is; raises ArtifactMismatchError if it is not of run `run`.
-
-    `kind` is a dataclass whose fields have `run` and `history` among them.
-    """
+def read_progress(kind: type[P], read: ReadFile, run: str) -> P:
+    """Return a checkpoint's progress; raises ArtifactMismatchError if it is not of run `run`."""
     values: dict[str, Any] = json.loads(read(_PROGRESS))
     if values.get("run") != run:
         raise ArtifactMismatchError(
-            f"the checkpoint is of run {values.get('run', '(not named)')}, this is run {run}: its "
-            "settings, its inputs or its version differ; give another output URI, or delete the "
+            f"the checkpoint belongs to run {values.get('run', '(unnamed)')}, but this is run "
+            f"{run}: its settings, inputs or version differ; use another output URI, or delete the "
             "checkpoints",
             code="checkpoint_of_another_run",
             saw=values.get("run"),
         )
-    return kind(**{**values, "history": tuple(values["history"])})
+    evaluations = tuple((epoch, loss) for epoch, loss in values["evaluations"])
+    return kind(**{**values, "history": tuple(values["history"]), "evaluations": evaluations})
 
 
-def progress_file(progress: "DataclassInstance") -> dict[str, bytes]:
-    """Return name and content of the file, which rank 0 writes."""
+def progress_file(progress: Progress) -> dict[str, bytes]:
+    """Return the name and content of the progress file, which rank 0 writes."""
     return {_PROGRESS: json.dumps(asdict(progress)).encode()}
-
-
-def tensors_below(tensors: Tensors, folder: str) -> Tensors:
-    """Return the tensors whose names begin with `folder`/, without it."""
-    return {
-        name.removeprefix(f"{folder}/"): tensor
-        for name, tensor in tensors.items()
-        if name.startswith(f"{folder}/")
-    }
 
 
 @dataclass(frozen=True)
 class WholeState:
-    """A parameter as the optimizer holds it, and Adam's first and second moment.
-
-    All are float32 and of the parameter's shape.
-    """
+    """A parameter as the optimizer holds it, and Adam's moments, each float32 of its shape."""
 
     weight: Tensor
     exp_avg: Tensor
@@ -183,7 +161,7 @@ class WholeState:
 
 
 def adapter_files(trained: Mapping[str, WholeState], best: Tensors) -> dict[str, bytes]:
-    """Return names and contents of the files of an adapter's checkpoint beside the progress.
+    """Return the names and contents of an adapter checkpoint's tensor files.
 
     `trained` is the state of each trained parameter by name, `best` the best epoch's adapter.
     """
@@ -198,15 +176,13 @@ def adapter_files(trained: Mapping[str, WholeState], best: Tensors) -> dict[str,
 def read_trained(read: ReadFile) -> dict[str, WholeState]:
     """Return the state of each trained parameter by name."""
     tensors = safetensors.torch.load(read(_STATE))
-    kinds = {field.name: tensors_below(tensors, field.name) for field in fields(WholeState)}
-    return {
-        name: WholeState(**{kind: of_kind[name] for kind, of_kind in kinds.items()})
-        for name in kinds["weight"]
-    }
+    kinds = [field.name for field in fields(WholeState)]
+    names = [name.removeprefix("weight/") for name in tensors if name.startswith("weight/")]
+    return {name: WholeState(*(tensors[f"{kind}/{name}"] for kind in kinds)) for name in names}
 
 
 def read_best_adapter(read: ReadFile) -> Tensors:
-    """Return the best epoch's adapter; without tensors before the first validation."""
+    """Return the best epoch's adapter; empty before the first validation."""
     tensors: Tensors = safetensors.torch.load(read(WEIGHTS))
     return tensors
 
@@ -214,22 +190,21 @@ def read_best_adapter(read: ReadFile) -> Tensors:
 ROWS = ("embeddings", "exp_avg", "exp_avg_sq", "best", "best_layer0")
 """The graph's state by node, each (n, D) float32.
 
-These are the layer-0 embeddings, Adam's moments of them, and of the best epoch the vectors and the
-layer-0 embeddings.
+These are the layer-0 embeddings, Adam's moments of them, and the vectors and layer-0 embeddings of
+the best epoch.
 """
 
-
-_ROWS_AT_A_TIME = 65_536  # are copied
+_ROWS_PER_COPY = 65_536
 
 
 def rows_file(part: int, nodes: Tensor, rows: Tensors) -> dict[str, bytes]:
     """Return name and content of file `part` with the `ROWS` of `nodes` (n,) int64.
 
-    Rows of node -1, which fill a block up, are left out.
+    Rows of node -1, which pad a block, are left out.
     """
-    there = nodes >= 0
-    tensors = {name: rows[name].detach().cpu()[there].contiguous() for name in ROWS}
-    content = safetensors.torch.save({"nodes": nodes[there].contiguous(), **tensors})
+    kept = nodes >= 0
+    tensors = {name: rows[name].detach().cpu()[kept].contiguous() for name in ROWS}
+    content = safetensors.torch.save({"nodes": nodes[kept].contiguous(), **tensors})
     return {_rows_name(part): bytes(content)}
 
 
@@ -242,31 +217,31 @@ def read_rows(
 ) -> Tensors:
     """Return the named tensors' rows of `nodes` (n,) int64; zeros for node -1.
 
-    `load` gives the tensors of a file; of those that it maps only these rows come into memory. The
-    `num_parts` files are read one after the other. `zeros` makes a table of a name and a shape.
-    Raises ArtifactMismatchError if a node is in none of them.
+    `load` maps the tensors of a file, so that only these rows come into memory. The `num_parts`
+    files are read in turn. `zeros` allocates a table from a name and a shape. Raises
+    ArtifactMismatchError if a node is in none of the files.
     """
-    picked: Tensors = {}
+    tables: Tensors = {}
     missing = nodes >= 0
     for part in range(num_parts):
         tensors = load(_rows_name(part))
-        there = tensors["nodes"]  # ascending
-        places = torch.searchsorted(there, nodes).clamp(max=len(there) - 1)
-        rows = (there[places] == nodes).nonzero().flatten()
+        stored = tensors["nodes"]  # ascending
+        positions = torch.searchsorted(stored, nodes).clamp(max=len(stored) - 1)
+        rows = (stored[positions] == nodes).nonzero().flatten()
         missing[rows] = False
         for name in names:
             if part == 0:
-                picked[name] = zeros(name, (len(nodes), tensors[name].shape[1]))
-            for some in rows.split(_ROWS_AT_A_TIME):
-                picked[name][some] = tensors[name][places[some]]
+                tables[name] = zeros(name, (len(nodes), tensors[name].shape[1]))
+            for some in rows.split(_ROWS_PER_COPY):
+                tables[name][some] = tensors[name][positions[some]]
     if bool(missing.any()):
         raise ArtifactMismatchError(
             f"the checkpoint lacks the rows of {int(missing.sum())} of {len(nodes)} nodes; "
-            "delete the checkpoints to start again",
+            "delete the checkpoints to start over",
             code="checkpoint_lacks_rows",
             saw=int(missing.sum()),
         )
-    return picked
+    return tables
 
 
 def _rows_name(part: int) -> str:

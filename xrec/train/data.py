@@ -1,12 +1,12 @@
-"""What the adapter's training reads: examples, and their batches.
+"""What adapter training reads: examples, and their batches.
 
-Global batches are the same for any number of workers. A global batch has M micro-batches. The
-examples are dealt into M lists once, the lanes, and micro-batch m of every step comes from lane m.
-Worker r of W has the lanes r, r + W, and so on: an example stays with one worker in all epochs, and
-so do its keys and values in the worker's cache (xrec.llm.loss).
+Global batches do not depend on the number of workers. A global batch has M micro-batches. The
+examples are dealt into M lanes once, and micro-batch m of every step comes from lane m. Worker r of
+W has the lanes r, r + W, and so on, so an example stays with one worker in all epochs, and so do
+its keys and values in the worker's cache (xrec.llm.loss).
 
-`xrec.train.example_shards` wrote the examples. Workers map the files, whose pages all processes of
-a node share; what a process holds itself is some 40 bytes an example.
+`xrec.train.example_shards` wrote the examples. Workers map the files, so all processes of a node
+share their pages; a process itself needs some 40 bytes per example.
 """
 
 import tempfile
@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -42,21 +43,21 @@ Lengths = npt.NDArray[np.int32]
 Rows = npt.NDArray[np.int64]
 
 _STEPS_SORTED_TOGETHER = 16
-"""Steps whose examples are sorted by length together.
+"""Number of steps whose examples are sorted by length together.
 
-More of them leave less padding, and leave less to chance which examples share a step.
+More steps mean less padding, but also less randomness in which examples share a step.
 """
 
 
 class Examples:
-    """The examples of a split, n in all; `examples[row]` makes one.
+    """The n examples of a split; `examples[row]` makes one.
 
-    num_tokens, num_prefix_tokens, num_label_tokens: (n,) int32, of the whole example, before its
-    first collaborative token, and of its explanation with the end token.
+    num_tokens, num_prefix_tokens, num_label_tokens: (n,) int32, the tokens of the whole example,
+    before its first collaborative token, and in its explanation with the end token.
     """
 
     def __init__(self, files: Sequence[Path]):
-        """Map the files (schema `xrec.train.example_shards.SHARD`); there must be one at least."""
+        """Map the files, at least one (schema `xrec.train.example_shards.SHARD`)."""
         table = pa.concat_tables(feather.read_table(file, memory_map=True) for file in files)
         self._prompts, self._labels = table["prompt_ids"], table["label_ids"]
         self.num_prefix_tokens: Lengths = table["num_prefix_tokens"].to_numpy()
@@ -70,11 +71,16 @@ class Examples:
         return Example(self._prompts[int(row)].as_py(), self._labels[int(row)].as_py())
 
     def lengths(self, *, can_split: bool) -> Lengths:
-        """The positions (n,) that an example costs in every epoch, whether it is split or not.
+        """Return the positions (n,) that each example costs, in terms of padding.
 
-        can_split: whether the model's passes can be (`PrefixCache.can_split`).
+        can_split: `PrefixCache.can_split` of the model.
         """
         return self.num_tokens - self.num_prefix_tokens if can_split else self.num_tokens
+
+    def weights(self, average_over: Literal["tokens", "explanations"]) -> Lengths:
+        """Return how much each example counts (n,) in the mean loss (`ExplanationLoss`)."""
+        is_by_token = average_over == "tokens"
+        return self.num_label_tokens if is_by_token else np.ones_like(self.num_label_tokens)
 
 
 def _num_values(lists: pa.ChunkedArray) -> Lengths:
@@ -84,11 +90,11 @@ def _num_values(lists: pa.ChunkedArray) -> Lengths:
 
 @dataclass(frozen=True)
 class AdapterData:
-    """What the adapter's workers read; `left_out` counts, by reason, pairs without an example.
+    """What the adapter's workers read; `left_out` counts pairs without an example by reason.
 
-    shared_ids: the tokens that all prompts begin with, before the first collaborative one.
-    training_vectors: of the explained training pairs, behind the graph's own in the vocabulary;
-        None if training shows the graph's own.
+    shared_ids: the text tokens that all prompts begin with.
+    training_vectors: vectors of the explained training pairs, which follow the graph's own in the
+        vocabulary; None if training shows the graph's own.
     """
 
     train: Examples
@@ -99,7 +105,7 @@ class AdapterData:
     training_vectors: TrainingVectors | None = None
 
     def longest(self) -> tuple[int, int, int]:
-        """The most tokens before the first collaborative one, from there on, and of labels."""
+        """Return the most tokens before the first collaborative one, after that, and of labels."""
         both = (self.train, self.validation)
         return (
             max(int(each.num_prefix_tokens.max()) for each in both),
@@ -111,7 +117,7 @@ class AdapterData:
 def load_adapter_data(config: TrainAdapterConfig) -> AdapterData:
     """Map the examples and read the vectors. Collective.
 
-    Raises ArtifactMismatchError if a file of the examples is not what their manifest says.
+    Raises ArtifactMismatchError if a file of the examples differs from their manifest.
     """
     graph = read_graph(location_of(config, "graph"))
     manifest = read_manifest(examples_folder(config), "examples")
@@ -120,17 +126,18 @@ def load_adapter_data(config: TrainAdapterConfig) -> AdapterData:
             Examples([file for file in files if file.name.startswith(split)])
             for split in ("train", "validation")
         )
-    found = manifest.metrics
-    vectors = training_vectors(config, graph)
-    return AdapterData(train, validation, found["shared_ids"], found["left_out"], graph, vectors)
+    metrics, vectors = manifest.metrics, training_vectors(config, graph)
+    return AdapterData(
+        train, validation, metrics["shared_ids"], metrics["left_out"], graph, vectors
+    )
 
 
 @contextmanager
 def _files_on_this_node(folder: Location, manifest: Manifest) -> Iterator[list[Path]]:
-    """The artifact's files, in order, on a disk of this node, while the block runs. Collective.
+    """Give the artifact's files, in order, on a disk of this node. Collective.
 
-    One worker of the node reads and checks them. Those from elsewhere come into a temporary folder
-    (TMPDIR), which is deleted after the block; what is mapped in it stays.
+    One worker of the node reads and checks them. Remote files are copied into a temporary folder
+    (TMPDIR), which is deleted after the block; files that were mapped there stay readable.
     """
     own, is_here = folder, isinstance(folder, LocalLocation)
     if not is_here:
@@ -149,21 +156,21 @@ def _files_on_this_node(folder: Location, manifest: Manifest) -> Iterator[list[P
 
 
 def examples_folder(config: TrainAdapterConfig) -> Location:
-    """Where a run's examples are."""
+    """Return the folder of a run's examples."""
     return location_of(config, "adapter") / CHECKPOINTS / "examples"
 
 
 def training_vectors(config: TrainAdapterConfig, graph: GraphEmbeddings) -> TrainingVectors | None:
-    """The vectors of the explained training pairs; None if others are to be shown."""
+    """Return the vectors of the explained training pairs; None if training shows others."""
     if not shows_training_vectors(config, graph.manifest):
         return None
     return read_training_vectors(location_of(config, "graph"), graph.manifest)
 
 
 def shows_training_vectors(config: TrainAdapterConfig, graph: Manifest) -> bool:
-    """Whether training shows vectors that have not seen the pair.
+    """Return whether training shows vectors from graphs that have not seen the pair.
 
-    Random and constant ones have seen none.
+    Random and constant vectors have seen none anyway.
     """
     shows_graph = config.training.leave_out == "own" and config.model.vectors == "graph"
     return shows_graph and TRAINING_VECTORS in graph.files
@@ -171,27 +178,29 @@ def shows_training_vectors(config: TrainAdapterConfig, graph: Manifest) -> bool:
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """The examples of one forward pass of one worker: their rows, int64.
+    """The examples of one forward pass of one worker, by row.
 
-    `num_global_tokens` are the label tokens of the whole global batch.
+    `weight` is the sum of its examples' weights in the mean loss, and `global_weight` that of the
+    whole global batch.
     """
 
     rows: Rows
-    num_global_tokens: int
+    weight: int
+    global_weight: int
 
 
 def noise_seed(seed: int, step: int, micro_batch: int) -> int:
-    """Return torch's seed, 64 bits, for gating noise and dropout of a micro-batch of step `step`.
+    """Return torch's seed (64 bits) for gating noise and dropout of a micro-batch of step `step`.
 
-    `micro_batch` counts within the global batch and not on a worker, so the noise depends neither
-    on the number of workers nor on restarts.
+    `micro_batch` counts within the global batch rather than on a worker, so the noise does not
+    depend on the number of workers or on restarts.
     """
     return int(np.random.SeedSequence([seed, step, micro_batch]).generate_state(1, np.uint64)[0])
 
 
 def epoch_steps(
     lengths: Lengths,
-    num_label_tokens: Lengths,
+    weights: Lengths,
     *,
     epoch: int,
     seed: int,
@@ -202,13 +211,13 @@ def epoch_steps(
 ) -> Iterator[list[MicroBatch]]:
     """Yield this worker's micro-batches, a list for each step.
 
-    What does not fill a global batch is left out, and it is other examples in each epoch. The order
-    depends on `seed`, `epoch` and the `lengths` only. All rows of a step are of similar length, so
-    that there is little padding and no worker waits for another. If the micro-batches do not divide
-    equally among the workers, the last workers get empty ones, because ZeRO-3 gathers weights on
-    all workers at the same time. lengths, num_label_tokens: (n,), of each example.
+    Examples that do not fill a global batch are dropped; which ones varies by epoch. The order
+    depends only on `seed`, `epoch`, and the `lengths`. All rows of a step have similar lengths, so
+    there is little padding and workers rarely wait for each other. If the micro-batches do not
+    divide equally among the workers, the last workers get empty ones, because ZeRO-3 gathers
+    weights on all workers at the same time. lengths, weights: (n,), of each example.
     """
-    # Dealt out in order of length, so that each lane has short and long examples alike.
+    # Dealt in order of length, so that each lane has both short and long examples.
     ordered = _sorted(np.arange(len(lengths)), lengths)
     num_lanes = global_batch_size // micro_batch_size
     rng = np.random.default_rng([seed, epoch])
@@ -220,9 +229,11 @@ def epoch_steps(
         blocks = [_sorted(order[rows], lengths) for order in orders]
         for step in rng.permutation(count) * micro_batch_size:
             micro_batches = [block[step : step + micro_batch_size] for block in blocks]
-            num_tokens = sum(int(num_label_tokens[rows].sum()) for rows in micro_batches)
-            own = _share(micro_batches, rank, world_size)
-            yield [MicroBatch(rows, num_tokens) for rows in own]
+            total = sum(int(weights[rows].sum()) for rows in micro_batches)
+            yield [
+                MicroBatch(rows, int(weights[rows].sum()), total)
+                for rows in _share(micro_batches, rank, world_size)
+            ]
 
 
 def validation_batches(
@@ -231,7 +242,7 @@ def validation_batches(
     """Return this worker's share of the validation examples, in batches of similar length.
 
     Each worker has the same number of batches, because ZeRO-3 gathers weights on all workers at the
-    same time. If they do not divide equally, the share ends with an empty batch. lengths: (n,).
+    same time; a share may end with an empty batch. lengths: (n,).
     """
     ordered = _sorted(np.arange(len(lengths)), lengths)
     batches = [ordered[start : start + batch_size] for start in range(0, len(ordered), batch_size)]
@@ -243,6 +254,6 @@ def _sorted(rows: Rows, lengths: Lengths) -> Rows:
 
 
 def _share(batches: list[Rows], rank: int, world_size: int) -> list[Rows]:
-    """Every `world_size`-th batch from `rank` on; empty ones fill the shares up."""
+    """Return every `world_size`-th batch from `rank` on; empty ones make the numbers equal."""
     empty = [np.empty(0, dtype=np.int64)] * (-len(batches) % world_size)
     return (batches + empty)[rank::world_size]

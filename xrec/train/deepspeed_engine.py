@@ -1,12 +1,12 @@
-"""DeepSpeed: its settings, an engine on a worker, and whole tensors of it at either ZeRO stage.
+"""DeepSpeed: its settings, a worker's engine, and whole tensors of it at either ZeRO stage.
 
-ZeRO stage 1 shares Adam's state out among the workers, and stage 3 the frozen weights too.
+ZeRO stage 1 shards Adam's state among the workers, and stage 3 the frozen weights too.
 `whole_state` reads Adam's state and the float32 weights from an engine, and `restore_states` writes
-them into a fresh one, which may have another number of workers or the other stage. Functions that
-are marked as collective must be called by every worker.
+them into a new one, which may have another number of workers or the other stage. Every worker must
+call the functions marked as collective.
 
-DeepSpeed and transformers take seconds to import. Drivers and graph training import this module and
-do not need them, so the functions import them.
+DeepSpeed and transformers take seconds to import, and drivers do not need them, so they are
+imported inside functions.
 """
 
 import logging
@@ -31,33 +31,30 @@ if TYPE_CHECKING:
     from xrec.adapter.model import Adapters
 
 FIRST_SCALE_POWER = 16
-"""A run in float16 begins with the loss scale two to this power."""
+"""The initial loss scale in float16, as a power of two."""
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 
 DEFAULT_CLIPPING = 1.0
-"""The largest global norm of a gradient, unless `deepspeed.gradient_clipping` says otherwise."""
+"""The largest global norm of a gradient; `deepspeed.gradient_clipping` overrides it."""
 
 STEPS_TO_DOUBLE = 1000
-"""Number of steps without an overflow after which DeepSpeed doubles the loss scale."""
+"""Number of steps without overflow after which DeepSpeed doubles the loss scale."""
 
 
 def deepspeed_settings(
     config: TrainAdapterConfig, *, dtype: torch.dtype, world_size: int
 ) -> dict[str, Any]:
-    """Return DeepSpeed's settings for the adapter's training on `world_size` workers.
-
-    The global batch is the same for any number of workers.
-    """
+    """Return DeepSpeed's settings for training the adapter on `world_size` workers."""
     training = config.training
-    assert training.micro_batch_size != "auto"  # xrec.train.memory has put a number there
+    assert training.micro_batch_size != "auto"  # xrec.train.memory has chosen one
     ours = {
         "train_micro_batch_size_per_gpu": training.micro_batch_size,
         "gradient_accumulation_steps": math.ceil(
             training.global_batch_size / (training.micro_batch_size * world_size)
         ),
         "gradient_clipping": DEFAULT_CLIPPING,
-        # Otherwise offloading takes DeepSpeed's own Adam, which is compiled at its first use.
+        # Otherwise offloading uses DeepSpeed's own Adam, which is compiled at its first use.
         "zero_force_ds_cpu_optimizer": False,
         "steps_per_print": 1_000_000_000,
         **number_settings(dtype),
@@ -66,10 +63,10 @@ def deepspeed_settings(
 
 
 def number_settings(dtype: torch.dtype) -> dict[str, Any]:
-    """Return the sections of DeepSpeed's settings that say how numbers are represented.
+    """Return the sections of DeepSpeed's settings on number formats.
 
-    A sum of gradients in bfloat16 is wrong by 0.6 % after 16 micro-batches, and by 2 to 4 % after
-    512; so all sums are in float32.
+    Gradients are summed in float32: in bfloat16 their sum is wrong by 0.6 % after 16 micro-batches,
+    and by 2 to 4 % after 512.
     """
     return {
         "bf16": {"enabled": dtype == torch.bfloat16},
@@ -77,7 +74,7 @@ def number_settings(dtype: torch.dtype) -> dict[str, Any]:
             "enabled": dtype == torch.float16,
             "initial_scale_power": FIRST_SCALE_POWER,
             "loss_scale_window": STEPS_TO_DOUBLE,
-            # A step that was skipped is made again at once, so the scale must fall at the first.
+            # A skipped step is repeated at once, so the scale must fall at the first overflow.
             "hysteresis": 1,
         },
         "data_types": {"grad_accum_dtype": "fp32"},
@@ -85,16 +82,16 @@ def number_settings(dtype: torch.dtype) -> dict[str, Any]:
 
 
 def _zero_optimization(config: TrainAdapterConfig) -> dict[str, Any]:
-    assert config.zero_stage is not None  # xrec.train.memory has put a stage there
+    assert config.zero_stage is not None  # xrec.train.memory has chosen one
     pinned = {"pin_memory": torch.cuda.is_available()}
     offloads = {name: pinned for name in config.zero if name.startswith("offload_")}
     return {**merged(offloads, config.zero), "stage": config.zero_stage}
 
 
 def load_frozen_model(config: TrainAdapterConfig) -> "PreTrainedModel":
-    """Return the language model on this worker's device.
+    """Return the language model on this worker's device; call `init_deepspeed` first.
 
-    At stage 3 it has this worker's shard of each weight only. Call `init_deepspeed` before.
+    At stage 3 it has only this worker's shard of each weight.
     """
     from transformers.integrations.deepspeed import HfDeepSpeedConfig
 
@@ -104,11 +101,11 @@ def load_frozen_model(config: TrainAdapterConfig) -> "PreTrainedModel":
     dtype, device = training_dtype(config), worker_device()
     is_sharded = config.zero_stage == 3
     settings = {
-        "train_micro_batch_size_per_gpu": 1,  # DeepSpeed demands a size to read the rest
+        "train_micro_batch_size_per_gpu": 1,  # DeepSpeed requires a size
         "zero_optimization": _zero_optimization(config),
         **number_settings(dtype),
     }
-    # `from_pretrained` shards weights as long as this object lives.
+    # `from_pretrained` shards weights while this object exists.
     sharding = HfDeepSpeedConfig(settings) if is_sharded else None
     model = load_model(
         resolve_model(config.llm, config.storage),
@@ -123,10 +120,10 @@ def load_frozen_model(config: TrainAdapterConfig) -> "PreTrainedModel":
 
 
 def move_to_device(module: nn.Module, device: torch.device) -> None:
-    """Move parameters and buffers to `device` in place, but no parameter that ZeRO-3 has sharded.
+    """Move parameters and buffers to `device` in place, except parameters sharded by ZeRO-3.
 
-    DeepSpeed moves a module itself, but not one with a sharded parameter: what was not sharded,
-    such as buffers and adapters, would then stay where it was made.
+    DeepSpeed moves whole modules, but not one with a sharded parameter, whose buffers and adapters
+    would stay behind.
     """
     for part in module.modules():
         for parameter in part.parameters(recurse=False):
@@ -137,22 +134,19 @@ def move_to_device(module: nn.Module, device: torch.device) -> None:
 
 
 def training_dtype(config: TrainAdapterConfig) -> torch.dtype:
-    """Return the type of the frozen model's and the adapters' weights on this worker."""
+    """Return the dtype of the frozen model's and the adapters' weights on this worker."""
     from xrec.llm.model import resolve_dtype
 
     return resolve_dtype(config.llm.dtype, worker_device())
 
 
 def init_deepspeed() -> None:
-    """Start DeepSpeed's communication over the process group that Ray Train has set up.
-
-    Call it before weights are sharded or an engine is made.
-    """
+    """Start DeepSpeed's communication over Ray Train's process group, before anything else."""
     import deepspeed
 
     on_cpu = worker_device().type == "cpu"
     if on_cpu:
-        # Otherwise DeepSpeed compiles it, which needs g++ and a minute.
+        # Otherwise DeepSpeed compiles this op, which takes a minute and g++.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed.logger.setLevel(logging.WARNING)
     deepspeed.init_distributed(dist_backend="gloo" if on_cpu else "nccl", verbose=False)
@@ -167,10 +161,9 @@ def initialize_engine(
 ) -> "DeepSpeedEngine":
     """Return a DeepSpeed engine over `module`, which must be on this worker's device.
 
-    The engine steps `lr_scheduler` after each optimizer step. `settings` are DeepSpeed's and need
-    `train_micro_batch_size_per_gpu`. Give an optimizer of torch: DeepSpeed's own ones compile C++
-    at their first use. `mpu`, Megatron's name for it, says which workers hold different parts of
-    the model (`RowsApart`); without it all workers hold the same, and gradients are averaged.
+    The engine steps `lr_scheduler` after each optimizer step. The optimizer should be torch's;
+    DeepSpeed's own compile C++ at their first use. `mpu` (Megatron's term) says which workers hold
+    different parts of the model; without it all hold the same, and gradients are averaged.
     """
     import deepspeed
 
@@ -187,7 +180,7 @@ def initialize_engine(
 
 
 def loss_scale(engine: "DeepSpeedEngine") -> LossScale | None:
-    """Return the scale, the same on every worker; None if the engine is not in float16."""
+    """Return the loss scale, the same on every worker; None unless the engine is in float16."""
     if not engine.fp16_enabled():
         return None
     scaler = engine.optimizer.loss_scaler
@@ -195,14 +188,14 @@ def loss_scale(engine: "DeepSpeedEngine") -> LossScale | None:
 
 
 def set_loss_scale(engine: "DeepSpeedEngine", value: LossScale) -> None:
-    """Make the engine, which must be in float16, go on from `value`."""
+    """Set the loss scale of an engine in float16."""
     scaler = engine.optimizer.loss_scaler
     scaler.cur_scale, scaler.cur_iter = value
     scaler.last_overflow_iter = -1
 
 
 def gathered(parameters: Iterable[nn.Parameter]) -> AbstractContextManager[Any]:
-    """A context in which the parameters are whole, whatever the ZeRO stage. Collective."""
+    """Return a context in which the parameters are whole at any ZeRO stage. Collective."""
     import deepspeed
 
     context: AbstractContextManager[Any] = deepspeed.zero.GatheredParameters(list(parameters))
@@ -210,16 +203,13 @@ def gathered(parameters: Iterable[nn.Parameter]) -> AbstractContextManager[Any]:
 
 
 def gathered_state(adapters: "Adapters") -> dict[str, Tensor]:
-    """Return the adapters' whole tensors, whatever the ZeRO stage. Collective."""
+    """Return the adapters' whole tensors at any ZeRO stage. Collective."""
     with gathered([*adapters.user.parameters(), *adapters.item.parameters()]):
         return {name: tensor.clone() for name, tensor in adapters.state_dict().items()}
 
 
 def whole_state(parameter: nn.Parameter) -> WholeState:
-    """Return the state of `parameter`, the same on every worker. Collective.
-
-    Its engine must have made a step: Adam has no state before.
-    """
+    """Return the state of `parameter`, the same on every worker, after a step. Collective."""
     from deepspeed import utils
 
     moments = [utils.safe_get_full_optimizer_state(parameter, key) for key in _MOMENTS]
@@ -232,10 +222,10 @@ def restore_states(
     step: int,
     zero_loss: Callable[[], Tensor],
 ) -> None:
-    """Set weights, moments and learning rate of a fresh engine as after `step` steps. Collective.
+    """Restore weights, moments, and learning rate of a new engine after `step` steps. Collective.
 
-    Adam has no state before its first step, so a step is made first, with the gradients of
-    `zero_loss`, which must be zero.
+    Adam has no state before its first step, so a step with zero gradients, those of `zero_loss`, is
+    made first.
     """
     import deepspeed
 
@@ -260,12 +250,12 @@ def _write(engine: "DeepSpeedEngine", parameter: Any, state: WholeState) -> None
     values = {key: value.to(engine.device) for key, value in vars(state).items()}
     set_param, set_moment = utils.safe_set_full_fp32_param, utils.safe_set_full_optimizer_state
     if engine.zero_optimization_stage() == 3:
-        # DeepSpeed's functions for whole values fail if the elements do not divide equally among
-        # the workers.
+        # DeepSpeed's functions for whole values fail unless the elements divide equally among the
+        # workers.
         set_param = utils.safe_set_local_fp32_param
         set_moment = utils.safe_set_local_optimizer_state
         size = parameter.ds_tensor.numel()
-        missing = size * dist.get_world_size() - state.weight.numel()  # the last part is filled up
+        missing = size * dist.get_world_size() - state.weight.numel()  # the last shard is padded
         values = {
             key: functional.pad(value.flatten(), (0, missing)).view(-1, size)[dist.get_rank()]
             for key, value in values.items()

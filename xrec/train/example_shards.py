@@ -1,7 +1,7 @@
-"""The stage before an adapter's workers: each pair's prompt and explanation become token ids, once.
+"""The stage before an adapter's workers: the prompts and explanations of pairs become token IDs.
 
-Shards of them, uncompressed Arrow, lie beside the checkpoints with a manifest that is written last.
-A run that goes on finds them there, and its workers map them (`xrec.train.data`).
+They are written once, as shards in uncompressed Arrow beside the checkpoints, with a manifest that
+is written last. Workers, also those of a resumed run, map them (`xrec.train.data`).
 """
 
 from collections import Counter
@@ -29,7 +29,7 @@ from xrec.storage import Manifest, content_hash, finished, location_of, manifest
 from xrec.train.data import examples_folder, shows_training_vectors
 
 _PAIRS_PER_SHARD = 20_000
-"""They take some seconds and 20 MB. A billion pairs are 50,000 files, all of them mapped."""
+"""A shard takes some seconds and 20 MB. A billion pairs are 50,000 mapped files."""
 
 SHARD = pa.schema(
     {
@@ -38,15 +38,15 @@ SHARD = pa.schema(
         "num_prefix_tokens": pa.int32(),
     }
 )
-"""Schema of a shard; `num_prefix_tokens` stand before the first collaborative token."""
+"""Schema of a shard; `num_prefix_tokens` is the number before the first collaborative token."""
 
 _SPLITS: tuple[Split, ...] = ("train", "validation")
 
 
 class _Shard(NamedTuple):
-    """What was written of some pairs of a split; `left_out` counts the others by reason.
+    """A written shard; `left_out` counts pairs that it lacks by reason.
 
-    shared_ids: what all its prompts begin with; None if it has none.
+    shared_ids: the tokens that all its prompts begin with; None if it is empty.
     """
 
     name: str
@@ -63,24 +63,24 @@ def write_examples(
     *,
     pairs_per_shard: int = _PAIRS_PER_SHARD,
 ) -> Manifest:
-    """Write the examples of training and validation, unless they are there; return their manifest.
+    """Write the training and validation examples, unless they are finished; return the manifest.
 
     run_config, inputs: the settings and fingerprints that the adapter depends on. Raises DataError
     if there are too few examples.
     """
     folder = examples_folder(config)
     with suppress(ArtifactMismatchError):
-        if (there := finished(folder, "examples", run_config, inputs)) is not None:
-            return there
+        if (manifest := finished(folder, "examples", run_config, inputs)) is not None:
+            return manifest
     folder.delete()
     shards = list(_written(config, pairs_per_shard))
     counts = sum((shard.counts for shard in shards), Counter[str]())
     left_out = sum((shard.left_out for shard in shards), Counter[str]())
     if counts["train"] < config.training.global_batch_size or not counts["validation"]:
         raise DataError(
-            f"{counts['train']} training and {counts['validation']} validation pairs with an "
-            f"explanation that fits ({dict(left_out)} left out); expected at least "
-            f"training.global_batch_size = {config.training.global_batch_size} and 1: lower it, "
+            f"found {counts['train']} training and {counts['validation']} validation pairs that "
+            f"fit the limits ({dict(left_out)} left out), expected at least "
+            f"training.global_batch_size = {config.training.global_batch_size} and 1; lower it, "
             "or raise the limits",
             code="too_few_pairs",
             key="training.global_batch_size",
@@ -99,7 +99,7 @@ def write_examples(
 
 
 def explained_pairs(config: TrainAdapterConfig, dataset: Dataset, split: Split) -> pa.Table:
-    """The explanations of a split that were drawn (schema EXPLANATIONS), in the dataset's order."""
+    """Return a split's explanations, up to the configured maximum, in the dataset's order."""
     training = config.training
     most = training.max_pairs if split == "train" else training.max_validation_pairs
     pairs = dataset.explained_pairs(split)
@@ -107,7 +107,7 @@ def explained_pairs(config: TrainAdapterConfig, dataset: Dataset, split: Split) 
 
 
 def _written(config: TrainAdapterConfig, pairs_per_shard: int) -> Iterable[_Shard]:
-    """Write all shards, in any order: on all CPUs, or here if that is done sooner."""
+    """Write all shards, in any order: on all CPUs, or in this process if there are few."""
     writer = _Writer(config)
     parts = [
         (split, range(start, start + pairs_per_shard))
@@ -121,7 +121,7 @@ def _written(config: TrainAdapterConfig, pairs_per_shard: int) -> Iterable[_Shar
 
 
 class _Writer:
-    """Builds and writes examples; `explained` are the pairs of each split."""
+    """Builds and writes examples; `explained` has the pairs of each split."""
 
     def __init__(self, config: TrainAdapterConfig):
         self._config = config
@@ -130,7 +130,7 @@ class _Writer:
         self._prompts = _pair_prompts(config, dataset)
 
     def __call__(self, part: tuple[Split, range]) -> _Shard:
-        """Write the shard of some of a split's pairs."""
+        """Write the shard with a range of a split's pairs."""
         (split, places), training = part, self._config.training
         examples, left_out = self._prompts.examples(
             self.explained[split].slice(places.start, len(places)),

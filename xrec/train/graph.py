@@ -1,13 +1,13 @@
-"""The graph's recipe: the dataset artifact in, LightGCN's vectors as the graph artifact out.
+"""The graph's recipe, on the driver: the dataset in, LightGCN's vectors as the graph artifact out.
 
-The driver checks the dataset, runs the workers (graph_worker) by Ray Train, logs their epochs, and
-writes the best one. A run that was stopped in any way goes on from its last checkpoint when it is
-started again.
+`pretrain_graph` checks the dataset, trains on Ray Train workers (xrec.train.graph_worker), and
+writes the best epoch. Rerunning an interrupted run resumes it from its last checkpoint.
 """
 
 import logging
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -29,11 +29,8 @@ from xrec.storage import (
     CHECKPOINTS,
     Manifest,
     ancestry,
-    claim,
     file_of_zeros,
-    finished,
     location_of,
-    only_driver,
     open_location,
     run_fingerprint,
     storage_errors,
@@ -47,47 +44,41 @@ from xrec.train.graph_model import (
     split_edges,
 )
 from xrec.train.graph_worker import train_worker
-from xrec.train.ray_driver import fit
+from xrec.train.ray_driver import fit, train_once
 from xrec.train.tracking import tracked
 
 logger = logging.getLogger("xrec")
 
 _HELD_OUT: tuple[Split, ...] = ("validation", "test")
 KEEP_WITHIN = 0.2
-"""A vector of `start_from` that moved by at most this share of its length stays as it was.
+"""A vector from `start_from` that moved by at most this share of its length is kept unchanged.
 
-Neither texts nor rankings differ noticeably after such a move (docs/graph.md)."""
+Such a move changes neither texts nor rankings noticeably (docs/graph.md).
+"""
 _FINAL_USERS = 10 * VALIDATION_USERS
-"""How many users the final figures are of at most."""
+"""Maximum number of users that the final metrics are averaged over."""
 
 
 def pretrain_graph(
     config: PretrainGraphConfig, cluster: Callable[[], AbstractContextManager[None]] = nullcontext
 ) -> Manifest:
-    """Train the graph encoder and write the graph artifact; return its manifest.
+    """Train and write the graph artifact, unless it is finished; return its manifest.
 
-    If this run is already finished, its manifest is returned at once. The best epoch by validation
-    NDCG@20 is kept. Users and items without any edge have vectors of zeros.
+    The best epoch by validation NDCG@20 is kept. Users and items without edges get zero vectors.
 
-    cluster: keeps Ray initialized while it works; by default Ray is.
+    cluster: keeps Ray initialized; by default it already is.
 
-    Raises ArtifactMismatchError if another run's graph or checkpoints are at the
-    output, DataError for an empty graph, ids out of range or a split without interactions,
-    ConfigError for a graph that cannot be partitioned among the workers, TrainingError.
+    Raises ArtifactMismatchError if another run's graph or checkpoints exist, DataError for an empty
+    graph, indices out of range, or a split without interactions, ConfigError if the graph cannot be
+    partitioned among the workers, and TrainingError.
     """
-    target, (settings, inputs) = location_of(config, "graph"), graph_identity(config)
-    if (done := finished(target, "graph", settings, inputs)) is not None:
-        return done
-    claim(target / CHECKPOINTS, "graph", settings, inputs)
-    with cluster():
-        return _made(config, settings, inputs)
+    output = location_of(config, "graph")
+    return train_once(output, "graph", graph_identity(config), partial(_make, config), cluster)
 
 
-def _made(
+def _make(
     config: PretrainGraphConfig, settings: dict[str, Any], inputs: dict[str, str]
 ) -> Manifest:
-    """Do the work of `pretrain_graph`."""
-    target = location_of(config, "graph")
     dataset = read_dataset(location_of(config, "dataset"))
     data = GraphData.of(dataset, with_aspects=config.model.aspects)
     _check(dataset, data, config)
@@ -105,22 +96,19 @@ def _made(
     tables[LAYER0] = dict(zip(("users", "items"), _tables(data, layer0), strict=False))
     if training is not None:
         tables[TRAINING_VECTORS] = {"users": training.users, "items": training.items}
-    with only_driver(target / CHECKPOINTS):  # ranking all held-out users takes a while
-        manifest = write_graph(
-            target,
-            tables,
-            progress.history,
-            config=settings,
-            inputs=inputs,
-            metrics={**_final_metrics(dataset, users, items, progress, config.training), **moves},
-        )
-    (target / CHECKPOINTS).delete()
-    return manifest
+    return write_graph(
+        location_of(config, "graph"),
+        tables,
+        progress.history,
+        config=settings,
+        inputs=inputs,
+        metrics={**_final_metrics(dataset, users, items, progress, config.training), **moves},
+    )
 
 
 def _tables(data: GraphData, vectors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Users (U, D), items (I, D) and aspects (A, D) of `vectors`; zeros of who has no edge."""
-    vectors[data.degrees() == 0] = 0  # what training left of them is noise
+    """Return users (U, D), items (I, D), and aspects (A, D); zeros for nodes without edges."""
+    vectors[data.degrees() == 0] = 0  # they only have the noise of their initialization
     sizes = [data.num_users, data.num_items, data.aspects.num_aspects]
     users, items, aspects = vectors.split(sizes)
     return users, items, aspects
@@ -129,7 +117,7 @@ def _tables(data: GraphData, vectors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 def _settled(
     config: PretrainGraphConfig, data: GraphData, vectors: Tensor
 ) -> tuple[Tensor, dict[str, Any]]:
-    """The vectors (N, D) beside those of `start_from`, and metrics: how many rows moved."""
+    """Return the vectors (N, D) rotated onto those of `start_from`, and how many rows moved."""
     graph = read_graph(open_location(str(config.start_from), config.storage))
     earlier, is_known = data.rows_of(graph.users, graph.items, torch.arange(data.num_nodes))
     vectors[data.degrees() == 0] = 0
@@ -143,11 +131,11 @@ def _settled(
 def _training_vectors(
     config: PretrainGraphConfig, dataset: Dataset, whole: Tensor, progress: GraphProgress, run: str
 ) -> TrainingVectors | None:
-    """The vectors of explained training pairs by graphs without them; None if there are none.
+    """Return vectors of the explained training pairs from graphs without them; None without folds.
 
-    whole: (U + I, D), the graph's own vectors. Each fold's graph is trained as many epochs as the
-    best of the whole one; that is not known of a graph that started from an earlier one. A fold's
-    graph starts anew in any case: earlier vectors have seen the pairs that it leaves out.
+    whole: (U + I, D), the graph's own vectors. Each fold's graph is trained for as many epochs as
+    the best epoch of the whole one, unless that started from an earlier graph. A fold's graph never
+    does, because earlier vectors have seen the pairs that it leaves out.
     """
     pairs = torch.from_numpy(edges_of(dataset.explained_pairs("train")))
     num_folds = min(config.folds, pairs.shape[1])
@@ -158,24 +146,24 @@ def _training_vectors(
     changes = {"training": training, "folds": num_folds, "start_from": None}
     of_fold = config.model_copy(update=changes)
     folds = torch.from_numpy(fold_numbers(pairs[0].numpy(), num_folds))
-    found = TrainingVectors(*(torch.zeros(pairs.shape[1], whole.shape[1]) for _ in range(2)))
+    vectors_of_pairs = TrainingVectors(
+        *(torch.zeros(pairs.shape[1], whole.shape[1]) for _ in range(2))
+    )
     for fold in range(num_folds):
-        logger.info("without part %d of %d of the explained pairs", fold + 1, num_folds)
+        logger.info("training without fold %d of %d", fold + 1, num_folds)
         data = GraphData.of(dataset, with_aspects=config.model.aspects, fold=(fold, num_folds))
         _, vectors, _ = _train(of_fold, data, f"{run}-{fold}", fold)
         users, items, _ = _tables(data, vectors)
         data.delete_files()
         users, items = turned_onto(vectors[: len(whole)], whole).split([len(users), len(items)])
         of_pairs = (folds == fold).nonzero()[:, 0]
-        found.users[of_pairs], found.items[of_pairs] = (
-            users[pairs[0, of_pairs]],
-            items[pairs[1, of_pairs]],
-        )
-    return found
+        vectors_of_pairs.users[of_pairs] = users[pairs[0, of_pairs]]
+        vectors_of_pairs.items[of_pairs] = items[pairs[1, of_pairs]]
+    return vectors_of_pairs
 
 
 def _check(dataset: Dataset, data: GraphData, config: PretrainGraphConfig) -> None:
-    """Raise now what the workers would raise later."""
+    """Raise early what the workers would raise."""
     check_edges(data.edges, data.num_users, data.num_items)
     for split in _HELD_OUT:
         edges = split_edges(dataset, split)
@@ -194,21 +182,17 @@ def _check(dataset: Dataset, data: GraphData, config: PretrainGraphConfig) -> No
 def _train(
     config: PretrainGraphConfig, data: GraphData, run: str, fold: int | None = None
 ) -> tuple[GraphProgress, Tensor, Tensor]:
-    """Run the workers; return how the run went, vectors and layer-0 embeddings of its best epoch.
+    """Run the workers; return the progress, and the best epoch's vectors and layer-0 embeddings.
 
-    data: of the whole dataset, or without the fold. Both tables are (N, D) float32: users, items,
-    aspects; files of which nothing but the mapping is left.
+    data: of the whole dataset, or without the fold. Both tables are (N, D) float32 (users, items,
+    aspects), mapped from deleted files.
     """
     name = "pretrain-graph" if fold is None else f"pretrain-graph-without-{fold}"
-    log = _log_epoch if fold is None else lambda _: None  # steps and the time left are told of both
+    log = _log_epoch if fold is None else lambda _: None  # of folds, only steps are logged
     with tracked(config, name, log) as on_report:
         checkpoint = fit(
             train_worker,
-            {
-                "config": config,
-                "run": run,
-                "fold": fold,
-            },
+            {"config": config, "run": run, "fold": fold},
             workers=config.workers,
             storage=location_of(config, "graph") / CHECKPOINTS,
             name=name,

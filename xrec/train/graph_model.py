@@ -1,12 +1,9 @@
-"""What a worker of the graph trains: its interactions, the start, the losses and the engine.
-
-The loss of interactions and that of aspects are of the same kind. An aspect is to a user or an item
-what an item is to a user.
-"""
+"""What a worker of the graph trains on: edges, held-out pairs, initial vectors, and losses."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
@@ -16,7 +13,6 @@ from torch.nn.functional import normalize
 
 from xrec.config import (
     GraphLoss,
-    GraphModelConfig,
     GraphTrainingConfig,
     PretrainGraphConfig,
     Split,
@@ -45,39 +41,39 @@ K = 20
 RECALL, SCORE = f"recall@{K}", f"ndcg@{K}"
 
 SPECTRAL_EXPONENT = 0.35
-"""a of the start's D_u^-a R D_i^-a. 0.5 is LightGCN's own normalization; lower values give
-popularity more weight."""
+"""a in D_u^-a R D_i^-a, whose SVD is the initialization. 0.5 is LightGCN's normalization; lower
+values give popularity more weight."""
 
 BLEND_WEIGHT = 0.2
-"""Weight of a spectral start's scores in the final vectors; the trained scores have weight 1. On
-Yelp it raises the validation Recall@20 from 0.1425 to 0.1474."""
+"""Weight of the spectral initialization's scores in the final vectors; the trained scores have
+weight 1. On Yelp it raises the validation Recall@20 from 0.1425 to 0.1474."""
 
 VALIDATION_USERS = 10_000
-"""Maximum number of users ranked after an epoch: the standard error of a Recall@20 of 0.14 over as
-many is at most 0.0035."""
+"""Maximum number of users ranked after an epoch. For that many, the standard error of a Recall@20
+of 0.14 is at most 0.0035."""
 
 TEMPERATURE, NUM_NEGATIVES = 0.15, 1024
-"""Of the sampled softmax: the divisor of the cosines, and the number of uniformly drawn items that
-a micro-batch's interactions share as negatives."""
+"""For the sampled softmax: the divisor of the cosines, and the number of uniformly drawn negatives
+that the interactions of a micro-batch share."""
 
 ASPECT_LOSS_WEIGHT = 0.1
-"""Weight of the aspects' loss beside 1 of the interactions'."""
-_RULES = 1  # the version of the files of a training
-_ASPECT_SEED = 1_000_003  # the batches of interactions must not depend on aspects
+"""Weight of the aspects' loss; that of the interactions is 1."""
+_FILES_VERSION = 1
+_ASPECT_SEED = 1_000_003  # so that the batches of interactions do not depend on aspects
 
 
 def split_edges(dataset: Dataset, split: Split) -> Tensor:
-    """Return the split's interactions (2, E) int64: user indices first, item indices second."""
+    """Return the split's interactions (2, E) int64: user indices, then item indices."""
     return torch.from_numpy(dataset.interaction_edges(split))
 
 
 @dataclass(frozen=True)
 class GraphData:
-    """What a graph is trained on: the training interactions, and aspects if the graph has some.
+    """What a graph is trained on: the training interactions, and aspects if the graph uses them.
 
-    `edges` (2, E) int64 are user indices, then item indices, in ascending order, each pair once.
-    Those of a dataset that was read are files of this node; the names of all files that are made of
-    them begin with `name`.
+    `edges` (2, E) int64 are user indices, then item indices, in ascending order, each pair once. If
+    the dataset was read from disk, they are mapped from a file on this node, and the names of all
+    files derived from them begin with `name`.
     """
 
     edges: Tensor
@@ -92,20 +88,20 @@ class GraphData:
     ) -> "GraphData":
         """Return those of `dataset`, or without fold `fold[0]` of `fold[1]` (`without_fold`).
 
-        Raises DataError if it has no aspects and shall have some.
+        Raises DataError if `with_aspects` is true and the dataset has none.
         """
 
         def make() -> Arrays:
             part = dataset if fold is None else without_fold(dataset, *fold)
             aspects = dataset_aspect_edges(part) if with_aspects else NO_ASPECTS
-            said = {name: np.asarray(each) for name, each in vars(aspects).items()}
-            return {"edges": split_edges(part, "train").numpy(), **said}
+            arrays = {name: np.asarray(each) for name, each in vars(aspects).items()}
+            return {"edges": split_edges(part, "train").numpy(), **arrays}
 
-        what = f"graph-{_RULES}-{with_aspects}-" + "of".join(map(str, fold or ["whole"]))
+        what = f"graph-{_FILES_VERSION}-{with_aspects}-" + "of".join(map(str, fold or ["whole"]))
         is_read = dataset.interactions is dataset.on_disk
         name = f"{dataset.manifest.fingerprint}.{what}" if is_read else None
-        is_there = name is None or (fold is None and not with_aspects)
-        arrays = make() if is_there else mapped_arrays(f"{name}.edges", make)
+        is_stored = name is None or (fold is None and not with_aspects)
+        arrays = make() if is_stored else mapped_arrays(f"{name}.edges", make)
         edges, nodes, named, weights, number = map(torch.from_numpy, arrays.values())
         aspects = AspectEdges(nodes, named, weights, int(number))
         return cls(edges, dataset.num_users, dataset.num_items, aspects, name)
@@ -116,7 +112,7 @@ class GraphData:
         return normalized_adjacency(*edges, partition, exponent, self.aspects, name)
 
     def delete_files(self) -> None:
-        """Delete this node's files of the training."""
+        """Delete this node's training files."""
         if self.name is not None:
             delete_mapped(self.name)
 
@@ -126,9 +122,10 @@ class GraphData:
         return self.num_users + self.num_items + self.aspects.num_aspects
 
     def rows_of(self, users: Tensor, items: Tensor, nodes: Tensor) -> tuple[Tensor, Tensor]:
-        """Return rows (n, D) of `nodes` (n,) int64, and which are known (n,) bool; zeros else.
+        """Return the rows (n, D) of `nodes` (n,) int64, and which nodes are known, (n,) bool.
 
-        users (U', D), items (I', D): of an earlier dataset, which this one extends.
+        users (U', D), items (I', D): of an earlier dataset, which this one extends. The rows of
+        unknown nodes are zero.
         """
         rows, known = users.new_zeros(len(nodes), users.shape[1]), torch.zeros(len(nodes)).bool()
         for first, table in ((0, users), (self.num_users, items)):
@@ -138,13 +135,13 @@ class GraphData:
         return rows, known
 
     def degrees(self) -> Tensor:
-        """Return each node's degree (N,), of users, then items, then aspects."""
+        """Return each node's degree (N,): users, then items, then aspects."""
         return node_degrees(self.edges, self.num_users, self.num_items, self.aspects)
 
 
 @dataclass(frozen=True)
 class HeldOut:
-    """The validation's interactions, for ranking; `users` (N,) int64 have at least one."""
+    """The validation interactions, for ranking; each of `users` (N,) int64 has at least one."""
 
     seen: SeenItems
     held_out: SeenItems
@@ -154,14 +151,14 @@ class HeldOut:
     def of(
         cls, dataset: Dataset, data: GraphData, seed: int, most_users: int = VALIDATION_USERS
     ) -> "HeldOut":
-        """Return those of at most `most_users` users of the validation, drawn by `seed`."""
+        """Return those of at most `most_users` validation users, drawn with `seed`."""
         held_out = split_edges(dataset, "validation")
         users = users_with_items(held_out, most_users, seed=seed)
         lost = torch.from_numpy(dataset.lost_items)
         return cls(SeenItems(data.edges, lost=lost), SeenItems(held_out), users)
 
     def part(self, number: int, num_parts: int) -> "HeldOut":
-        """Return part `number` of the users; parts differ in size by one user at most."""
+        """Return part `number` of the users; part sizes differ by at most one."""
         return replace(self, users=self.users.tensor_split(num_parts)[number])
 
     def score(
@@ -169,8 +166,8 @@ class HeldOut:
     ) -> dict[str, float]:
         """Return the means over `self.users` of the metrics at 20 (`metrics_of`).
 
-        `vectors` (n, D) are this worker's rows of the vectors that rank; sizes: U and I. If the
-        rows are partitioned, this is collective, and `self.users` are the same on every worker.
+        `vectors` (n, D) are this worker's rows of the vectors that rank; `sizes` are U and I. If
+        the rows are partitioned, this is collective, and all workers have the same `self.users`.
         """
         k = min(K, sizes[1])
         ranked = top_k_of_blocks(vectors, partition, sizes, self.seen, self.users, k)
@@ -180,27 +177,19 @@ class HeldOut:
 def build_partition(
     parallelism: Literal["replicated", "partitioned"], data: GraphData, rank: int, world_size: int
 ) -> Partition:
-    """Return the rows of worker `rank`: all of them, or its block.
-
-    The blocks have about the same share of the edges.
-    """
+    """Return the rows of worker `rank`: all, or a block with about its share of the edges."""
     if parallelism == "replicated":
         return Partition.whole(data.num_nodes)
     return Partition(RowBlocks.deal(data.degrees(), world_size), rank)
 
 
-def blend_weight(model: GraphModelConfig) -> float:
-    """Return the weight of the start in the final vectors; zero for a random start."""
-    return BLEND_WEIGHT if model.initialization == "spectral" else 0.0
-
-
 def start_embeddings(
     config: PretrainGraphConfig, data: GraphData, partition: Partition, device: torch.device
 ) -> Tensor:
-    """Return the layer-0 embeddings of this worker's rows, (n, D) float32 on `device`. Collective.
+    """Return the initial layer-0 embeddings of this worker's rows, (n, D) float32. Collective.
 
-    They are the same for any number of workers. `device` must be one that the workers' process
-    group can send from: NCCL sends from a GPU only.
+    They are the same for any number of workers. The process group must be able to send from
+    `device`; NCCL only sends from GPUs.
     """
     model, seed = config.model, config.training.seed
     if model.initialization == "random":
@@ -222,10 +211,10 @@ def later_embeddings(
     adjacency: Tensor,
     start: Tensor,
 ) -> Tensor:
-    """Return this worker's rows (n, D) where the graph starts from `config.start_from`. Collective.
+    """Return this worker's initial rows (n, D) for a graph with `config.start_from`. Collective.
 
-    Users and items that it knows start where they were. The others start in the direction that
-    their neighbours have, or as `start` (n, D) has them if these are all new.
+    Known users and items keep their embeddings. New ones start in the direction of their neighbors,
+    or at their row of `start` (n, D) if all neighbors are new too.
     """
     location = open_location(str(config.start_from), config.storage)
     _, earlier = read_vectors(location, read_manifest(location, "graph"), LAYER0)
@@ -239,24 +228,20 @@ def later_embeddings(
 
 
 def build_objective(loss: GraphLoss, edges: Tensor, num_users: int, num_items: int) -> Objective:
-    """Return the loss with its negatives; `edges` (2, E) int64 are the training interactions.
-
-    They are sorted by user and item, each once.
-    """
+    """Return the loss; `edges` (2, E) int64 are sorted by user and item, each once."""
     if loss == "bpr":
         return BPR(NegativeSampler(edges, num_users, num_items))
     return SampledSoftmax(edges, num_items, temperature=TEMPERATURE, num_negatives=NUM_NEGATIVES)
 
 
 class AspectLoss:
-    """The loss of the edges of users and items with aspects.
+    """The loss of the edges between aspects and users or items, of the same kind as the main loss.
 
-    An epoch has as many of them as it has interactions, drawn anew, or all if there are fewer. A
-    user or item with every aspect has no negative one, and is left out.
+    Each epoch draws as many of these edges as it has interactions, or takes all if there are fewer.
+    A user or item with every aspect has no negative one, and is left out.
     """
 
     def __init__(self, data: GraphData, config: PretrainGraphConfig) -> None:
-        """Take the loss's kind from `config.training`."""
         aspects, num_nodes = data.aspects, data.num_users + data.num_items
         has_all = torch.bincount(aspects.nodes, minlength=num_nodes) == aspects.num_aspects
         self._edges = aspects.pairs[:, ~has_all[aspects.nodes]]
@@ -270,7 +255,7 @@ class AspectLoss:
         )
 
     def batches(self, epoch: int, most: int) -> Iterator[Batch]:
-        """Yield a batch for each step, of at most `most` edges in all."""
+        """Yield a batch for each step, with at most `most` edges in total."""
         seed = self._training.seed + _ASPECT_SEED
         generator = torch.Generator().manual_seed(seed + epoch)
         drawn = torch.randperm(self._edges.shape[1], generator=generator)[:most]
@@ -286,9 +271,9 @@ class AspectLoss:
         )
 
     def of(self, vectors: Tensor, partition: Partition, batch: Batch) -> Tensor:
-        """Return this worker's part of the weighted loss, () float32, as `batch_loss` does.
+        """Return this worker's part of the weighted loss, () float32, like `batch_loss`.
 
-        vectors (n, D): this worker's rows of users, items and aspects.
+        vectors (n, D): this worker's rows of users, items, and aspects.
         """
         first_item, share = self._num_nodes, (rank(), world_size())
         part = batch_loss(
@@ -298,47 +283,30 @@ class AspectLoss:
 
 
 def build_engine(model: LightGCN, training: GraphTrainingConfig) -> "DeepSpeedEngine":
-    """Return an engine with Adam; the model's partition gives the mode."""
+    """Return a DeepSpeed engine with Adam, replicated or partitioned like the model."""
     optimizer = torch.optim.Adam(model.parameters(), lr=training.learning_rate)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)
     settings = {
-        # DeepSpeed demands a size, and does not use it: the input here is the whole graph.
+        # DeepSpeed requires a size, but it is unused: the input is the whole graph.
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,
         "gradient_clipping": 0.0,  # DeepSpeed's default is 1
         "zero_optimization": {"stage": 1},
     }
-    mpu = RowsApart() if model.partition.blocks.num_blocks > 1 else None
+    mpu = _rows_apart() if model.partition.blocks.num_blocks > 1 else None
     return initialize_engine(model, optimizer, settings, schedule, mpu)
 
 
-class RowsApart:
-    """An `mpu` for DeepSpeed: each worker is the only one that holds its part of the model."""
-
-    def __init__(self) -> None:
-        # Every process must make all groups.
-        alone: list[dist.ProcessGroup] = [
-            dist.new_group([rank]) for rank in range(dist.get_world_size())
-        ]
-        self._alone: dist.ProcessGroup = alone[dist.get_rank()]
-
-    def get_model_parallel_group(self) -> Any:
-        return dist.group.WORLD
-
-    def get_model_parallel_world_size(self) -> int:
-        return dist.get_world_size()
-
-    def get_model_parallel_rank(self) -> int:
-        return dist.get_rank()
-
-    def get_data_parallel_group(self) -> dist.ProcessGroup:
-        return self._alone
-
-    def get_data_parallel_group_ranks(self) -> list[int]:
-        return [dist.get_rank()]
-
-    def get_data_parallel_world_size(self) -> int:
-        return 1
-
-    def get_data_parallel_rank(self) -> int:
-        return 0
+def _rows_apart() -> SimpleNamespace:
+    """Return an `mpu` for DeepSpeed in which each worker alone holds its part of the model."""
+    rank, world_size = dist.get_rank(), dist.get_world_size()
+    alone = [dist.new_group([each]) for each in range(world_size)]  # all processes create all
+    return SimpleNamespace(
+        get_model_parallel_group=lambda: dist.group.WORLD,
+        get_model_parallel_world_size=lambda: world_size,
+        get_model_parallel_rank=lambda: rank,
+        get_data_parallel_group=lambda: alone[rank],
+        get_data_parallel_group_ranks=lambda: [rank],
+        get_data_parallel_world_size=lambda: 1,
+        get_data_parallel_rank=lambda: 0,
+    )

@@ -1,16 +1,14 @@
-"""One worker of the graph's training: steps, validation, checkpoints.
+"""One worker of the graph's training: its epochs, steps, validation, and checkpoints.
 
-The loss and the metrics are those of the whole batch and of all users, whatever the number of
-workers and the mode, so all workers take the same decisions. The two modes:
+The loss and the metrics cover the whole batch and all users, for any number of workers and in both
+modes, so all workers make the same decisions. The modes:
 
 replicated   Each worker holds the whole layer-0 table and a part of the batch. Gradients are
-             averaged, and each worker keeps Adam's moments of its share (ZeRO stage 1). Stage 3
-             would save no peak memory, because every step reads the whole table and makes a dense
-             gradient of it.
-partitioned  Each worker holds its rows of the table, and so their gradients and moments. For
-             DeepSpeed the workers are one model-parallel group, and each is a data-parallel group
-             of its own, because gradients of different rows must not be averaged, nor one worker's
-             rows be sent to the others.
+             averaged, and Adam's moments are sharded (ZeRO stage 1). Stage 3 would not lower peak
+             memory, because every step reads the whole table and has a dense gradient of it.
+partitioned  Each worker holds its rows of the table, their gradients, and moments. For DeepSpeed
+             the workers are one model-parallel group, and each is its own data-parallel group, so
+             that gradients of different rows are not averaged and rows are not sent to others.
 """
 
 import math
@@ -44,11 +42,11 @@ from xrec.train.checkpoint import (
 )
 from xrec.train.deepspeed_engine import restore_states, whole_state
 from xrec.train.graph_model import (
+    BLEND_WEIGHT,
     SCORE,
     AspectLoss,
     GraphData,
     HeldOut,
-    blend_weight,
     build_engine,
     build_objective,
     build_partition,
@@ -71,10 +69,10 @@ _DIVERGED = 3.0  # times the first epoch's loss
 
 
 def train_worker(loop_config: dict[str, Any]) -> None:
-    """Train in one worker, from the argument only.
+    """Train in one worker.
 
-    `loop_config` has "config", a PretrainGraphConfig with URIs that a worker can open, "run", the
-    fingerprint of the run, and "fold", the number of the one that is left out, or None.
+    `loop_config` has "config", a PretrainGraphConfig, "run", the fingerprint of the run, and
+    "fold", the number of the fold to leave out, or None.
     """
     config: PretrainGraphConfig = loop_config["config"]
     dataset = read_dataset(location_of(config, "dataset"))
@@ -82,7 +80,7 @@ def train_worker(loop_config: dict[str, Any]) -> None:
     data = GraphData.of(dataset, with_aspects=config.model.aspects, fold=fold)
     worker = GraphWorker(config, data, run=loop_config["run"])
     validation = HeldOut.of(dataset, data, config.training.seed)
-    if config.parallelism == "replicated":  # else each worker ranks its own items for all users
+    if config.parallelism == "replicated":  # partitioned workers rank their items for all users
         validation = validation.part(rank(), world_size())
     if config.start_from is not None:
         worker.rank_start(validation)
@@ -92,12 +90,12 @@ def train_worker(loop_config: dict[str, Any]) -> None:
 
 
 class GraphWorker:
-    """A worker between two epochs: its engine, its rows of the best vectors, and how far it is."""
+    """A worker between two epochs: its engine, its rows of the best vectors, and its progress."""
 
     def __init__(self, config: PretrainGraphConfig, data: GraphData, run: str) -> None:
-        """Build the engine for run `run`, a fingerprint, and go on from its last checkpoint.
+        """Build the engine and resume run `run`, a fingerprint, from its last checkpoint.
 
-        Raises ArtifactMismatchError if the checkpoint is of another run.
+        Raises ArtifactMismatchError if the checkpoint is another run's.
         """
         self._training, self._data = config.training, data
         device = worker_device()
@@ -109,11 +107,10 @@ class GraphWorker:
         self._adjacency = data.adjacency(self._partition).to(device)
         self.progress, rows = _last_state(run, self._partition)
         start = start_embeddings(config, data, self._partition, device)
-        self._blend_weight = blend_weight(config.model)
-        self._start = start if self._blend_weight else None
+        self._blended = start if config.model.initialization == "spectral" else None
         if config.start_from is not None and rows is None:
             start = later_embeddings(config, data, self._partition, self._adjacency, start)
-        # Training changes the table, so it must not be the start itself.
+        # A copy, because training changes the table in place.
         table = rows["embeddings"].to(device) if rows else start.clone()
         model = LightGCN(table, data.num_users, config.model.num_layers, self._partition)
         self._engine: DeepSpeedEngine = build_engine(model, config.training)
@@ -126,28 +123,27 @@ class GraphWorker:
     def has_finished(self) -> bool:
         """Whether all epochs are done, or too many evaluations brought no gain."""
         return (
-            self.progress.epoch >= self._training.num_epochs
+            self.progress.epoch > self._training.num_epochs
             or self.progress.evaluations_without_gain >= self._training.patience
         )
 
     def rank_start(self, validation: HeldOut) -> None:
-        """Validate before the first epoch: a start from earlier vectors may be the best.
+        """Validate before the first epoch, because vectors of an earlier graph may be the best.
 
-        If no epoch is to follow, write the checkpoint.
+        If there are no epochs, write the checkpoint.
         """
-        if self.progress.epoch == 0:
-            metrics = self._evaluate(validation)
-            self.progress = self.progress.after_evaluation(metrics[SCORE])
+        if not self.progress.evaluations:
+            metrics = self._evaluate(validation, 0)
             if self.has_finished:
                 report({"epoch": 0, **metrics}, self._checkpoint(), every_worker=True)
 
     def run_epoch(self, validation: HeldOut) -> None:
-        """Train for an epoch, validate if that is due, and report with a checkpoint."""
-        started, epoch = time.monotonic(), self.progress.epoch + 1
+        """Train for an epoch, validate if due, and report with a checkpoint."""
+        started, epoch = time.monotonic(), self.progress.epoch
         loss, num_steps = self.train_epoch(epoch)
         is_last = epoch == self._training.num_epochs
         is_evaluated = is_last or epoch % self._training.epochs_per_evaluation == 0
-        metrics = self._evaluate(validation) if is_evaluated else {}
+        metrics = self._evaluate(validation, epoch) if is_evaluated else {}
         row = {
             "epoch": epoch,
             "loss": loss,
@@ -156,15 +152,13 @@ class GraphWorker:
             "seconds": round(time.monotonic() - started, 3),
             "time": round(time.time(), 3),
         }
-        self.progress = self.progress.after_epoch(row, self.progress.step + num_steps)
-        if metrics:
-            self.progress = self.progress.after_evaluation(metrics[SCORE])
+        self.progress = self.progress.after_epoch(row, num_steps)
         report(row, self._checkpoint(), every_worker=True)
 
     # Steps
 
     def train_epoch(self, epoch: int) -> tuple[float, int]:
-        """Go through the interactions once; return the mean loss and the number of steps.
+        """Train on all interactions once; return the mean loss and the number of steps.
 
         Raises TrainingError if the loss or a vector is not finite, or if training diverges.
         """
@@ -192,7 +186,7 @@ class GraphWorker:
         return loss, num_steps
 
     def _step(self, batch: Batch, aspect_batch: Batch | None) -> Tensor:
-        """Make an optimizer step; return this worker's part of the batch's loss, a scalar."""
+        """Make an optimizer step; return this worker's part of the batch's mean loss, a scalar."""
         vectors = self._engine(self._adjacency)
         num_copies = world_size() // self._partition.blocks.num_blocks
         first_item, share = self._data.num_users, (rank(), world_size())
@@ -204,21 +198,20 @@ class GraphWorker:
         if self._training.l2_weight:
             penalty = layer0_penalty(self._engine.module, batch, self._objective)
             part = part + self._training.l2_weight / num_copies * penalty
-        # DeepSpeed takes the mean over the workers that hold the same rows, while parts add up.
+        # DeepSpeed averages over the workers that hold the same rows, but the parts add up.
         self._engine.backward(part * num_copies)
         self._engine.step()
         return part.detach()
 
     def _sum_of_finite(self, epoch: int, total: Tensor) -> float:
-        """Return the sum of all workers' `total`; raise TrainingError if a value is not finite."""
+        """Return the sum of all workers' `total`; raise TrainingError if it is not finite."""
         wrong = (~self._engine.module.embeddings.isfinite()).any(dim=1).sum()
         sums = torch.stack([total, wrong.to(total.dtype)])
         dist.all_reduce(sums)
         loss, num_wrong = sums.tolist()
         if not math.isfinite(loss):
             raise TrainingError(
-                f"the loss of epoch {epoch} is {loss}; expected a finite number; "
-                "lower training.learning_rate",
+                f"the loss of epoch {epoch} is {loss}; lower training.learning_rate",
                 code="loss_not_finite",
                 key="training.learning_rate",
                 saw=loss,
@@ -236,8 +229,8 @@ class GraphWorker:
     # Validation
 
     @torch.no_grad()
-    def _evaluate(self, validation: HeldOut) -> dict[str, float]:
-        """Return the metrics over all workers' validation users; keep the vectors if best."""
+    def _evaluate(self, validation: HeldOut, epoch: int) -> dict[str, float]:
+        """Record and return the metrics over all workers' users; keep the vectors if best."""
         vectors = self._vectors()
         sizes = self._data.num_users, self._data.num_items
         own = validation.score(vectors, self._partition, sizes)
@@ -249,7 +242,8 @@ class GraphWorker:
         )
         dist.all_reduce(sums)
         metrics = dict(zip(own, (sums[1:] / sums[0]).tolist(), strict=True))
-        if metrics[SCORE] > self.progress.best_score:
+        self.progress = self.progress.after_evaluation(epoch, -metrics[SCORE])
+        if self.progress.best_epoch == epoch:
             self._best = vectors.cpu()
             self._best_layer0 = self._engine.module.embeddings.detach().cpu().clone()
         return metrics
@@ -257,18 +251,18 @@ class GraphWorker:
     def _vectors(self) -> Tensor:
         """Return this worker's rows (n, D) of the vectors that rank."""
         vectors: Tensor = self._objective.vectors(self._engine.module(self._adjacency))
-        if self._start is None:
+        if self._blended is None:
             return vectors
         num_users = self._partition.num_own(self._data.num_users)
-        trained, start = ((rows[:num_users], rows[num_users:]) for rows in (vectors, self._start))
-        return torch.cat(blend(trained, start, self._blend_weight, self._partition))
+        trained, start = ((rows[:num_users], rows[num_users:]) for rows in (vectors, self._blended))
+        return torch.cat(blend(trained, start, BLEND_WEIGHT, self._partition))
 
     # Checkpoints
 
     def _checkpoint(self) -> dict[str, bytes] | None:
-        """Return the files of this worker: its rows, and on rank 0 how far the run is. Collective.
+        """Return this worker's files: its rows, and on rank 0 the progress. Collective.
 
-        Of workers that hold the same rows, only rank 0 writes them.
+        If all workers hold the same rows, only rank 0 writes them.
         """
         table = self._engine.module.embeddings
         # Adam has no state before its first step.
@@ -284,7 +278,7 @@ class GraphWorker:
         return {**rows_file(rank(), self._partition.node_ids, rows), **progress}
 
     def _restore_optimizer(self, rows: Tensors) -> None:
-        """Set a fresh engine's moments and learning rate as the checkpoint says. Collective."""
+        """Restore a new engine's moments and learning rate from the checkpoint. Collective."""
         table = self._engine.module.embeddings
         state = WholeState(table.detach().clone(), rows["exp_avg"], rows["exp_avg_sq"])
         restore_states(
@@ -296,8 +290,8 @@ def check_convergence(epoch: int, loss: float, first_loss: float) -> None:
     """Raise TrainingError if the epoch's loss is far above `first_loss`, the first epoch's."""
     if loss > _DIVERGED * first_loss:
         raise TrainingError(
-            f"the loss of epoch {epoch} is {loss:.4f}, that of epoch 1 was {first_loss:.4f}: "
-            "training diverges; lower training.learning_rate",
+            f"training diverges: the loss of epoch {epoch} is {loss:.4f}, in epoch 1 it was "
+            f"{first_loss:.4f}; lower training.learning_rate",
             code="training_diverges",
             key="training.learning_rate",
             saw=loss,
@@ -305,7 +299,7 @@ def check_convergence(epoch: int, loss: float, first_loss: float) -> None:
 
 
 def _last_state(run: str, partition: Partition) -> tuple[GraphProgress, Tensors | None]:
-    """Return how far the last checkpoint is, and this worker's rows of it if there is one."""
+    """Return the last checkpoint's progress and this worker's rows, or None for no checkpoint."""
     with checkpoint_folder() as folder:
         if folder is None:
             return GraphProgress(run), None

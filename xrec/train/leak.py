@@ -1,19 +1,19 @@
-"""The leak meter: whether what training shows knows its reference better than it will later.
+"""The leak meter: whether training inputs fit their references better than later inputs will.
 
-Of each input it is measured how well it fits the pair's own reference, and how well another pair's
-input does in its place, on training pairs as training shows them and on held-out pairs. An adapter
-that learns where inputs hold their target learns to copy, and later finds nothing to copy.
+For each input it measures the fit to the pair's own reference, and the fit of another pair's input
+to that reference, on training pairs as training shows them and on held-out pairs. If training
+inputs contain their target, an adapter learns to copy, and later there is nothing to copy.
 
-| input | its fit to the reference | in its place |
+| input | fit to the reference | compared with |
 |---|---|---|
-| user profile | share of the reference's aspects that it names | that of another user of the item |
-| item profile | the same | that of another item of the user |
-| user vector | cosine with the reference's aspects, if the graph has some | any user's |
-| vectors | cosine of the user's with the item's | any user's |
+| user profile | share of the reference's aspects that it names | another user of the item |
+| item profile | the same | another item of the user |
+| user vector | cosine with the reference's aspects, if the graph has any | any user |
+| vectors | cosine of the user's with the item's | any user |
 
-Where no other pair has the same item, or user, any pair takes its place; where a dataset has no
-aspects, words of four letters and more do. The aspects that a training prompt lists are those that
-the reference names, on purpose, and are not measured.
+If no other pair has the same item (or user), any pair is compared. Without aspects in the dataset,
+words of at least four letters are used. The aspects that a training prompt lists are taken from the
+reference on purpose, and are not measured.
 """
 
 import math
@@ -35,20 +35,20 @@ from xrec.graph.leave_out import TrainingVectors
 _MOST_PAIRS = 2000  # of training, and held out
 _LEAST_GAP = 0.05
 _WORD = re.compile(r"\w{4,}")
-_USER, _ITEM = 0, 1  # places in a pair
+_USER, _ITEM = 0, 1  # positions in a pair
 
 Pair = tuple[int, int]
 Indices = npt.NDArray[np.int64]
 FitOf = Callable[[Pair, Pair], float | None]
-"""The fit of the first pair's input to the second one's reference; None if it cannot be told."""
+"""The fit of the first pair's input to the second one's reference; None if unknown."""
 
 
 @dataclass(frozen=True)
 class Fit:
-    """How well an input fits its own reference, on training and on held-out pairs: means.
+    """The mean fit of an input to its own reference, on training and on held-out pairs.
 
-    `..._other`: another pair's input in its place. gap: own minus other, of training minus held-out
-    pairs, with a 95 % interval.
+    `..._other` is the fit of another pair's input. `gap` is (own - other) on training pairs minus
+    that on held-out pairs, with a 95 % interval.
     """
 
     train: float
@@ -61,17 +61,17 @@ class Fit:
 
     @property
     def is_leak(self) -> bool:
-        """Whether training is told more than it will be, clearly and by more than a little."""
-        is_told = self.train - self.train_other > _LEAST_GAP
-        return is_told and self.gap_low > 0 and self.gap > _LEAST_GAP
+        """Whether training inputs fit better than held-out ones, clearly and significantly."""
+        fits_own = self.train - self.train_other > _LEAST_GAP
+        return fits_own and self.gap_low > 0 and self.gap > _LEAST_GAP
 
     def warning(self, name: str) -> str:
-        """What it means for a reader that the input `name` is a leak."""
+        """Return the warning for an input that leaks."""
         return (
-            f"{name}: what training shows fits its own reference by {self.train:.2f} and "
-            f"another's by {self.train_other:.2f}, on held-out pairs by {self.held_out:.2f} and "
-            f"{self.held_out_other:.2f}: it was made from the reference, and the adapter learns to "
-            "copy what will not be there; docs/adapter.md says how to leave it out"
+            f"{name}: its fit to its own reference is {self.train:.2f} in training (another's: "
+            f"{self.train_other:.2f}), but {self.held_out:.2f} on held-out pairs (another's: "
+            f"{self.held_out_other:.2f}). It was made from the reference, so the adapter learns to "
+            "copy what will be missing later; docs/adapter.md explains how to leave it out"
         )
 
 
@@ -82,7 +82,7 @@ def measure_leak(
     *,
     leave_out_own: bool,
 ) -> dict[str, Fit]:
-    """The fit of each input by its name; an input of which nothing can be measured is not there.
+    """Return the fit of each input that can be measured, by name.
 
     vectors: those that training shows; None for the graph's own. leave_out_own: whether training
     shows profiles without the pair's review.
@@ -105,7 +105,7 @@ def measure_leak(
 
 
 class _Inputs:
-    """What a pair is shown with, and how it fits a reference."""
+    """The inputs of pairs, and their fit to references."""
 
     def __init__(
         self,
@@ -169,7 +169,7 @@ class _Inputs:
 
 
 def _fit(training: Indices, held_out: Indices, fit_of: FitOf, shared: int | None) -> Fit | None:
-    """The fit of an input; the pair in its place has the same `shared`, or any if that is None."""
+    """Return an input's fit; compared pairs have the same `shared` (None: any)."""
     train, held = (list(_compared(pairs, fit_of, shared)) for pairs in (training, held_out))
     if not train or not held:
         return None
@@ -181,7 +181,7 @@ def _fit(training: Indices, held_out: Indices, fit_of: FitOf, shared: int | None
 def _compared(
     pairs: Indices, fit_of: FitOf, shared: int | None
 ) -> Iterator[tuple[int, float, float]]:
-    """The user of each of some `pairs` (2, P), its fit, and that of another one in its place."""
+    """Yield the user, own fit, and another pair's fit of a sample of `pairs` (2, P)."""
     rng, num_pairs = np.random.default_rng(0), pairs.shape[1]
     every = np.arange(num_pairs)
     keys = np.zeros(num_pairs, np.int64) if shared is None else pairs[shared]
@@ -200,7 +200,7 @@ def _pair(pairs: Indices, row: int) -> Pair:
 
 
 def _means(rows: Iterable[tuple[int, float, float]]) -> tuple[float, float, float]:
-    """The means of own and other, and half the interval of their difference, by users."""
+    """Return the means of own and other, and half the interval of their difference by users."""
     users, own, other = (np.array(column) for column in zip(*rows, strict=True))
     difference = mean_interval(own - other, users.tolist())
     half = 0.0 if difference.high is None else difference.high - difference.value

@@ -1,8 +1,8 @@
 """What fits a worker's memory: the ZeRO stage and the micro-batch size, where they are `auto`.
 
-`with_zero_stage` estimates, before weights are loaded, what the model takes. A frozen parameter is
-its weight and nothing else; what is trained is counted by DeepSpeed's own estimators.
-`with_micro_batch_size` tries steps over the longest rows, after weights are loaded.
+Before the weights are loaded, `with_zero_stage` estimates the model's memory: frozen parameters
+take only their weights, and DeepSpeed's estimators count what is trained. After that,
+`with_micro_batch_size` tries steps over the longest rows.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -31,13 +31,13 @@ from xrec.train.ray_worker import (
 )
 
 SHARE_FOR_THE_MODEL = 0.75
-"""Share of a worker's memory that weights and trained state may fill. The rest is for passes."""
+"""Share of a worker's memory for weights and trained state. The rest is for passes."""
 
 SHARE_KEPT_FREE = 0.1
-"""Share of a GPU's free memory that no trial step may take, because it is lost between blocks."""
+"""Share of a GPU's memory that trial steps must leave free, because of fragmentation."""
 
 MOST_ON_CPU = 8
-"""The micro-batch size on a CPU at most, whose matrix products gain nothing from more rows."""
+"""Maximum automatic micro-batch size on a CPU; more rows are no faster there."""
 
 _MEMORY_LIMITS = (
     Path("/sys/fs/cgroup/memory.max"),
@@ -48,19 +48,17 @@ _MEMORY_LIMITS = (
 def with_zero_stage(
     config: TrainAdapterConfig, data: AdapterData, memory: int | None = None
 ) -> TrainAdapterConfig:
-    """Return `config` with a number as its ZeRO stage, and log why. Collective.
+    """Return `config` with a number as its ZeRO stage, and log the reason. Collective.
 
-    memory: the bytes of this worker; by default they are looked up (`memory_of_a_worker`).
+    A missing stage becomes 1 if the whole model fits each worker, else 3. Raises ModelError if the
+    model fits at no stage, ConfigError if hpZ's group size does not divide the workers on a node.
 
-    Without a stage, it becomes 1 where the whole model fits each worker, else 3. Raises ModelError
-    if the model fits at no stage, ConfigError if the size of hpZ's groups does not divide the
-    workers on this node.
+    memory: bytes of this worker; by default, `memory_of_a_worker`.
     """
     if local_world_size() % config.hpz_size:
         raise ConfigError(
-            f"zero_hpz_partition_size = {config.hpz_size} in deepspeed.zero_optimization must "
-            "divide the number of workers on each node, "
-            f"saw {local_world_size()} on one; change one of them",
+            f"deepspeed.zero_optimization.zero_hpz_partition_size = {config.hpz_size} must divide "
+            f"the number of workers on each node, but one has {local_world_size()}; change one",
             code="group_spans_nodes",
             key="deepspeed.zero_optimization.zero_hpz_partition_size",
             saw=config.hpz_size,
@@ -74,13 +72,13 @@ def with_zero_stage(
     if config.llm.quantization is not None:
         del bytes_by_stage[3]  # bitsandbytes' weights cannot be sharded
     sums = ", ".join(f"{size / 1e9:.2f} at {stage}" for stage, size in bytes_by_stage.items())
-    text = f"the model takes, by ZeRO stage, {sums} of {room / 1e9:.2f} GB a worker"
+    text = f"by ZeRO stage the model takes {sums} of {room / 1e9:.2f} GB per worker"
     fitting = [stage for stage, size in bytes_by_stage.items() if size <= room]
     if not fitting:
         raise ModelError(
-            f"{text}: it fits at none; raise workers.num_processes, take a smaller model, or set "
-            "deepspeed.zero_optimization.offload_param={device: cpu}, which keeps the weights in "
-            "the node's memory",
+            f"{text}, so it fits at none; raise workers.num_processes, use a smaller model, or "
+            "keep the weights in the node's memory with "
+            "deepspeed.zero_optimization.offload_param={device: cpu}",
             code="model_does_not_fit",
             key="deepspeed.zero_optimization.stage",
         )
@@ -91,7 +89,7 @@ def with_zero_stage(
 def model_bytes(
     config: TrainAdapterConfig, data: AdapterData, *, num_workers: int
 ) -> dict[int, int]:
-    """Return, by ZeRO stage, what weights, adapters and Adam's state take of a worker, in bytes."""
+    """Return the bytes of weights, adapters, and Adam's state per worker, by ZeRO stage."""
     from deepspeed.runtime.zero import stage3, stage_1_and_2
 
     folder = resolve_model(config.llm, config.storage)
@@ -126,10 +124,10 @@ def memory_of_a_worker(
     limits: Sequence[Path] = _MEMORY_LIMITS,
     node_bytes: int | None = None,
 ) -> int:
-    """Return the bytes of a worker's GPU, or of its part of the node's memory.
+    """Return the bytes of a worker's GPU, or of its share of the node's memory.
 
-    In a container, the node's memory is the container's limit, which is in one of the files
-    `limits`. node_bytes: the machine's memory; by default it is looked up.
+    limits: files that may contain a container's memory limit. node_bytes: the machine's memory; by
+    default, that of this machine.
     """
     if device.type == "cuda":
         return int(torch.cuda.get_device_properties(device).total_memory)
@@ -144,30 +142,29 @@ def with_micro_batch_size(
     num_text_tokens: int,
     try_step: Callable[[Sequence[Example]], None],
 ) -> TrainAdapterConfig:
-    """Return `config` with a number as its micro-batch size, and log why. Collective.
+    """Return `config` with a number as its micro-batch size, and log the reason. Collective.
 
     A size of auto becomes the largest power of two that divides a worker's part of the global batch
-    and with which `try_step`, forward and backward, fits every worker's GPU. No step is tried on a
-    CPU, and none at ZeRO stage 3, where a worker that runs out of memory would leave the others
-    waiting in the middle of a pass: the size is 1 there. Raises ModelError on each worker if not
-    even one row fits.
+    and for which `try_step` fits every worker's GPU. Nothing is tried on a CPU, nor at ZeRO stage
+    3, where a worker that runs out of memory would leave the others waiting in a pass; the size is
+    1 there. Raises ModelError on each worker if not even one row fits.
     """
     if config.training.micro_batch_size != "auto":
         return config
     sizes = sizes_to_try(config)
     if config.zero_stage == 3:
-        chosen, reason = 1, "no size is tried at ZeRO stage 3; a larger number may be faster"
+        chosen, reason = 1, "without trials at ZeRO stage 3; a larger number may be faster"
     elif worker_device().type == "cpu":
         chosen, reason = max(size for size in sizes if size <= MOST_ON_CPU), "on a CPU"
     else:
         kept_bytes = int(config.training.prefix_cache_gib * 2**30)
 
-        def go(size: int) -> None:
+        def try_size(size: int) -> None:
             with _kept_free(kept_bytes):
                 try_step(longest_rows(data, size, num_text_tokens))
 
-        chosen = largest_that_fits(sizes, go)
-        reason = f"the largest of {', '.join(map(str, sizes))} whose step fits every worker"
+        chosen = largest_that_fits(sizes, try_size)
+        reason = f"the largest of {', '.join(map(str, sizes))} that fits every worker"
     note(f"auto: training.micro_batch_size = {chosen}, {reason}")
     return with_size(config, chosen)
 
@@ -181,7 +178,7 @@ def with_size(config: TrainAdapterConfig, size: int) -> TrainAdapterConfig:
 def sizes_to_try(config: TrainAdapterConfig) -> list[int]:
     """Return the powers of two that divide a worker's part of the global batch, ascending.
 
-    They are the same if fewer workers than `workers.num_processes` are at work.
+    They do not depend on how many of the `workers.num_processes` workers are running.
     """
     part = config.training.global_batch_size // config.workers.num_processes
     return [2**power for power in range(part.bit_length()) if part % 2**power == 0]
@@ -189,19 +186,16 @@ def sizes_to_try(config: TrainAdapterConfig) -> list[int]:
 
 @contextmanager
 def _kept_free(num_bytes: int) -> Iterator[None]:
-    """Fill so many bytes, and a share of the GPU's free memory, while the block runs.
-
-    A training step has to leave them free, for what the training keeps beside it.
-    """
-    free, _ = torch.cuda.mem_get_info(worker_device())
-    size = num_bytes + int(SHARE_KEPT_FREE * free)
+    """Occupy so many bytes, and a share of the GPU's memory, that a step must leave free."""
+    _, total = torch.cuda.mem_get_info(worker_device())
+    size = num_bytes + int(SHARE_KEPT_FREE * total)
     kept = torch.empty(size, dtype=torch.uint8, device=worker_device())
     yield
     del kept
 
 
-def largest_that_fits(sizes: Sequence[int], go: Callable[[int], None]) -> int:
-    """Return the largest of `sizes` (ascending) with which `go` fits every GPU. Collective.
+def largest_that_fits(sizes: Sequence[int], try_size: Callable[[int], None]) -> int:
+    """Return the largest of `sizes` (ascending) for which `try_size` fits every GPU. Collective.
 
     Raises ModelError on each worker if not even the smallest does.
     """
@@ -209,15 +203,15 @@ def largest_that_fits(sizes: Sequence[int], go: Callable[[int], None]) -> int:
 
     smaller = iter([*reversed(sizes[:-1]), 0])
 
-    def go_and_tell(size: int) -> int:
-        go(size)
+    def tried(size: int) -> int:
+        try_size(size)
         return size
 
-    largest_that_goes = find_executable_batch_size(
-        go_and_tell, starting_batch_size=sizes[-1], reduce_batch_size_fn=lambda: next(smaller)
+    largest = find_executable_batch_size(
+        tried, starting_batch_size=sizes[-1], reduce_batch_size_fn=lambda: next(smaller)
     )
     try:
-        own = largest_that_goes()
+        own = largest()
     except RuntimeError as error:
         if "No executable batch size" not in str(error):
             raise
@@ -225,9 +219,9 @@ def largest_that_fits(sizes: Sequence[int], go: Callable[[int], None]) -> int:
     chosen = int(least_of_workers(own))
     if chosen == 0:
         raise ModelError(
-            "training.micro_batch_size = auto: a step over one row does not fit a worker's GPU; "
+            "training.micro_batch_size = auto: not even a step over one row fits a worker's GPU; "
             "lower prompt.max_prompt_tokens or training.prefix_cache_gib, set "
-            "training.gradient_checkpointing=true or deepspeed.zero_optimization.stage=3, or take "
+            "training.gradient_checkpointing=true or deepspeed.zero_optimization.stage=3, or use "
             "a smaller model",
             code="row_does_not_fit",
             key="training.micro_batch_size",
@@ -237,15 +231,14 @@ def largest_that_fits(sizes: Sequence[int], go: Callable[[int], None]) -> int:
 
 
 def longest_rows(data: AdapterData, num_rows: int, num_text_tokens: int) -> list[Example]:
-    """Return rows of which a micro-batch takes as much memory as any of the examples can.
+    """Return rows that take as much memory as any micro-batch of this size can.
 
-    Each has as many tokens before its first collaborative token, from there on, and in its
-    explanation as the longest of all examples. The rows begin differently, so that each beginning
-    is computed.
+    Before their first collaborative token, from there on, and in their explanation they are as long
+    as the longest example. Their prefixes differ, so that each one is computed.
     """
-    beginning, rest, num_labels = data.longest()
+    num_before, rest, num_labels = data.longest()
     after = [num_text_tokens, *[0] * (rest - num_labels - 1)]
     return [
-        Example([row % num_text_tokens] * beginning + after, [0] * num_labels)
+        Example([row % num_text_tokens] * num_before + after, [0] * num_labels)
         for row in range(num_rows)
     ]

@@ -1,13 +1,11 @@
-"""The driver's side of a training job on Ray Train: room for workers, their reports and errors.
+"""The driver's side of a training job on Ray Train: its lease, its workers, reports, and errors.
 
     driver: fit(loop, {...}) ── Ray Train's controller ── workers: loop({...}), see ray_worker.py
                 ^──────────── queue of reports ──────────────┘
 
-The job initialises Ray. Checkpoints lie below `storage`, and a run goes on from the last one that
-is there. Whoever calls `fit` makes sure that they are of this run (`xrec.storage.claim`)
-and deletes them when they are no longer needed.
+The job initializes Ray. Checkpoints are in `storage`, and a run resumes from the last one.
 
-While it trains, the driver exports series through Ray, for Prometheus. All have the label `job`:
+While it trains, the driver exports metrics through Ray, for Prometheus, with the label `job`:
 
     xrec_train_running      xrec_train_loss{split="train" | "validation"}
     xrec_train_epoch        xrec_train_score{metric="ndcg@20" | ...}
@@ -21,9 +19,9 @@ import queue
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import ray
 import ray.train
@@ -36,11 +34,8 @@ from ray.util.queue import Empty, Queue
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from xrec.config import Workers
-from xrec.errors import StorageError, TrainingError, XRecError
-from xrec.storage import (
-    Location,
-    only_driver,
-)
+from xrec.errors import ConfigError, StorageError, TrainingError, XRecError
+from xrec.storage import CHECKPOINTS, Location, Manifest, claim, finished, only_driver
 from xrec.train.ray_worker import prepare_worker
 
 logger = logging.getLogger("xrec")
@@ -49,22 +44,22 @@ Metrics = dict[str, Any]
 TrainLoop = Callable[[dict[str, Any]], None]
 OnReport = Callable[[Metrics], None]
 
-# Ray Train checks on its workers every 2 s by default, and every report waits for such a check.
+# By default Ray Train polls its workers every 2 s, and every report waits for a poll.
 _POLL_SECONDS = ("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
 
-# Ray Train waits 60 s for room for the workers before it tries again. With this many tries an
-# autoscaler has that many minutes to bring nodes.
+# Ray Train waits 60 s for resources per try, so this many tries give an autoscaler that many
+# minutes to add nodes.
 _MINUTES_TO_GROW = 10
 
-# The series by name; which field of a report is in which; their labels beside `job`.
+# The metrics by name, the report fields they show, and their labels besides `job`.
 _GAUGES = {
-    "running": "1 while the driver trains, 0 after it has ended in any way.",
-    "epoch": "Last epoch that was reported.",
-    "step": "Optimizer steps up to the last report; of adapters only.",
-    "loss": "Mean loss of the last epoch; of adapters in nats a token.",
-    "score": "Validation ranking metrics of the last evaluation; of graphs only.",
-    "epoch_seconds": "Seconds that the last epoch took.",
-    "reported_timestamp_seconds": "When the last epoch was reported, in seconds since 1970.",
+    "running": "1 while the driver trains, 0 after it has ended for any reason.",
+    "epoch": "Last reported epoch.",
+    "step": "Optimizer steps up to the last report; adapters only.",
+    "loss": "Mean loss of the last epoch; for adapters in nats per token.",
+    "score": "Validation ranking metrics of the last evaluation; graphs only.",
+    "epoch_seconds": "Duration of the last epoch in seconds.",
+    "reported_timestamp_seconds": "Unix time of the last report.",
 }
 _FIELDS = {"epoch": "epoch", "step": "step", "seconds": "epoch_seconds"}
 _LABELS = {"loss": "split", "score": "metric"}
@@ -72,7 +67,7 @@ _SPLITS = {"loss": "train", "train_loss": "train", "validation_loss": "validatio
 
 
 class TrainingMetrics:
-    """The series of one job's driver, for instance `train-adapter`. Ray must be initialised."""
+    """The metrics of one job's driver, such as `train-adapter`. Ray must be initialized."""
 
     def __init__(self, job: str, clock: Callable[[], float] = time.time):
         self._job, self._clock = job, clock
@@ -83,10 +78,7 @@ class TrainingMetrics:
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Mark the time in which the job trains.
-
-        Its start counts as a report, so that the time without reports can be measured from there.
-        """
+        """Set `running` to 1 during the block; its start counts as a report."""
         self._set("running", 1)
         self._set("reported_timestamp_seconds", self._clock())
         try:
@@ -95,11 +87,7 @@ class TrainingMetrics:
             self._set("running", 0)
 
     def record(self, row: Mapping[str, Any]) -> None:
-        """Export what there is of an epoch's row.
-
-        It may have `epoch`, `step`, `seconds`, `loss` or `train_loss`, `validation_loss`, and
-        scores such as `ndcg@20`.
-        """
+        """Export the known fields of an epoch's row; names with an "@" are scores."""
         self._set("reported_timestamp_seconds", self._clock())
         for name, value in row.items():
             if name in _FIELDS:
@@ -113,6 +101,32 @@ class TrainingMetrics:
         self._gauges[name].set(value, {"job": self._job, **label})
 
 
+def train_once(
+    output: Location,
+    kind: Literal["graph", "adapter"],
+    identity: tuple[dict[str, Any], dict[str, str]],
+    make: Callable[[dict[str, Any], dict[str, str]], Manifest],
+    cluster: Callable[[], AbstractContextManager[None]],
+) -> Manifest:
+    """Return the artifact's manifest, after training with `make` if it is not finished.
+
+    `make` is given the identity: the settings and input fingerprints that the content depends on.
+    Meanwhile `cluster` keeps Ray initialized, and this process holds the lease of the checkpoints,
+    which are deleted in the end.
+
+    Raises ArtifactMismatchError if another run's artifact or checkpoints are at `output`, and
+    LeaseError if another driver is training there.
+    """
+    if (manifest := finished(output, kind, *identity)) is not None:
+        return manifest
+    checkpoints = output / CHECKPOINTS
+    claim(checkpoints, kind, *identity)
+    with cluster(), only_driver(checkpoints):
+        manifest = make(*identity)
+    checkpoints.delete()
+    return manifest
+
+
 def fit(
     train_loop_per_worker: TrainLoop,
     loop_config: dict[str, Any],
@@ -122,30 +136,30 @@ def fit(
     name: str,
     on_report: OnReport | None = None,
 ) -> Location:
-    """Run the loop on the workers of `workers`; returns where the last checkpoint's files are.
+    """Run the loop on Ray Train workers; return the location of the last checkpoint's files.
 
-    The metrics of each `xrec.train.ray_worker.report` are exported as they arrive, as series of the
-    job `name`, and then given to `on_report`, in the driver; workers that replace lost ones report
-    again what they do again. Checkpoints lie in `storage`/`name`. The loop finds the last one by
-    `last_checkpoint`, whether workers of this run or of an earlier one have written it.
+    The driver exports each report (`xrec.train.ray_worker.report`) as metrics of the job `name`,
+    and passes it to `on_report`. Workers that replace lost ones report repeated work again.
+    Checkpoints are in `storage`/`name`. The loop finds the last one with `checkpoint_folder`, no
+    matter which driver's workers wrote it.
 
-    Raises LeaseError if another driver trains into `storage`. An XRecError of a worker is raised as
-    it is and without replacing workers; any other error becomes a TrainingError.
+    An XRecError of a worker is raised unchanged, without a retry; any other error becomes a
+    TrainingError. Raises ConfigError if the cluster has GPUs but too few for the workers.
     """
     os.environ.setdefault(*_POLL_SECONDS)
-    # On the driver's own node: another node might be lost, and the queue with it.
+    # On the driver's own node, so that the queue outlives other nodes.
     this_node = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     reports = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": this_node})
     try:
         trainer = _trainer(train_loop_per_worker, loop_config, workers, storage, name, reports)
         exported = TrainingMetrics(name)
-        with only_driver(storage), exported.running():
+        with exported.running():
             result = _fit_and_listen(trainer, reports, exported, on_report)
     except TrainingFailedError as error:
         raise _as_xrec_error(error) from error
     finally:
         reports.shutdown(force=True)
-    assert result.checkpoint is not None, "a loop reports files at least once"
+    assert result.checkpoint is not None, "a loop must report files at least once"
     path = result.checkpoint.path
     return replace(storage, uri=f"{storage.uri} ({path})", path=path)
 
@@ -161,7 +175,7 @@ def _trainer(
     num_gpus = ray.cluster_resources().get("GPU", 0)
     use_gpu, num_threads = uses_gpu(workers, num_gpus), workers.cpus
     fewest, most = workers.fewest, workers.num_processes
-    # As bytes, so that Ray Train's controller does not import what only workers need.
+    # As bytes, so that Ray Train's controller does not import modules that only workers need.
     loop = cloudpickle.dumps(train_loop_per_worker)
 
     def run_worker(config: dict[str, Any]) -> None:
@@ -192,13 +206,26 @@ def _trainer(
 
 
 def uses_gpu(workers: Workers, num_gpus: float) -> bool:
-    """Whether each worker gets a GPU; with device=auto, if the cluster's are enough."""
-    enough = num_gpus >= workers.fewest
-    return workers.device == "cuda" or (workers.device == "auto" and enough)
+    """Return whether each worker gets a GPU; with device=auto, if the cluster has any.
+
+    Raises ConfigError if it has fewer GPUs than workers: they would be left unused.
+    """
+    if workers.device != "auto" or num_gpus == 0:
+        return workers.device == "cuda"
+    if num_gpus < workers.fewest:
+        raise ConfigError(
+            f"workers.device is auto, and the cluster has {num_gpus:g} GPUs for "
+            f"{workers.fewest} workers: set workers.num_processes to {num_gpus:g} to use them, "
+            "or workers.device to cpu to train without them",
+            code="gpus_not_used",
+            key="workers.num_processes",
+            saw=workers.fewest,
+        )
+    return True
 
 
 class _ReportCallback(UserCallback):  # type: ignore[misc]  # Ray has no types
-    """Runs in Ray Train's controller: sends reports to the driver, and ends a run that is lost."""
+    """Sends reports from Ray Train's controller to the driver, and ends runs that must fail."""
 
     def __init__(self, reports: Queue) -> None:
         self._reports = reports
@@ -209,7 +236,7 @@ class _ReportCallback(UserCallback):  # type: ignore[misc]  # Ray has no types
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
         for error in worker_exceptions.values():
             cause = _own_cause(error)
-            # A store may answer again at the next try. Wrong data or a NaN loss would come again.
+            # A store may recover before the next try; wrong data or a NaN loss would not.
             if isinstance(cause, XRecError) and not isinstance(cause, StorageError):
                 raise cause
 
@@ -217,7 +244,7 @@ class _ReportCallback(UserCallback):  # type: ignore[misc]  # Ray has no types
 def _fit_and_listen(
     trainer: TorchTrainer, reports: Queue, exported: TrainingMetrics, on_report: OnReport | None
 ) -> ray.train.Result:
-    # fit() runs in a thread: in the main thread it would catch Ctrl-C and exit with status 0.
+    # fit() runs in a thread; in the main thread it would catch Ctrl-C and exit with status 0.
     executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="xrec-fit")
     future = executor.submit(trainer.fit)
     executor.shutdown(wait=False)
@@ -232,7 +259,7 @@ def _fit_and_listen(
 
 
 def _received(reports: Queue, future: "Future[ray.train.Result]") -> Iterator[Metrics]:
-    """Yield the reports as they come, until the run has ended and the queue is empty."""
+    """Yield reports until the run has ended and the queue is empty."""
     while True:
         ended = future.done()
         try:
@@ -243,7 +270,7 @@ def _received(reports: Queue, future: "Future[ray.train.Result]") -> Iterator[Me
 
 
 def _as_xrec_error(error: TrainingFailedError) -> XRecError:
-    """Return an XRecError of a worker, the lowest rank's, or a TrainingError with the cause."""
+    """Return the XRecError of the lowest rank that has one, or a TrainingError with the cause."""
     failures = (isinstance(error, WorkerGroupError) and error.worker_failures) or {0: error}
     causes = [_own_cause(failure) for _, failure in sorted(failures.items())]
     for cause in causes:
@@ -255,8 +282,7 @@ def _as_xrec_error(error: TrainingFailedError) -> XRecError:
     if isinstance(error, ControllerError):
         return TrainingError(f"training stopped: {text}", code="training_stopped", saw=name)
     return TrainingError(
-        f"worker {min(failures)} of the training failed, and retries (workers.max_failures) did "
-        f"not help: {text}",
+        f"worker {min(failures)} failed, also after retries (workers.max_failures): {text}",
         code="worker_failed",
         key="workers.max_failures",
         saw=name,
@@ -264,7 +290,7 @@ def _as_xrec_error(error: TrainingFailedError) -> XRecError:
 
 
 def _own_cause(error: BaseException) -> BaseException:
-    """Return the exception of our own code inside Ray Train's wrappers."""
+    """Return the exception inside Ray Train's wrappers."""
     for name in ("_base_exc", "controller_failure"):
         inner = getattr(error, name, None)
         if isinstance(inner, BaseException):

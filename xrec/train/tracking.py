@@ -1,7 +1,7 @@
-"""Figures of training for an experiment tracker, by accelerate's interface to them.
+"""Training metrics for an experiment tracker, through accelerate.
 
-Where a run goes is said by the tracker's own variables, such as MLFLOW_TRACKING_URI or
-WANDB_PROJECT. TensorBoard's files are in the workspace.
+Trackers read their own environment variables, such as MLFLOW_TRACKING_URI and WANDB_PROJECT.
+TensorBoard's files are in the workspace.
 """
 
 import importlib.util
@@ -18,10 +18,10 @@ _PACKAGES = {"tensorboard": "tensorboardX"}
 
 @contextmanager
 def tracked(config: TrainingJobConfig, name: str, on_report: OnReport) -> Iterator[OnReport]:
-    """Open a run of job `name` at `config.tracker`, if there is one; yields an `on_report`.
+    """Give an `on_report` that also sends the numbers of each epoch's row to `config.tracker`.
 
-    It does what the given one does, and logs the numbers of an epoch's row at its `epoch`. Raises
-    ConfigError if the tracker's package is missing, or TensorBoard has no folder on a disk.
+    Raises ConfigError if the tracker's package is missing, or if the workspace of TensorBoard is
+    not on a disk.
     """
     if config.tracker is None:
         yield on_report
@@ -29,16 +29,16 @@ def tracked(config: TrainingJobConfig, name: str, on_report: OnReport) -> Iterat
     package = _PACKAGES.get(config.tracker, config.tracker)
     if importlib.util.find_spec(package) is None:
         raise ConfigError(
-            f"tracker: {config.tracker} needs the package {package}, which is not installed; "
-            f"pip install {package}, or take the key out",
+            f"tracker: {config.tracker} requires the package {package}, which is not installed; "
+            f"run pip install {package}, or remove the key",
             code="package_missing",
             key="tracker",
             saw=config.tracker,
         )
     if config.tracker == "tensorboard" and "://" in config.workspace:
         raise ConfigError(
-            f"tracker: tensorboard writes to a disk, and the workspace is {config.workspace}; "
-            "take mlflow or wandb",
+            f"tracker: tensorboard writes to a local disk, but the workspace is "
+            f"{config.workspace}; use mlflow or wandb",
             code="workspace_not_local",
             key="workspace",
             saw=config.workspace,

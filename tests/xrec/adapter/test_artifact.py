@@ -191,7 +191,7 @@ def test_card_has_the_front_matter_of_the_hub_and_what_a_user_must_know(tmp_path
         "license": "unknown",
         "pipeline_tag": "text-generation",
     }
-    for fact in ("15,962 users, 14,085 items", data.fingerprint, "nats a token: 1.5", "1,755"):
+    for fact in ("15,962 users, 14,085 items", data.fingerprint, "nats per token: 1.5", "1,755"):
         assert fact in card
     unknown = model_card(config.model_copy(update={"base_model": "llm"}))
     values = yaml.safe_load(unknown.split("---\n")[1])

@@ -1,4 +1,4 @@
-"""Prompts and examples of a dataset's pairs: texts, place-holders, and what is left out."""
+"""Prompts and examples of a dataset's pairs: texts, placeholders, and what is left out."""
 
 from dataclasses import replace
 from typing import Any
@@ -52,22 +52,6 @@ def test_prompt_of_a_pair_holds_its_tokens_and_texts_also_with_the_vector_of_ano
     texts = f"{user['profile']}\nItem: <item 11> {item['title']}. {item['profile']}"
     for number, prompt in ((7, own), (0, other)):
         assert f"User: <user {number}> {texts}" in prompts.builder.show(prompt)
-
-
-def test_examples_of_a_split_are_prompt_and_reference(dataset):
-    prompts = make_prompts(dataset)
-    explanations = dataset.explained_pairs("train")
-    examples, left_out = prompts.examples(explanations, max_explanation_tokens=500)
-    assert len(examples) == explanations.num_rows > 20
-    assert not left_out
-    row = explanations.to_pylist()[5]
-    own = Pair(row["user_index"], row["item_index"])
-    assert list(examples[5].prompt_ids) == prompts.prompt(own)
-    title = dataset.items["title"][row["item_index"]].as_py()
-    assert title in row["explanation"]
-    learned = prompts.builder.decode(list(examples[5].label_ids))
-    assert learned == row["explanation"].replace(title, "[title]")
-    assert title in prompts.builder.show(list(examples[5].prompt_ids))  # prompts show the title
 
 
 def with_training_profiles(dataset: Dataset) -> Dataset:

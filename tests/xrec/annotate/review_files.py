@@ -28,7 +28,7 @@ from xrec.annotate.annotator import (
 from xrec.annotate.driver import run_annotate
 from xrec.annotate.read import read_annotations
 from xrec.annotate.store import keep_source
-from xrec.config import AnnotateConfig, SplitShares, parse_config
+from xrec.config import AnnotateConfig, SplitShares, merged, parse_config
 from xrec.data import Staging, assemble
 from xrec.storage import Location, Manifest
 
@@ -37,9 +37,9 @@ HASHED = {"by": "hash", "test": 0, "validation": 0}
 
 
 def annotate_config(workspace: Path | str, uri: Path | str, **values: Any) -> AnnotateConfig:
-    """A config over the reviews at `uri`; `source` in `values` is merged into the source."""
-    source = {"uri": str(uri), **values.pop("source", {})}
-    return parse_config(AnnotateConfig, {"workspace": str(workspace), "source": source, **values})
+    """A config over the reviews at `uri`, into which `values` are merged."""
+    defaults = {"source": {"uri": str(uri)}, "vocabulary": {"min_reviews": 2}}
+    return parse_config(AnnotateConfig, merged({"workspace": str(workspace), **defaults}, values))
 
 
 def annotate(config: AnnotateConfig, spec: AnnotatorSpec) -> Manifest | None:

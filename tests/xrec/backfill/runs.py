@@ -151,7 +151,7 @@ class Runs:
 
 def never(made: MakeExplainTask) -> Explainer:
     """A function for `toy` where no actor may be started."""
-    raise AssertionError(f"an actor was started for {made.sources.dataset}")
+    raise AssertionError(f"an actor was started for {made.config.artifact('dataset')}")
 
 
 def pairs_table(*pairs: str) -> pa.Table:

@@ -1,9 +1,7 @@
 """A pair becomes an explanation or a failed row; what a run and each text are known by."""
 
 import itertools
-import threading
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from copy import copy
 from dataclasses import replace
 from typing import Any
@@ -23,8 +21,6 @@ from xrec.backfill.identity import (
     identify_unchecked,
     shared_key,
 )
-from xrec.backfill.task import explain_task
-from xrec.bulk import Identity, Outcome
 from xrec.checks import Checker
 from xrec.config import DecodingConfig, TextConfig
 from xrec.data import AspectEvidence
@@ -137,42 +133,6 @@ def test_explain_pairs_gives_the_evidence_of_aspects(scripted, monkeypatch):
     assert second == [{**late, "is_named": False}, {**tea, "is_named": False}]
 
 
-PAIRS_GIVEN = ("u0 i0", "u0 i1", "u1 i2", "u2 wordy", "nobody i0", "u3 nothing", "u4 i4")
-
-
-def test_chunks_at_the_same_time_share_steps_and_have_their_own_rows(runs):
-    task = explain_task(runs.config(), identify(runs.config()))()
-    given = (PAIRS_GIVEN[:3], PAIRS_GIVEN[3:], ("u4 i0", "u2 i1"))
-    chunks = [pairs_table(*pairs) for pairs in given]
-    alone = [task.do(chunk) for chunk in chunks]
-    num_rows: list[int] = []
-    step = task.explainer.engine.core.step
-
-    def observed() -> list[Any]:
-        advances = step()
-        num_rows.append(len({one.request_id for one in advances}))
-        return advances
-
-    task.explainer.engine.core.step = observed
-    begun = threading.Barrier(len(chunks))
-
-    def do(chunk: pa.Table) -> Outcome:
-        begun.wait()
-        return task.do(chunk)
-
-    with ThreadPoolExecutor(len(chunks)) as pool:
-        together = list(pool.map(do, chunks))
-    for one, other in zip(alone, together, strict=True):
-        assert one.ok.equals(other.ok)
-        assert one.failed.equals(other.failed)
-    assert max(num_rows) > max(chunk.num_rows for chunk in chunks)
-    costs = [
-        sum(outcome.costs["engine_prompt_tokens"] for outcome in outcomes)
-        for outcomes in (alone, together)
-    ]
-    assert costs[0] == costs[1]
-
-
 def test_identity_with_another_dtype_is_another_run(runs):
     one = runs.config()
     other = one.model_copy(update={"llm": one.llm.model_copy(update={"dtype": "bfloat16"})})
@@ -220,9 +180,7 @@ def test_sources_can_be_opened_from_anywhere(runs, monkeypatch):
     assert (sources.adapter, sources.graph) == (str(runs.folder / "mine"), "s3://bucket/graph")
 
 
-CONFIG = {"decoding": {"max_new_tokens": 4}, "llm": {"dtype": "auto"}, "pairs": {}}
 RULES = TextConfig()
-INPUTS = {"base_model": "b", "adapter": "a", "dataset": "d", "graph": "g"}
 
 
 def _with_text(explainer: Explainer, table: str, column: str, row: int) -> Explainer:
@@ -266,24 +224,11 @@ def test_content_key_changes_with_the_pairs_texts_and_vectors_alone(explainer):
         assert {pair for pair in before if after[pair] != before[pair]} == expected
 
 
-@pytest.mark.parametrize(
-    ("config", "inputs", "is_same"),
-    [
-        ({}, {"dataset": "e", "graph": "h"}, True),
-        ({"pairs": {"kind": "split"}}, {}, True),
-        ({"decoding": {"max_new_tokens": 5}}, {}, False),
-        ({"llm": {"dtype": "float32"}}, {}, False),
-        ({}, {"adapter": "other"}, False),
-        ({}, {"base_model": "other"}, False),
-        ({}, {"baseline": "of low-rank weights"}, False),
-    ],
-)
-def test_shared_key_is_of_the_model(config, inputs, is_same):
-    one, other = (
-        Identity(kind="explanations", config={**CONFIG, **settings}, inputs={**INPUTS, **made_from})
-        for settings, made_from in (({}, {}), (config, inputs))
-    )
-    assert (shared_key(other) == shared_key(one)) is is_same
+def test_shared_key_depends_on_the_inputs_that_all_pairs_share(runs):
+    one = identify(runs.config())
+    for name in one.inputs:
+        other = one.model_copy(update={"inputs": {**one.inputs, name: "another"}})
+        assert (shared_key(one) == shared_key(other)) is (name in ("dataset", "graph"))
 
 
 def test_changed_parts_are_those_that_two_keys_differ_in(explainer):

@@ -197,15 +197,6 @@ def test_lookup_finds_every_explanation_after_a_run_and_after_a_retry(runs, s3):
     assert first.find("u1", "i2") is None  # the lookup of an earlier version does not change
 
 
-def test_lookup_keeps_no_more_than_it_may(runs):
-    runs.run(*PAIRS)
-    lookup = lookup_of(runs.config(), max_bytes=4_000)
-    check(runs.config(), lookup)
-    num_kept = sum(lookup.in_memory(f"u{number}", "i0")[0] for number in range(12))
-    assert 0 < num_kept < 6
-    assert lookup.in_memory("u0", "i0") == (False, None)
-
-
 def test_lookup_of_nothing_of_another_model_or_in_a_broken_or_lost_file_says_so(runs):
     with pytest.raises(ArtifactNotFoundError):
         open_lookup(runs.output.uri, {}, 2**20)

@@ -25,10 +25,11 @@ from xrec.neighbors.sentences import frames, people_evidence
 from xrec.schemas import RECOMMENDATIONS, SUPPORT
 from xrec.storage import fingerprint_of, open_location, write_manifest, write_table
 
-OTHERS = ("others", "i1", 20)
-HISTORY = ("history", "i1", None)
-POPULAR = ("popular", None, 50)
-ABSTAINED = ("abstained", None, None)
+OTHERS = ("others", "i1", None, 20)
+HISTORY = ("history", "i1", None, None)
+CATEGORY = ("category", None, "green teas", None)
+POPULAR = ("popular", None, None, 50)
+ABSTAINED = ("abstained", None, None, None)
 WORDS = PeopleWords(chose="went to", this="this place")
 
 
@@ -49,8 +50,8 @@ def said(dataset: Dataset, pair: str, evidence: tuple[Any, ...]) -> PeopleEviden
 def test_sentences_vary_by_pair_and_say_what_the_evidence_has(explainer) -> None:
     dataset = explainer.dataset
     assert said(dataset, "u0 i2", ABSTAINED) is None
-    assert said(dataset, "u0 i2", ("others", "no such item", 20)) is None
-    for evidence in (OTHERS, HISTORY, POPULAR):
+    assert said(dataset, "u0 i2", ("others", "no such item", None, 20)) is None
+    for evidence in (OTHERS, HISTORY, CATEGORY, POPULAR):
         texts = [
             said(dataset, f"u{user} i{item}", evidence).sentence
             for user in range(1000)
@@ -63,10 +64,11 @@ def test_sentences_vary_by_pair_and_say_what_the_evidence_has(explainer) -> None
             assert not text[0].islower()
             assert text.endswith(".")
             assert "{" not in text
-            assert (str(evidence[2]) in text) == (evidence[2] is not None)
+            assert ("green teas" in text) == (evidence[2] is not None)
+            assert (str(evidence[3]) in text) == (evidence[3] is not None)
             assert ("Place 1" in text) == (evidence[1] is not None)
-    one = said(dataset, "u0 i2", ("others", "i1", 1000))
-    assert one == said(dataset, "u0 i2", ("others", "i1", 1000))
+    one = said(dataset, "u0 i2", ("others", "i1", None, 1000))
+    assert one == said(dataset, "u0 i2", ("others", "i1", None, 1000))
     assert (one.kind, one.item_id, one.name, one.at_least) == ("others", "i1", "Place 1", 1000)
     assert "1,000" in one.sentence
 
@@ -106,7 +108,7 @@ def test_run_without_a_language_model_publishes_sentences_and_carries_them(runs)
 
     manifest = run("first")
     rows, (failed,) = published_rows(runs.output), published_rows(runs.output, failed=True)
-    for row, (pair, (kind, support, number)) in zip(rows, pairs, strict=False):
+    for row, (pair, (kind, support, _, number)) in zip(rows, pairs, strict=False):
         assert f"{row['user_id']} {row['item_id']}" == pair
         assert (row["kind"], row["evidence_kind"]) == ("plain", kind)
         assert (row.get("evidence_item_id"), row.get("evidence_at_least")) == (support, number)
@@ -114,7 +116,9 @@ def test_run_without_a_language_model_publishes_sentences_and_carries_them(runs)
     assert (failed["reason"], failed["evidence_kind"]) == ("abstained", "abstained")
     assert manifest.metrics["num_carried"] == 0
     # The next step, another supporting item, and nothing more to say are three texts of four.
-    again = run("second", ("u0 i2", ("others", "i1", 50)), ("u1 i0", ("history", "i2", None)))
+    again = run(
+        "second", ("u0 i2", ("others", "i1", None, 50)), ("u1 i0", ("history", "i2", None, None))
+    )
     assert again.metrics["num_carried"] == 2
     assert again.metrics["written_again"] == {"evidence": 2}
     texts = {row["user_id"]: row["explanation"] for row in published_rows(runs.output)}
@@ -134,7 +138,7 @@ def test_a_refused_text_is_replaced_by_what_people_did(explainer) -> None:
     assert (row["kind"], row["refused"]) == ("plain", "empty_text")
     assert failed["reason"].to_pylist() == ["empty_text"]
     # A higher step is another key, for this reason alone.
-    higher = backed(("u0 i2", ("others", "i1", 50)))
+    higher = backed(("u0 i2", ("others", "i1", None, 50)))
     ok, none = EXPLANATIONS.ok_schema.names, EXPLANATIONS.failed_schema.empty_table()
     earlier = EXPLANATIONS.as_results(
         higher.append_column("bucket", pa.array([0], pa.int32())),
@@ -182,6 +186,14 @@ def test_a_text_may_name_the_evidence_and_no_other_number_or_item(explainer) -> 
         ("At least 20 people who went to Place 3 also came here.", "names_another_item"),
     ):
         failure = finisher.unfit(text, texts, rules)
+        assert (failure and failure.reason) == reason, text
+    of_category = replace(texts, people=said(explainer.dataset, "u0 i2", CATEGORY))
+    rules = TextConfig(checks={"unsupported": True})
+    for text, reason in (
+        ("You will enjoy its green teas.", None),
+        ("You will enjoy its craft beers.", "unsupported"),
+    ):
+        failure = finisher.unfit(text, of_category, rules)
         assert (failure and failure.reason) == reason, text
     alone = replace(texts, people=None)
     assert finisher.unfit("People who went to Place 1 came here.", alone, rules) is not None

@@ -237,10 +237,9 @@ _CODES_OF_THE_KILLED = (-signal.SIGKILL, -signal.SIGTERM, INTERRUPTED)
 # Whatever commands do to a table, others may be refused for one of these.
 _REFUSALS = ("table_changed", "taken_back", "table_changes", "no_table", "cannot_be_restored")
 _REFUSALS += ("lifted_meanwhile", "unknown_takedown", "driver_at_work")
-# After them an output must be deleted once more.
-_DAMAGES = ("broken_log", "other_files", "takedowns_gone")
 LOSSES = ("plan_replaced", "plan_deleted", "broken_plan", "pass_deleted", "lost_result")
-LOSSES += ("not_found", "no_version", "store_failed", "no_conditional_writes", *_DAMAGES)
+LOSSES += ("not_found", "no_version", "store_failed", "no_conditional_writes")
+LOSSES += ("broken_log", "other_files", "takedowns_gone")
 """The codes of errors that commands end with if someone deletes their output."""
 
 
@@ -264,14 +263,13 @@ class Chaos:
     """Starts commands on the runs of a table, and strikes them.
 
     blows: how many of each kind there were. refusals: of commands, by their beginning.
-    was_deleted: whether the output was deleted by hand; then more may be seen. deletes: whether it
-    may be. has_lost: whether only its folder _xrec was, with runs and takedowns.
+    was_deleted: whether the output was deleted by hand; then more may be seen. has_lost: whether
+    only its folder _xrec was, with runs and takedowns.
     """
 
     setting: Setting
     seed: int
     cluster: LocalCluster | None = None
-    deletes: bool = True
     commands: list[Command] = field(default_factory=list)
     blows: Counter[str] = field(default_factory=Counter)
     refusals: Counter[str] = field(default_factory=Counter)
@@ -313,8 +311,7 @@ class Chaos:
                 self.start("complete", republish=self.draw.random() < 0.5)
             time.sleep(order.uniform(*seconds))
             if not kinds:
-                kinds = [*KINDS, *["delete"] * self.deletes]
-                kinds += ["worker", "worker"] if self.cluster else []
+                kinds = [*KINDS, *["worker", "worker"] * bool(self.cluster)]
                 order.shuffle(kinds)
             kind = kinds.pop()
             print(f"{time.strftime('%X')} {number}: {kind}")  # noqa: T201
@@ -331,18 +328,10 @@ class Chaos:
             assert each.process.exitcode is not None, f"{each.name} hangs: {self.log(each)}"
         self._look_at_the_ended()
         (self.setting.folder / "healed").touch()
-        last = self._last(seconds)
-        if last.process.exitcode == REFUSED and self._refusal(last) in _DAMAGES:
-            self._delete()
-            self.blows["deleted again"] += 1
-            last = self._last(seconds)
-        assert last.process.exitcode == 0, self.log(last)
-
-    def _last(self, seconds: float) -> Command:
         self.start("complete", republish=True, retry=REASONS)
         last = self.commands.pop()
         last.process.join(seconds)
-        return last
+        assert last.process.exitcode == 0, self.log(last)
 
     def _look_at_the_ended(self) -> None:
         """See that no command ended with a traceback, or with an error that it had no cause for."""
@@ -417,21 +406,6 @@ class Chaos:
         """Begin another config's run, or go on with it."""
         run = f"other-{self.blows['other'] // 2}"
         self.start("complete", run, republish=self.draw.random() < 0.5)
-
-    def _delete(self) -> None:
-        self.was_deleted = True
-        if self.draw.random() < 0.5:
-            self._stop()
-        place = self.setting.place.location
-        files = place.files()
-        if self.draw.random() < 0.5:
-            self.draw.shuffle(files)
-        for file in files:
-            with suppress(FileNotFoundError):
-                place.fs.rm_file((place / file).path)
-        for folder, _, _ in os.walk(place.path, topdown=False):  # there are none on S3
-            with suppress(OSError):
-                os.rmdir(folder)
 
     def _worker(self) -> None:
         processes = [each for node in self.cluster.nodes for each in node.processes()]

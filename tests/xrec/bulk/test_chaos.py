@@ -44,11 +44,10 @@ def run_in_chaos(
     num_blows: int,
     seconds: tuple[float, float],
     cluster: LocalCluster | None = None,
-    deletes: bool = True,
 ) -> None:
     began = time.monotonic()
     print(f"seed {seed}")  # noqa: T201
-    with closing(Chaos(setting, seed, cluster, deletes)) as chaos, ThreadPoolExecutor(1) as thread:
+    with closing(Chaos(setting, seed, cluster)) as chaos, ThreadPoolExecutor(1) as thread:
         reader = Reader(chaos)
         reading = thread.submit(reader.read_on)
         try:
@@ -73,7 +72,7 @@ def bucket_place(s3):
 
 def test_commands_in_chaos_leave_a_row_once_at_each_version(bucket_place, tmp_path):
     setting = Setting(bucket_place, tmp_path, 60, rows_per_chunk=40, seconds_per_chunk=0.05)
-    run_in_chaos(setting, 5, 8, (0.1, 0.4), deletes=False)
+    run_in_chaos(setting, 5, 8, (0.1, 0.4))
 
 
 @pytest.mark.usefixtures("ray_cluster")
@@ -97,10 +96,9 @@ def test_worker_and_driver_on_ray_that_are_killed_leave_each_row_once(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.timeout(3000)
-@pytest.mark.parametrize("deletes", [True, False])
-def test_50000_pairs_in_chaos_are_there_once(place, tmp_path, deletes):
+def test_50000_pairs_in_chaos_are_there_once(place, tmp_path):
     setting = Setting(place, tmp_path, PAIRS // len(ITEMS), 500, 0.1)
-    run_in_chaos(setting, SEED, 48, (0.5, 3.0), deletes=deletes)
+    run_in_chaos(setting, SEED, 48, (0.5, 3.0))
 
 
 @pytest.mark.slow

@@ -12,7 +12,6 @@ from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from types import SimpleNamespace
 from typing import Any
 
 import deltalake
@@ -41,7 +40,7 @@ from xrec.bulk.read import SUCCESS
 from xrec.bulk.results import BrokenResultError, ResultFolder
 from xrec.bulk.rows import summary_of
 from xrec.config import StorageConfig
-from xrec.errors import ArtifactMismatchError, DataError, StorageError, TableError, XRecError
+from xrec.errors import ArtifactMismatchError, DataError, TableError, XRecError
 from xrec.storage import LocalLocation, Location
 from xrec.storage.s3 import S3Location
 
@@ -235,25 +234,6 @@ def test_fault_2_export_that_wakes_late_spoils_no_other_unnoticed(here, at):
     assert SUCCESS not in target_of(here).files()
 
 
-def test_fault_5_leftovers_of_writes_that_were_killed_break_nothing(here):
-    toy = here("a odd-1")
-    toy.drive(max_rows=7)
-    (here.location / "_delta_log" / "00000000000000000000.json#1").write_bytes(b"{")
-    assert not [each for each in check_output(here.uri) if each.severity == "error"]
-    toy.complete()
-    for file in [path for path in Path(here.uri).rglob("*") if path.is_file()]:
-        file.with_name(f".{file.name}.k2j8x").write_bytes(b"")
-        file.with_name(f".{file.name}.k2j8y").write_bytes(b"PAR1 half of it")
-    assert check_output(here.uri) == []
-    assert read_status(here.uri).phase == "published"
-    toy.heal()
-    here("a odd-1").complete(retry=["odd"])
-    vacuum(here.uri, timedelta(hours=1))
-    assert rows_of(toy.published(), "ok") == toy.rows
-    export(here)
-    assert rollback(here.uri, 0) > 1
-
-
 @pytest.mark.parametrize("said", [b"", b'{"version":7,"size":3}'])
 def test_fault_6_wrong_last_checkpoint_breaks_nothing(here, said):
     toy = here("a odd-1")
@@ -307,25 +287,6 @@ def test_fault_9_commits_of_other_programs_make_nothing_unusable(here, what):
     carried.complete()
     assert rows_of(carried.published()) == carried.rows
     vacuum(here.uri, timedelta(hours=1))
-    assert check_output(here.uri) == []
-
-
-@pytest.mark.parametrize("num_writes", [0, 2, 12, 14])
-def test_run_whose_writes_find_no_room_goes_on_once_there_is(here, num_writes):
-    toy, sync, synced = here(), os.fsync, []
-
-    def fill_up(descriptor: int) -> None:
-        synced.append(descriptor)
-        if len(synced) > num_writes:
-            raise OSError(28, "No space left on device")
-        sync(descriptor)
-
-    with here.patch.context() as patch:
-        patch.setattr("xrec.storage.local.os", SimpleNamespace(**{**vars(os), "fsync": fill_up}))
-        with raises(StorageError, "store_failed"):
-            toy.complete()
-    toy.complete()  # though there may have been no room to say that the driver ended
-    assert rows_of(toy.published()) == toy.rows
     assert check_output(here.uri) == []
 
 

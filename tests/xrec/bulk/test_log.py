@@ -4,12 +4,11 @@ from typing import Any
 
 import deltalake
 import pyarrow as pa
-import pyarrow.dataset as pads
 import pytest
 
 from tests.errors import raises
 from xrec.bulk.log import FILES, Commit, DeltaLog, Shown, digest_of, open_log, read_published
-from xrec.bulk.table import commit_files, files_of
+from xrec.bulk.table import commit_files
 from xrec.errors import ArtifactNotFoundError, TableError
 from xrec.storage import Location, make_manifest, parquet_bytes
 
@@ -38,10 +37,6 @@ def commit(location: Location, kind: Any, buckets: list[int], live: str = "", **
     said = Commit(kind=kind, table=log.id if log else "", live=live or digest_of(table), **more)
     assert commit_files(location, log, table, SCHEMA, said)
     return log.version + 1 if log else 0
-
-
-def dataset_at(location: Location, version: int) -> pads.Dataset:
-    return files_of(location, log_of(location).files(version), SCHEMA)
 
 
 def test_log_of_nothing_is_none_and_of_one_that_cannot_be_read_an_error(output):
@@ -86,17 +81,3 @@ def test_version_that_is_not_what_its_writer_meant_is_not_sound(output, wrong):
     if wrong == "files":
         with raises(TableError, "not_sound", saw=2):
             read_published(output, "explanations")
-
-
-def test_files_and_dataset_of_a_version_skip_other_buckets(output):
-    commit(output, "publish", [3, 1, 2])
-    commit(output, "publish", [4])
-    files = log_of(output).files(0)
-    assert files["min.bucket"].to_pylist() == files["max.bucket"].to_pylist() == [1, 2, 3]
-    (output / "part-publish-3.parquet").delete()  # is not looked at
-    dataset = dataset_at(output, 0)
-    rows = dataset.to_table(filter=pa.compute.field("bucket") < 3)
-    assert rows["text"].drop_null().to_pylist() == [f"part-publish-{n}.parquet" for n in (1, 2)]
-    assert dataset_at(output, 1).count_rows() == 2
-    commit(output, "empty", [])
-    assert dataset_at(output, 2).count_rows() == 0

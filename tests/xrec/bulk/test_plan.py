@@ -26,7 +26,7 @@ from tests.xrec.bulk.toy_run import (
 )
 from xrec import bulk
 from xrec.bulk import plan
-from xrec.bulk.input import Batches, Input, clean_keys
+from xrec.bulk.input import Input, clean_keys
 from xrec.bulk.plan import Plan, write_plan
 from xrec.bulk.rows import bucket_of
 from xrec.bulk.run import RUNS
@@ -275,30 +275,6 @@ def test_preview_of_a_canary_reads_no_input_and_reckons_by_its_rate(here):
     assert seen.costs_left["tokens"] == pytest.approx(3 * seen.num_left)  # three tokens a row
     per_row = progress.costs["seconds"] / progress.num_rows
     assert seen.costs_left["seconds"] == pytest.approx(per_row * seen.num_left)
-
-
-@pytest.mark.slow
-def test_rows_of_many_threads_are_sorted_in_little_memory(monkeypatch):
-    """As on a machine of many cores; the product has 1 GB for 1e9 rows."""
-    for name, value in {"MEMORY": "24MB", "THREADS": 64, "BYTES_AT_ONCE": 2**18}.items():
-        monkeypatch.setattr(f"xrec.bulk.input.{name}", value)
-    num_rows = 400_000
-
-    def batches() -> Batches:
-        for start in range(0, num_rows, 50_000):
-            numbers = range(start, start + 50_000)
-            yield batch_of([(f"user-{n % 70_001}", f"item-{n}") for n in numbers])
-
-    spill = Input(batches(), KEY_SCHEMA)
-    items, last = set(), (-1, "", "")
-    for chunk in spill.chunks(1024, 512):
-        rows = list(zip(*chunk.select(["bucket", *FORMAT.keys]).to_pydict().values(), strict=True))
-        assert rows == sorted(rows)
-        assert rows[0] > last
-        last = rows[-1]
-        items.update(chunk["item"].to_pylist())
-    spill.close()
-    assert spill.num_rows == len(items) == num_rows
 
 
 def test_given_columns_of_a_row_that_comes_twice_are_those_of_one_row():

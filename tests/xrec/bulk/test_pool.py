@@ -1,8 +1,6 @@
 """Chunks on Ray Data: results as they end, deaths, errors, drivers side by side."""
 
-import os
 import time
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -108,29 +106,3 @@ def test_pool_whose_processes_cannot_begin_or_die_before_ends(here, error, kind,
     with raises(kind, code, saw=saw):
         on_ray(toy, RayPool(1), partial(make_no_task, error))
     assert Survey(toy.run).summary.num_rows == 0
-
-
-@dataclass(frozen=True)
-class CrowdTask(ToyTask):
-    """Is busy until so many processes are, or for a minute."""
-
-    fewest: int = 1
-
-    def do(self, rows: Any) -> Outcome:
-        folder, give_up_at = Path(self.healed).parent / "processes", time.monotonic() + 60
-        folder.mkdir(exist_ok=True)
-        (folder / str(os.getpid())).touch()
-        while len(os.listdir(folder)) < self.fewest and time.monotonic() < give_up_at:
-            time.sleep(0.05)
-        return super().do(rows)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("pool", "fewest", "most"),
-    [(RayPool(3, min_actors=1), 2, 3), (RayPool(2, min_actors=1, cpus=3), 1, 1)],
-)
-def test_pool_grows_while_all_are_busy_as_far_as_there_is_room(here, pool, fewest, most):
-    toy = here("a", num_users=12, rows_per_chunk=1)
-    assert on_ray(toy, pool, toy.make_task(CrowdTask, fewest=fewest)).num_ok == 12
-    assert fewest <= len(os.listdir(toy.healed.parent / "processes")) <= most

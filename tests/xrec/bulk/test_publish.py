@@ -294,12 +294,3 @@ def test_rule_13_takedown_lowers_each_row_count_by_its_own_unit(here):
         bulk.take_down(here.uri, rows=[row], reason="no")
     left = {"texts": 11, "rows": 21, "failed": 10, "fixed": 7}
     assert toy.published().manifest.row_counts == left
-
-
-def test_batches_give_the_rows_of_a_status_and_at_least_one_table(here):
-    toy = here("a b")
-    toy.complete()
-    table = pa.concat_tables(toy.published().batches(["item", "user"]))
-    assert sorted((row["user"], row["item"]) for row in table.to_pylist()) == toy.rows
-    (nothing,) = toy.published().batches(["item"], status="failed")
-    assert (nothing.num_rows, nothing.schema.names) == (0, ["item"])

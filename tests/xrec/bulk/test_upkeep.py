@@ -248,18 +248,6 @@ def test_check_of_missing_and_changed_files_names_one(here):
         assert "run the job again to go back to a version that is whole" in text
 
 
-def test_check_of_a_table_that_others_wrote_to_is_an_error_only_if_it_is_theirs(here):
-    finished(here)
-    deltalake.DeltaTable(here.uri).delete("bucket = 0")
-    assert found_by(here) == []
-    bulk.empty(here.uri)
-    (here.location / "_delta_log" / "00000000000000000003.json").write_bytes(b"{")
-    assert "the Delta log cannot be used" in only(here, "error")
-    other = here.at("other")
-    deltalake.write_deltalake(other.uri, pa.table({"a": [1]}))
-    assert "the Delta table was not made by this version of xrec" in only(other, "error")
-
-
 def test_check_of_a_run_at_work_and_of_one_that_ended_says_what_is_left(here):
     toy, during, pool = here(), [], stopped_after(2)
     stop = pool.before

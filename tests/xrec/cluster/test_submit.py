@@ -31,7 +31,7 @@ ON_S3 = {"workspace": "s3://a/b", "prepare": {"source": SAMPLE}}
 
 @pytest.fixture
 def submit(tmp_path):
-    """Runs `xrec submit` of a project of `prepare`; `words` stand around the project's file."""
+    """Runs `xrec submit` of a project of `prepare`; `words` follow the project file."""
     values = {**ON_S3, "workspace": str(tmp_path / "workspace")}
     path = write_yaml(tmp_path / "prepare.yaml", values)
 

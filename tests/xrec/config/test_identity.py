@@ -51,7 +51,10 @@ EXAMPLES: Mapping[str, list[dict[str, Any]]] = {
     "neighbors": [{}],
     "train-adapter": [{"llm": LLM}],
     "recommend": [{}, {"eligible": {"items": "i.csv", "users": "u.csv"}}],
-    "backfill": [{"llm": LLM, "pairs": pairs} for pairs in PAIRS],
+    "backfill": [
+        *({"llm": LLM, "pairs": pairs} for pairs in PAIRS),
+        {"engine": ENDPOINT},
+    ],
     "evaluate": [{"llm": LLM}],
     "compare": [{"llm": LLM, "judges": JUDGES, "texts": {"x": {"uri": "x.csv"}}}],
     "serve": [{"llm": LLM}],
@@ -163,4 +166,7 @@ def test_which_rows_there_are_is_not_in_the_settings_of_texts():
     annotate, backfill = example_configs("annotate")[0], example_configs("backfill")[0]
     chosen = set(identity_of(annotate)) | set(identity_of(backfill)) | {"stage"}
     assert chosen >= CHOOSES_ROWS
-    assert set(settings_of_texts(identity_of(backfill))) == {"llm", "engine", "decoding", "actors"}
+    assert set(settings_of_texts(identity_of(backfill))) == {
+        *("llm", "engine", "decoding", "actors"),
+        *("adapter", "prompt"),
+    }

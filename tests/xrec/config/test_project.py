@@ -126,7 +126,7 @@ MISTAKES: list[tuple[dict[str, Any], str, str, Any, str]] = [
     ({"training": {}}, UNKNOWN, "training", None, "pretrain-graph.training, train-adapter."),
     ({"train-adapter": {"num_epochs": 3}}, UNKNOWN, "train-adapter.num_epochs", None, EPOCHS),
     ({"train-adapter": {"mode": {}}}, UNKNOWN, "train-adapter.mode", None, "'model'"),
-    ({"backfill": {"pairs": SPLIT, "prompt": {}}}, UNKNOWN, "backfill.prompt", None, "top level"),
+    ({"recommend": {"prompt": {}}}, UNKNOWN, "recommend.prompt", None, "top level"),
     ({"backfill": {"pairs": SPLIT, "splits": {}}}, UNKNOWN, "backfill.splits", None, "prepare."),
 ]
 

@@ -24,7 +24,7 @@ BYTES_PER_POSITION = 2 * 2 * 2 * 8 * 4  # keys and values, 2 layers, 2 heads of 
 def generate(
     engine: SharedEngine, prompts: Sequence[Sequence[int]], decoding: DecodingConfig
 ) -> list[Completion]:
-    """The completion of each prompt, in the order of the prompts."""
+    """Return the completion of each prompt, in order."""
     params = text_params(decoding)
     found = sorted(engine.complete([(prompt, params) for prompt in prompts]), key=lambda c: c.index)
     assert [one.index for one in found] == list(range(len(prompts)))
@@ -32,7 +32,7 @@ def generate(
 
 
 def finish(core: EngineCore, told: list[Advance] | None = None) -> dict[int, Completion]:
-    """Step until the core is idle; returns the completions by request id, and adds to `told`."""
+    """Step until the core is idle; return the completions by request ID, and append to `told`."""
     ended: dict[int, Completion] = {}
     while not core.is_idle:
         advances = core.step()
@@ -43,7 +43,7 @@ def finish(core: EngineCore, told: list[Advance] | None = None) -> dict[int, Com
 
 
 def keep(ended: dict[int, Completion], advances: Sequence[Advance]) -> None:
-    """Put the completions among `advances` into `ended`."""
+    """Add the completions in `advances` to `ended`."""
     for advance in advances:
         if advance.completion is not None:
             assert advance.completion.index == advance.request_id
@@ -62,7 +62,7 @@ def greedy_by_hand(
     num_new: int = NUM_NEW,
     stop: Sequence[int] = (END,),
 ) -> list[int]:
-    """Greedy tokens of one prompt; each step computes the whole sequence, without a cache."""
+    """Return the greedy tokens of one prompt, computing the whole sequence in each step."""
     generated: list[int] = []
     while len(generated) < num_new:
         ids = torch.tensor([[*prompt, *generated]])
@@ -93,14 +93,14 @@ def gap(
 def log_likelihoods_by_hand(
     model: PreTrainedModel, prompt: Sequence[int], continuation: Sequence[int]
 ) -> list[float]:
-    """The log-likelihood of each token, in one pass over prompt and continuation."""
+    """Return the log-likelihood of each token, from one pass over prompt and continuation."""
     logits = model(torch.tensor([[*prompt, *continuation]]), use_cache=False).logits[0]
     chances = torch.log_softmax(logits[len(prompt) - 1 : -1], dim=-1)
     return [float(row[token]) for row, token in zip(chances, continuation, strict=True)]
 
 
 def make_prompts(count: int = 12) -> list[list[int]]:
-    """Prompts of 4 to 60 tokens, most of which begin with BEGINNING.
+    """Return prompts of 4 to 60 tokens; most start with BEGINNING.
 
     All but the last, which is text only, have a user and an item.
     """
@@ -120,7 +120,7 @@ def make_prompts(count: int = 12) -> list[list[int]]:
 
 
 def make_sharing_prompts() -> list[list[int]]:
-    """Prompts of user u with the items 0 to u: 20 tokens, 21 of the user, some of the item.
+    """Return prompts of each user u with items 0 to u: 20 shared tokens, 21 of the user, some more.
 
     The last pair occurs twice.
     """
@@ -157,7 +157,7 @@ def make_engine(
 
 @functools.cache
 def all_by_hand(injection: Injection) -> tuple[list[list[int]], list[list[int]]]:
-    """The prompts of `make_prompts`, then four that end with a user; `greedy_by_hand` of each.
+    """Return `make_prompts` with four more that end with a user, and the greedy tokens of each.
 
     Do not change them.
     """

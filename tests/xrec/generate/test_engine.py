@@ -63,7 +63,7 @@ class Town:
 
 @pytest.fixture(scope="module", params=["builtin", "vllm"])
 def town(request, tmp_path_factory):
-    """Passes of the built-in core are short, so that prompts and continuations take several."""
+    """Passes of the built-in core are so short that prompts and continuations take several."""
     folder = tmp_path_factory.mktemp(request.param)
     graph = make_graph(folder / "graph")
     model = attached(make_model("qwen2"), make_adapter("projected", graph), graph)
@@ -159,7 +159,7 @@ def test_core_likelihoods_are_those_of_transformers(town):
 
 
 def of_a_user(town: Town) -> tuple[int, list[list[int]]]:
-    """The last user and prompts with it, which share whole blocks before they name an item."""
+    """Return the last user and its prompts, which share whole blocks before the item."""
     user = NUM_USERS - 1
     return user, [prompt for prompt in town.prompts if V + user in prompt and len(prompt) > 80][:3]
 

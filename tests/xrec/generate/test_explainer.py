@@ -116,7 +116,7 @@ def test_another_prompt_is_another_model(workspace, tmp_path):
 
 
 class ScriptedEngine:
-    """Writes `texts`, first try by first try; further tries get what is left.
+    """An engine that writes `texts`: first the first try of each prompt, then further tries.
 
     `asked` is how it was asked to draw each text.
     """
@@ -256,7 +256,7 @@ QWEN, GEMMA = ("qwen3", "Qwen3ForCausalLM"), ("gemma", "GemmaForCausalLM")
     ],
 )
 def test_auto_takes_vllm_on_a_gpu_if_it_can(tmp_path, monkeypatch, device, family, vllm, kind):
-    """`vllm` is the installed version; what vLLM cannot have ends where only it would do."""
+    """`vllm` is the installed version. If vLLM is required but impossible, an error says why."""
     module = None if vllm is None else SimpleNamespace(__version__=vllm)
     monkeypatch.setitem(sys.modules, "vllm", module)
     config = {"model_type": family[0], "architectures": [family[1]]}

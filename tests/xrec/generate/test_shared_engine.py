@@ -21,7 +21,7 @@ PARAMS = TextParams(max_new_tokens=3)
 
 @dataclass
 class ToyCore:
-    """Writes a prompt's first token, number by number; a step with a `deadly` prompt raises.
+    """A core whose text is the prompt's first token; a step with a `deadly` prompt raises an error.
 
     A request takes as many steps as its prompt has tokens. Steps wait until `may_step` is set, and
     `is_held` is set when one does. To cancel the prompt `fixed` raises. It reports each step of a
@@ -99,14 +99,14 @@ def wait_until_idle(shared: SharedEngine) -> None:
 
 
 def lists(first: int, count: int, length: int = 4) -> list[tuple[list[int], RequestParams]]:
-    """Requests whose prompts begin with `first`, `first` + 1 and so on."""
+    """Return requests whose prompts start with `first`, `first` + 1 and so on."""
     return [([first + place] * (1 + place % length), PARAMS) for place in range(count)]
 
 
 def run_together(
     shared: SharedEngine, *together: list[tuple[list[int], RequestParams]]
 ) -> list[Any]:
-    """The completions or the error of each list; the second one comes within the first step."""
+    """Return each list's completions or error; the second list arrives during the first step."""
     core: Any = shared.core
     core.may_step.clear()
     with ThreadPoolExecutor(2) as pool:
@@ -167,7 +167,7 @@ def test_error_of_a_step_is_raised_by_all_lists_at_work_and_the_run_goes_on(erro
 
 
 def test_cancel_that_raises_an_error_is_told_to_all_and_no_command_is_lost():
-    """Callers whose requests came together with the cancellation do not wait forever."""
+    """Callers whose requests arrive with the cancellation do not wait forever."""
     core = ToyCore(fixed=7)
     shared, told = SharedEngine(core), list[Any]()
     stuck = EngineRequest([7] * 10**6, PARAMS, told.append)
@@ -191,7 +191,7 @@ def test_cancel_that_raises_an_error_is_told_to_all_and_no_command_is_lost():
 
 
 def test_steps_go_on_while_a_caller_looks_at_its_text():
-    """The caller looks until ten more steps have been done for its other request."""
+    """The caller inspects its text until its other request has advanced ten steps."""
     core = ToyCore()
 
     def again(_: Completion) -> None:
@@ -239,7 +239,7 @@ def test_error_of_whoever_looks_at_texts_is_its_own_and_lets_go_of_all_its_promp
 
 @pytest.mark.parametrize("is_streaming", [True, False])
 def test_text_that_takes_too_long_ends_whether_or_not_the_core_reports_its_tokens(is_streaming):
-    """A step takes a second. A text of 7 steps ends in the one in which it would be cancelled."""
+    """A step takes a second. A text of 7 steps ends in the step in which it would be canceled."""
     core, seconds = ToyCore(is_streaming=is_streaming), itertools.count()
     shared = SharedEngine(core, row_seconds=5, clock=lambda: float(next(seconds)))
     requests = [([length] * length, PARAMS) for length in (1, 7, 8, 10**6)]

@@ -56,7 +56,7 @@ def finish(
     texts: PairTexts | None = None,
     **rules: Any,
 ) -> tuple[str, str]:
-    """The text and the reason of its failure, empty for none; `text` is what the model wrote."""
+    """Return the finished text and the failure's reason, or ""; `text` is what the model wrote."""
     prompts, completion = builder(), Completion(0, encoded(text) if ids is None else ids, reason)
     if ids is not None:
         prompts.decode = lambda token_ids: text
@@ -68,7 +68,7 @@ def finish(
 
 
 def told(*aspects: AspectEvidence) -> PairTexts:
-    """Texts of a pair with these aspects, which alone are on its menu."""
+    """Return the texts of a pair with these aspects, which are also its menu."""
     return PairTexts("", TITLE, "", aspects, frozenset(each.aspect for each in aspects))
 
 
@@ -133,7 +133,7 @@ FOXES = "[title] has tea, [title] has cake, [title] is near, [title] is big, Rus
     ],
 )
 def test_finished_text_keeps_the_rules_or_says_which_it_breaks(text, given, expected):
-    """`expected` is the text, or the reason of its failure; None is any text without a failure."""
+    """`expected` is the text or the failure's reason; None accepts any text without a failure."""
     finished, reason = finish(text, **given)
     assert (reason or finished) == (finished if expected is None else expected)
 
@@ -155,7 +155,7 @@ def test_finished_text_echo_is_looked_for_with_the_title_filled_in():
 
 
 def beginnings(text: str) -> list[list[int]]:
-    """The ids of `text` as the model writes it, token by token."""
+    """Return the IDs of `text` after each token."""
     ids = encoded(text)
     return [ids[:length] for length in range(1, len(ids) + 1)]
 
@@ -241,13 +241,6 @@ def test_text_is_followed_by_evidence_first_of_what_it_names(text, opinion, rule
     counts = ("14 of 31 reviews mention the late hours", "and 9 mention the live music")
     finished = finish(text, texts=texts, checks=CHECKS, **{"is_backed": True, **rules})
     assert finished == (expected.format(*counts), "")
-
-
-def test_backed_text_is_cut_to_words_after_its_own_sentence():
-    texts = told(replace(EVIDENCE, opinion="until two"), MUSIC)
-    text, _ = finish("You would love [title] for its late hours", texts=texts, is_backed=True)
-    own = "You would love The Rusty Fox for its late hours."
-    assert [cut_to_words(text, most, TITLE) for most in (9, 10, 20, 500)] == ["", own, own, text]
 
 
 @pytest.mark.parametrize(

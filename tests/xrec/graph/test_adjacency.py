@@ -16,7 +16,6 @@ from xrec.graph.adjacency import (
 )
 from xrec.graph.aspects import (
     NO_ASPECTS,
-    AspectCounts,
     AspectEdges,
     aspect_edges,
 )
@@ -116,8 +115,8 @@ def test_row_blocks_hold_each_node_once_in_order_with_empty_rows_last(num_blocks
 def test_aspect_edges_weigh_counts_by_how_few_items_have_the_aspect():
     of_items = [(0, 0, 1), (1, 0, 3), (1, 4, 1), (0, 2, 1), (1, 2, 1), (2, 2, 1)]
     edges = aspect_edges(
-        AspectCounts(*torch.tensor([(3, 4, 2), (0, 0, 1)]).T),
-        AspectCounts(*torch.tensor(of_items).T),
+        torch.tensor([(3, 4, 2), (0, 0, 1)]).T,
+        torch.tensor(of_items).T,
         num_users=4,
         num_items=3,
         num_aspects=5,

@@ -98,8 +98,7 @@ def test_truncated_eigenvectors_are_numpys_and_without_aspects_the_singular_vect
 
 
 def test_spectral_embeddings_are_weighted_svd_with_standard_deviation(edges, adjacency):
-    how: dict[str, Any] = {"singular_value_power": 1.5, "num_iterations": MANY}
-    embeddings = spectral_embeddings(adjacency, NUM_USERS, RANK, **how)
+    embeddings = spectral_embeddings(adjacency, NUM_USERS, RANK, num_iterations=MANY)
     _, s, _ = exact_svd(edges)
     connected = torch.ones(NUM_USERS + NUM_ITEMS, dtype=torch.bool)
     connected[[11, NUM_USERS + 13]] = False

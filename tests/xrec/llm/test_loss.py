@@ -21,7 +21,6 @@ from xrec.llm.loss import (
     can_split,
     collate,
     compute_key_values,
-    key_value_bytes,
     label_nll,
     num_prefix_tokens,
     token_nll,
@@ -161,7 +160,6 @@ def test_prefix_cache_with_any_budget_gives_the_loss_of_whole_rows(model, budget
     parts = [loss_of(model, cache, part) for part in (EXAMPLES[:1], EXAMPLES[1:])]
     assert sum(parts) == pytest.approx(expected, rel=1e-5)
     assert cache.num_bytes <= budget_bytes
-    assert key_value_bytes(model) == BYTES_A_TOKEN
 
 
 @pytest.mark.parametrize(

@@ -68,6 +68,7 @@ def test_load_model_of_each_family_gives_the_saved_logits_with_and_without_adapt
     model.save_pretrained(tmp_path)
     loaded = load(tmp_path, attn_implementation="eager")
     assert type(loaded) is type(model)
+    assert not torch.backends.cuda.cudnn_sdp_enabled()
     assert not any(parameter.requires_grad for parameter in loaded.parameters())
     assert torch.equal(
         loaded(PROMPT.clamp_max(V - 1)).logits, model(PROMPT.clamp_max(V - 1)).logits

@@ -1,6 +1,6 @@
 """Prompts: no text becomes a reserved token, users share their beginning, texts come back.
 
-The place-holder for titles is hidden in references, filled in texts, and never half shown.
+The placeholder for titles is hidden in references, filled in texts, and never half shown.
 """
 
 import pytest

@@ -1,5 +1,6 @@
 """Neighbors, scores and reasons against their definitions, over dense matrices."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +15,12 @@ from xrec.graph.index import ItemIndex
 from xrec.graph.ranking import SeenItems, top_k_items
 from xrec.neighbors.artifact import NeighborTable
 from xrec.neighbors.build import Neighbors, build
-from xrec.neighbors.reasons import ABSTAINED, HISTORY, OTHERS, POPULAR, Reasons
+from xrec.neighbors.reasons import ABSTAINED, CATEGORY, HISTORY, OTHERS, POPULAR, Reasons
 from xrec.neighbors.scores import NeighborScores, fit
 from xrec.neighbors.steps import lower_bounds
 
 NUM_USERS, NUM_ITEMS = 120, 50
+CATEGORIES = np.array(["", "teas", "beers", "cakes"], object)[np.arange(NUM_ITEMS) % 4]
 LEAST = 5
 
 
@@ -187,7 +189,7 @@ class TestReasons:
         history = SeenItems(torch.from_numpy(edges_of(choices)))
         fold_in = FoldIn.of(users, items, history.edges)
         table = NeighborTable(arrays, 3.0, None)  # type: ignore[arg-type]  # no manifest needed
-        return Reasons(table, history, fold_in, np.zeros(NUM_ITEMS, bool))
+        return Reasons(table, history, fold_in, np.zeros(NUM_ITEMS, bool), CATEGORIES)
 
     @pytest.fixture(scope="class")
     def pairs(self, choices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -212,11 +214,19 @@ class TestReasons:
         users, items = pairs
         places, history, shares = reasons.contributions(users, items)
         found = reasons.of(users, items)
-        assert {*found.kinds.tolist()} >= {OTHERS, HISTORY, POPULAR}
+        assert {*found.kinds.tolist()} >= {OTHERS, HISTORY, CATEGORY, POPULAR}
         for place, kind in enumerate(found.kinds):
             own, item = places == place, items[place]
             support, at_least = int(found.items[place]), int(found.at_least[place])
             num_people = int(choices[:, item].sum())
+            alike = (CATEGORIES[history] == CATEGORIES[item]) & (shares > 0) & own
+            positive = shares[own].clip(0).sum()
+            is_alike = CATEGORIES[item] and alike.sum() >= 2 and shares[alike].sum() >= positive / 2
+            if kind in (CATEGORY, POPULAR, ABSTAINED):
+                assert (kind == CATEGORY) == bool(is_alike)
+            if kind == CATEGORY:
+                assert (support, at_least) == (-1, 0)
+                continue
             if kind in (POPULAR, ABSTAINED):
                 assert support == -1
                 assert LEAST <= at_least <= num_people if kind == POPULAR else num_people < LEAST
@@ -261,14 +271,13 @@ class TestReasons:
         assert (np.delete(kept.items, places[other]) == np.delete(first.items, places[other])).all()
         excluded = np.zeros(NUM_ITEMS, bool)
         excluded[history[other]] = True
-        rest = Reasons(reasons.table, reasons.history, reasons.fold_in, excluded)
+        rest = replace(reasons, excluded=excluded)
         assert history[other] not in rest.of(users, items, before).items
 
     def test_an_empty_history_gets_how_many_chose_the_item(self, reasons: Reasons) -> None:
         most = int(reasons.table.item_bounds.argmax())
-        nobody = Reasons(
-            reasons.table, SeenItems(torch.empty(2, 0, dtype=torch.int64)), None, reasons.excluded
-        )
+        nothing = SeenItems(torch.empty(2, 0, dtype=torch.int64))
+        nobody = replace(reasons, history=nothing, fold_in=None)
         found = nobody.of(np.array([4, 4]), np.array([most, 7]))
         assert [EVIDENCE_KINDS[kind] for kind in found.kinds] == ["popular", "abstained"]
         assert found.at_least.tolist() == [reasons.table.item_bounds[most], 0]

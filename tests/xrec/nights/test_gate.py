@@ -1,4 +1,4 @@
-"""The gate: figures of bad candidates, what it stops, and what stands where afterwards."""
+"""The gate: figures of bad candidates, what it stops, and what is published afterwards."""
 
 import random
 from collections.abc import Callable

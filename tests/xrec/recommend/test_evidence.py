@@ -63,10 +63,11 @@ class Shop:
         """Make neighbors and recommendations; return the rows."""
         least = {"min_people": values.pop("min_people", 5)}
         shared = {"workspace": str(self.workspace)}
-        if unnamed := values.pop("unnamed", ()):
-            path = self.workspace / f"{name}.csv"
-            path.write_text("\n".join(["item_id", *unnamed]))
-            values["unnamed"] = str(path)
+        for key, header in (("unnamed", "item_id"), ("categories", "item_id,category")):
+            if lines := values.pop(key, ()):
+                path = self.workspace / f"{name}-{key}.csv"
+                path.write_text("\n".join([header, *lines]))
+                values[key] = str(path)
         run_neighbors(parse_config(NeighborsConfig, shared | least))
         uri = str(self.workspace / name)
         given = with_uris({"k": 5, **shared, "recommendations": uri, **values})
@@ -93,10 +94,11 @@ def test_every_reason_is_true_of_others_by_training_interactions_alone(
     tmp_path: Path, has_graph: bool, least: int
 ) -> None:
     shop = Shop(tmp_path, has_graph=has_graph)
-    rows = shop.run(min_people=least, unnamed=["i3"])
+    categories = ["i99,cakes", *(f"i{n},{'teas' if n % 2 else ''}" for n in range(NUM_ITEMS))]
+    rows = shop.run(min_people=least, unnamed=["i3"], categories=categories)
     history = shop.history
     known = set().union(shop.disliked, *shop.pairs.values())
-    assert {row["evidence_kind"] for row in rows} >= {"others", "history", "popular"}
+    assert {row["evidence_kind"] for row in rows} >= {"others", "history", "category", "popular"}
     for row in rows:
         user, item, support = numbers_of(row)
         others = np.delete(history, user, axis=0)
@@ -107,6 +109,11 @@ def test_every_reason_is_true_of_others_by_training_interactions_alone(
             assert support not in (item, 3)
         else:
             assert support is None
+        is_by_category = row["evidence_kind"] == "category"
+        assert row["evidence_category"] == ("teas" if is_by_category else None)
+        if is_by_category:
+            assert item % 2
+            assert history[user, [n for n in range(1, NUM_ITEMS, 2) if n != 3]].sum() >= 2
         if row["evidence_kind"] == "others":
             assert number == step_of((others[:, support] & others[:, item]).sum(), least)
         elif row["evidence_kind"] == "popular":

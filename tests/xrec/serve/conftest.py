@@ -16,7 +16,7 @@ NUM_BACKFILLED_USERS = 6
 
 @pytest.fixture(scope="session")
 def town(tmp_path_factory):
-    """The workspace; tests only read it. Its backfill has the first six users with items 0 to 4."""
+    """The workspace, read-only. Its backfill has the first six users with the items 0 to 4."""
     root = make_town(tmp_path_factory.mktemp("town"))
     make_backfill(
         backfill_config(root, str(root / "explanations")),

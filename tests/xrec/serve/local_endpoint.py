@@ -54,11 +54,11 @@ DECODING = {
     "max_new_tokens": 24,
     "text": {"max_words": None, "refuses_repetition": False},
 }
-"""The limits on texts are off, because a toy model writes no sentences."""
+"""Limits on texts are off, because a toy model does not write sentences."""
 
 
 def serve_config(town: Path, **values: Any) -> ServeConfig:
-    """Return the config of the endpoint, with `values` in place of the defaults."""
+    """Return the endpoint's config; `values` replace the defaults."""
     defaults = {
         "workspace": str(town),
         "llm": {"model": str(town / "llm")},
@@ -86,7 +86,7 @@ def backfill_config(town: Path, explanations: str, **values: Any) -> BackfillCon
 
 
 def make_backfill(config: BackfillConfig, pairs: list[tuple[str, str]]) -> Manifest:
-    """Make what `xrec backfill` makes of `pairs`, by an actor in this process, without Ray."""
+    """Backfill `pairs` with an actor in this process, without Ray, and return the manifest."""
     rows = [dict(zip(PAIRS.names, pair, strict=True)) for pair in pairs]
     run = open_backfill(with_pairs(config, pa.Table.from_pylist(rows, PAIRS)))
     drive(run, PoolHere(), explain_task(config, run.record.identity))
@@ -96,7 +96,7 @@ def make_backfill(config: BackfillConfig, pairs: list[tuple[str, str]]) -> Manif
 
 
 def rows_of(folder: Path | str, storage: StorageConfig | None = None) -> dict[tuple[str, str], str]:
-    """Return the explanations of a backfill by pair, read without code of the endpoint."""
+    """Return a backfill's explanations by pair, read without the endpoint's code."""
     rows = read_explanations(str(folder), storage).to_pylist()
     return {(row["user_id"], row["item_id"]): row["explanation"] for row in rows}
 
@@ -106,7 +106,7 @@ def dataset_of(town: Path) -> Dataset:
 
 
 class NotedMetrics(Metrics):
-    """Metrics that keep what is recorded in `values`, by name and labels, and tell Ray nothing."""
+    """Metrics that are kept in `values`, by name and labels, instead of being passed to Ray."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -124,7 +124,7 @@ class NotedMetrics(Metrics):
 
 
 class LocalModel(ModelHandle):
-    """A model in this process that remembers the pairs that it is asked for."""
+    """A model in this process that records the requested pairs and keys."""
 
     def __init__(self, live: LiveExplainer):
         self.live, self.is_ready = live, True
@@ -145,7 +145,7 @@ class LocalModel(ModelHandle):
 
 
 class Replicas:
-    """A handle of model replicas in this process, of which each call gets any."""
+    """A handle to model replicas in this process; each call goes to a random one."""
 
     def __init__(self, generators: Sequence[Generator]):
         self._generators = generators
@@ -196,7 +196,7 @@ class Endpoint(Requests):
 
 @contextmanager
 def held_port() -> Iterator[int]:
-    """Give a port that nobody else gets, for a server that binds it with SO_REUSEADDR."""
+    """Yield a reserved port for a server that binds it with SO_REUSEADDR."""
     with socket.socket() as holder:
         for option in (socket.SO_REUSEADDR, socket.SO_REUSEPORT):
             holder.setsockopt(socket.SOL_SOCKET, option, 1)
@@ -227,7 +227,7 @@ def local_endpoint(town: Path, **values: Any) -> Iterator[Endpoint]:
 
 
 def sse(response: requests.Response) -> list[tuple[str, Any]]:
-    """Return name and data of each server-sent event."""
+    """Return the name and data of each server-sent event."""
     blocks = [block.split("\n") for block in response.text.strip().split("\n\n")]
     return [
         (lines[0].removeprefix("event: "), json.loads(lines[1].removeprefix("data: ")))
@@ -237,7 +237,7 @@ def sse(response: requests.Response) -> list[tuple[str, Any]]:
 
 
 class ScriptedEngine:
-    """Writes the given texts token by token, each as one more text of the same prompt.
+    """An engine that writes the given texts token by token, one per try of the same prompt.
 
     The last text is never finished unless it `ends`.
     """
@@ -266,7 +266,7 @@ class ScriptedEngine:
 
 
 class Here(ThreadPoolExecutor):
-    """Does all work at once in the loop's thread, so that each token is read before the next."""
+    """An executor that works at once in the loop's thread, so each token is read in turn."""
 
     def submit(self, work: Callable[..., Any], /, *args: Any, **values: Any) -> Future[Any]:
         done: Future[Any] = Future()

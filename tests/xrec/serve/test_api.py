@@ -58,7 +58,7 @@ from xrec.storage import open_location
 
 
 def problem(response: requests.Response) -> dict[str, Any]:
-    """Return the body of an error, which must be a problem."""
+    """Return the body of an error after checking that it is a problem."""
     assert response.headers["content-type"] == "application/problem+json"
     body: dict[str, Any] = response.json()
     assert body["status"] == response.status_code
@@ -309,13 +309,13 @@ EMPTY = httpx2.Response(200, json={"explanations": []})
 
 
 def refusal(status: int, reason: str, **headers: str) -> httpx2.Response:
-    """What the endpoint sends for a refused request."""
+    """Return the endpoint's response to a refused request."""
     sent = ProblemError(status, reason, f"because of {reason}").response("1f")
     return httpx2.Response(status, headers=headers, content=sent.body)
 
 
 def client_of(*answers: httpx2.Response, **options: object) -> tuple[Client, list[httpx2.Request]]:
-    """A client that gets these answers, the last one for all further requests; what it sends."""
+    """Return a client that gets these answers, repeating the last one, and what it sends."""
     left, sent = list(answers), []
 
     def answer(request: httpx2.Request) -> httpx2.Response:

@@ -50,7 +50,7 @@ class Served(Requests):
 
 
 class Model(NamedTuple):
-    """What the model replica has at work, and has seen so far."""
+    """The counters of the model replica."""
 
     num_pending: int
     num_abandoned: int
@@ -58,7 +58,7 @@ class Model(NamedTuple):
 
 
 class Watched(Generator):
-    """The model replica, which a test can look at."""
+    """A model replica whose counters a test can read."""
 
     def __init__(self, config: ServeConfig):
         super().__init__(config)
@@ -144,7 +144,7 @@ FRESH = [{"user_id": user, "item_id": item, "fresh": True} for user in USERS for
 
 def test_client_that_goes_away_stops_its_generation(served):
     def leave() -> int:
-        """Ask, and leave once the pairs have reached the model, which may be done by then."""
+        """Send a request, and disconnect once the pairs have reached the model or are answered."""
         body = json.dumps({"pairs": FRESH}).encode()
         head = f"Host: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
         address = ("127.0.0.1", served.config.http.port)
@@ -181,7 +181,7 @@ def test_replica_killed_under_load_costs_its_requests_only_and_comes_back(
     is_over = threading.Event()
 
     def ask(number: int) -> None:
-        """Ask for a pair of the backfill, or for a fresh one, until it is over."""
+        """Request a pair of the backfill, or a fresh one, until `is_over`."""
         of, pairs = answers[number > 0], FRESH if number else known
         (expected,) = explained(endpoint.post("/v1/explanations", {"pairs": [pairs[number]]}))
         while not is_over.is_set():
@@ -191,7 +191,7 @@ def test_replica_killed_under_load_costs_its_requests_only_and_comes_back(
             of.append(answer)
 
     def more(num_hits: int, num_fresh: int) -> None:
-        """Wait until so many more answers with status 200 have come."""
+        """Wait for that many more answers with status 200."""
         good = lambda of: sum(answer.status_code == 200 for answer in answers[of])  # noqa: E731
         hits, fresh = good(False) + num_hits, good(True) + num_fresh
         wait_until(lambda: good(False) >= hits and good(True) >= fresh)
@@ -215,7 +215,7 @@ def test_replica_killed_under_load_costs_its_requests_only_and_comes_back(
 
 
 def test_endpoint_that_is_stopped_finishes_what_it_began_and_refuses_the_rest(served):
-    """This comes last: `deploy` would not take the gates' refusal back."""
+    """This test is the last one, because the gates keep refusing requests after a drain."""
     with served.post("/v1/explanations/stream", {"pairs": FRESH[:8]}, stream=True) as response:
         lines = response.iter_lines(decode_unicode=True)
         begun = next(lines)

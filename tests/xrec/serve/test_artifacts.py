@@ -41,7 +41,7 @@ from xrec.storage import open_location
 
 
 class Backfill:
-    """A backfill that grows, and the endpoint's view of it."""
+    """A backfill that can be extended, and the endpoint's view of it."""
 
     def __init__(self, town: Path, uri: str, **values: Any):
         self.town, self.uri, self._values = town, uri, values
@@ -63,7 +63,7 @@ def backfill(town, tmp_path):
 
 
 def seen(published: PublishedTexts) -> tuple[int, int] | None:
-    """Return rows and version of what is published, after a look."""
+    """Check for a new version; return the number of rows and the version in use."""
     asyncio.run(published.look())
     lookup = published.lookup
     return None if lookup is None else (lookup.num_rows, lookup.manifest.version)
@@ -175,7 +175,7 @@ KINDS = ("dataset", "graph", "adapter")
 
 
 def publish(root: Path, night: Path, uri: Path, num_users: int) -> dict[tuple[str, str], str]:
-    """Publish what `run`, in the root, or a refresh, in another folder, writes of these users."""
+    """Publish the texts of the first users, made from the artifacts in the folder `night`."""
     uris = {kind: str(night / kind) for kind in KINDS} if night != root else {}
     pairs = [(user, item) for user in USERS[:num_users] for item in ITEMS]
     make_backfill(backfill_config(root, str(uri), **uris), pairs)
@@ -184,7 +184,7 @@ def publish(root: Path, night: Path, uri: Path, num_users: int) -> dict[tuple[st
 
 @dataclass
 class Client:
-    """Asks all the while, and keeps which night each answer is of, or what is wrong with it."""
+    """A client that keeps requesting pairs and records each answer's night, or a wrong answer."""
 
     http: httpx.AsyncClient
     texts: list[dict[tuple[str, str], str]]

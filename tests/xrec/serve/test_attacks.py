@@ -88,7 +88,7 @@ def test_nobody_gets_anything_without_a_key(guarded, headers):
 
 
 def hostile_bodies() -> list[bytes]:
-    """Bodies up to the limit, most of which are JSON."""
+    """Return bodies up to the size limit; most are JSON."""
     texts = [(text * 8000)[:8000] for text in TEXTS]
     pairs = [
         *(
@@ -157,7 +157,7 @@ PATHS = [
 
 @contextmanager
 def held_seconds(loop: asyncio.AbstractEventLoop) -> Iterator[dict[str, float]]:
-    """Note how long the loop, and garbage collections in its thread, last by the thread's CPU."""
+    """Record the longest CPU time of a loop iteration and of a garbage collection."""
     held, started = {"loop": 0.0, "garbage": 0.0}, 0.0
 
     async def beat() -> None:
@@ -235,7 +235,7 @@ OPERATIONS = [
 def test_no_request_gets_an_answer_that_the_openapi_does_not_name(
     endpoint, path, method, max_examples
 ):
-    """The few are always the same; the many are others every day."""
+    """The few requests are always the same; the many depend on the date."""
     schema = schemathesis.openapi.from_url(f"{endpoint.url}/openapi.json")
     sent, seed = [], datetime.now(UTC).toordinal()
     sys.stdout.write(f"seed {seed}\n")
@@ -282,7 +282,7 @@ def requests_about(user: str) -> list[tuple[str, str, Any]]:
 
 
 def seen(endpoint: Endpoint, user: str, request: tuple[str, str, Any]) -> tuple[Any, ...]:
-    """Return what a client can see of the answer, with one name in place of the user's."""
+    """Return what a client sees of the answer, with a fixed name in place of the user's."""
     method, path, body = request
     answer = requests.request(
         method, endpoint.url + path, json=body, headers={"X-Request-ID": "same"}, timeout=120
@@ -295,7 +295,7 @@ def seen(endpoint: Endpoint, user: str, request: tuple[str, str, Any]) -> tuple[
 
 @pytest.fixture(scope="module", params=["new version", "list only"])
 def forgetful(town, tmp_path_factory, request):
-    """An endpoint whose dataset still has the user; in one case so does its table."""
+    """An endpoint whose dataset, and in one case table, still contains the forgotten user."""
     uri = str(tmp_path_factory.mktemp("out") / "explanations")
     pairs = [(user, item) for user in USERS[-3:] for item in ITEMS[:5]]
     make_backfill(backfill_config(town, uri), pairs)

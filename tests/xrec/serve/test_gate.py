@@ -41,7 +41,7 @@ SERVE: dict[str, Any] = {"workspace": "w", "llm": {"model": "m"}}
 async def admitted(
     keys: Keys, client: str = "10.0.0.7", version: str = "1.1", **headers: str
 ) -> str | int:
-    """Return the name of the key that is let in, or the status of the refusal."""
+    """Return the name of the accepted key, or the status of the refusal."""
     named = {"host": "shop.example", **headers}.items()
     raw = [(name.replace("_", "-").encode(), value.encode()) for name, value in named]
     try:
@@ -73,7 +73,7 @@ def test_known_keys_are_let_in_by_name_and_others_are_not(headers, expected):
 
 
 def at(now: list[float], work: Coroutine[Any, Any, Any]) -> Any:
-    """Run `work` in a loop whose clock says `now[0]`."""
+    """Run `work` in a loop whose clock shows `now[0]`."""
     with asyncio.Runner() as runner:
         runner.get_loop().time = lambda: now[0]
         return runner.run(work)
@@ -202,12 +202,12 @@ def test_each_route_tells_the_model_whose_pairs_they_are(town):
 
 @pytest.fixture(scope="module")
 def api():
-    """The application; no request gets further than its routes."""
+    """The application without a working read-through behind its routes."""
     return make_api(lambda: ReadThrough.__new__(ReadThrough))
 
 
 class Asked:
-    """A gate that is asked without HTTP; `app` sees what it admits."""
+    """A gate that is called without HTTP; `app` gets the requests that pass."""
 
     def __init__(self, app: ASGIApp, *keys: dict[str, Any], share: float = 1):
         self.gate = RequestGate(
@@ -222,7 +222,7 @@ class Asked:
         receive: Receive | None = None,
         **headers: str | bytes,
     ) -> tuple[int, dict[str, str], bytes]:
-        """Return status, headers and body of the answer to a GET, or to a POST with a body."""
+        """Return status, headers and body of the response to a GET, or to a POST with a body."""
         named = {"host": "localhost", **headers}.items()
         scope = {
             "type": "http",
@@ -294,7 +294,7 @@ def test_answers_of_a_key_are_not_kept_by_caches(api, path):
 
 
 def test_ready_is_told_at_once_and_takes_no_place_of_a_key():
-    """The model replicas do not answer: nobody who asks may wait for them."""
+    """The model replicas do not respond, and no request may wait for them."""
     replicas = MagicMock()
     read_through = ReadThrough.__new__(ReadThrough)
     read_through.model = ModelHandle(replicas, "models", {})
@@ -361,7 +361,7 @@ def test_body_that_is_too_large_is_413_however_it_is_sent(endpoint):
 
 
 def drawn_text(length: int) -> str:
-    """Return characters of all planes, without halves of surrogate pairs."""
+    """Return random characters from all planes, without surrogates."""
     points = random.Random(0).choices(range(1, 0x110000 - 0x800), k=length)
     return "".join(chr(point + 0x800 * (point >= 0xD800)) for point in points)
 

@@ -29,14 +29,12 @@ from tests.xrec.serve.local_endpoint import (
     backfill_config,
     dataset_of,
     local_endpoint,
-    rows_of,
     serve_config,
     sse,
 )
 from xrec.adapter.pairs import Pair
 from xrec.backfill.lookup import Explained
 from xrec.config import DecodingConfig, EngineConfig, ServeConfig
-from xrec.data import AspectEvidence
 from xrec.errors import ModelError
 from xrec.generate.engine import Completion
 from xrec.generate.explainer import MOST_TEXTS
@@ -50,12 +48,11 @@ from xrec.serve.model import ModelHandle, PairError
 from xrec.serve.problems import ProblemError
 
 Answers = list[Explained | PairError]
-TEA = (AspectEvidence("tea", 4, 9, 2, 3), AspectEvidence("late hour", 2, 9, 0, 3))
 
 
 @pytest.fixture(scope="module")
 def live(town):
-    """An explainer that tests ask, and do not change."""
+    """An explainer that tests do not change."""
     return load_live(serve_config(town))
 
 
@@ -76,7 +73,7 @@ def explained(live: LiveExplainer, pairs: Sequence[PairRequest]) -> Answers:
 
 
 def results_of(answers: Answers) -> list[str]:
-    """Return the texts; the reason where a pair has none."""
+    """Return the text of each pair, or the reason why it has none."""
     return [each.text if isinstance(each, Explained) else each.reason for each in answers]
 
 
@@ -85,18 +82,9 @@ def load_live(config: ServeConfig, **options: int) -> LiveExplainer:
 
 
 def trying_twice(town: Path) -> LiveExplainer:
-    """Return an explainer whose texts are refused, and tried again."""
+    """Return an explainer whose texts are all refused and retried."""
     decoding = {"max_new_tokens": 24, "text": {"retry_temperature": 1.0}}
     return load_live(serve_config(town, decoding=decoding))
-
-
-def choosing(live: LiveExplainer, monkeypatch: pytest.MonkeyPatch, **changes: Any) -> None:
-    """Change what the explainer's pairs say."""
-    pairs = live.explainer.pairs
-    found = pairs.texts_of
-    monkeypatch.setattr(
-        pairs, "texts_of", lambda some: [replace(one, **changes) for one in found(some)]
-    )
 
 
 def test_pairs_get_the_closed_engines_texts_in_order(town, closed):
@@ -152,17 +140,8 @@ def test_texts_of_the_request_stand_in_the_prompt_in_place_of_the_datasets(live,
     assert results_of(answers) == [expected.text]
 
 
-def test_no_text_is_asked_for_that_would_be_refused_whatever_it_says(live, monkeypatch):
-    text = {"checks": {"unsupported": True}, "fallback": "none"}
-    monkeypatch.setattr(live, "_decoding", DecodingConfig.model_validate({"text": text}))
-    monkeypatch.setattr(live.engine, "at_work", None)
-    choosing(live, monkeypatch, menu=frozenset())
-    pair = asked(USERS[0], ITEMS[0], profiles={"item_profile": ""})
-    assert results_of(explained(live, [pair])) == ["unsupported"]
-
-
 def test_requests_that_come_at_once_are_counted_at_once_and_refused_as_a_whole(town):
-    """Pairs of requests that were accepted count before their work begins."""
+    """The pairs of an accepted request count before their work starts."""
     keys = [{"name": name, "sha256": 64 * digit} for name, digit in (("shop", "0"), ("app", "1"))]
     engine = {"max_rows": 1, "kv_cache_gib": 0.05}
     config = serve_config(town, engine=engine, keys=keys)
@@ -181,7 +160,7 @@ def test_requests_that_come_at_once_are_counted_at_once_and_refused_as_a_whole(t
 
 
 def test_texts_are_read_and_checked_beside_the_event_loop_and_the_engine(town, monkeypatch):
-    """Each by threads of its own, also while they are streamed and where they are refused."""
+    """This includes texts that are streamed or refused."""
     live, threads = trying_twice(town), list[tuple[str, threading.Thread]]()
 
     def note(name: str, do: Any, *args: Any) -> Any:
@@ -281,7 +260,7 @@ class Stage:
     def post(
         self, route: str, *texts: str, ends: bool = True, rules: Any = None, **body: Any
     ) -> requests.Response:
-        """Answer the pair; the tries of the model write `texts`."""
+        """Return the response for the pair; the model writes one of `texts` per try."""
         live, checks = self.endpoint.model.live, {"unsafe_words": str(self.unsafe_words)}
         text = {"checks": checks, "retry_temperature": None, **(rules or {})}
         live._decoding = DecodingConfig.model_validate({"text": text})
@@ -292,7 +271,7 @@ class Stage:
         )
 
     def events(self, *texts: str, **values: Any) -> list[tuple[str, Any]]:
-        """The events of a stream but its last, "done", without the index, which is 0."""
+        """Return the events of a stream except the last one, "done", without the index 0."""
         *events, last = sse(self.post("/stream", *texts, **values))
         assert last == ("done", {})
         assert {data.pop("index") for _, data in events} == {0}
@@ -313,12 +292,12 @@ def stage(town, tmp_path_factory):
 
 
 def parts_of(events: list[tuple[str, Any]]) -> list[str]:
-    """The parts, and "<" for a withdrawal of those before."""
+    """Return the parts, with "<" where the earlier ones are withdrawn."""
     return ["<" if name == "withdrawn" else data["text"] for name, data in events[:-1]]
 
 
 def left_of(events: list[tuple[str, Any]]) -> str:
-    """The text that a client has in the end."""
+    """Return the text that a client has at the end."""
     return "|".join(parts_of(events)).rpartition("<")[2].replace("|", "")
 
 
@@ -329,19 +308,6 @@ def test_unchecked_stream_sends_all_as_it_is_written_and_says_so(stage):
     assert "rubbish" in "".join(data["text"] for _, data in drafts)
     assert withdrawn == ("withdrawn", {})
     assert last["answer"]["problem"]["type"] == "/problems/unsafe"
-
-
-def test_pairs_of_a_stream_come_one_after_the_other_with_their_index(stage, town):
-    pair, known = next(iter(rows_of(town / "explanations").items()))
-    of_backfill = dict(zip(("user_id", "item_id"), pair, strict=True))
-    pairs = [PAIR, of_backfill, {"user_id": "nobody", "item_id": ITEMS[0]}]
-    *events, done = sse(stage.post("/stream", f"{QUIET} {CALM}", pairs=pairs))
-    names = ["part", "part", "explanation", "part", "explanation", "explanation"]
-    assert [name for name, _ in events] == names
-    assert [data["index"] for _, data in events] == [0, 0, 0, 1, 1, 2]
-    assert events[3][1] == {"index": 1, "text": known, "is_checked": True}
-    assert events[-1][1]["answer"]["problem"]["type"] == "/problems/unknown_user"
-    assert done == ("done", {})
 
 
 @pytest.mark.parametrize(
@@ -396,30 +362,6 @@ def test_client_has_in_the_end_what_the_other_route_answers(stage, tries, rules,
     events = stage.events(*tries, rules=rules, max_words=max_words, parts=parts)
     assert events[-1] == ("explanation", {"answer": whole})
     assert left_of(events) == whole.get("explanation", "")
-
-
-@pytest.mark.parametrize(
-    ("text", "rules", "parts"),
-    [
-        (RUDE, {}, ["{plain}"]),
-        (f"{QUIET} {RUDE}", {}, [QUIET, "<", "{plain}"]),
-        (QUIET, {"is_backed": True}, [f"{QUIET} {{backing}}"]),
-        (f"{QUIET} {CALM}", {"is_backed": True}, [QUIET, f" {CALM} {{backing}}"]),
-    ],
-)
-def test_evidence_follows_the_last_sentence_or_takes_the_place_of_a_refused_text(
-    stage, monkeypatch, text, rules, parts
-):
-    choosing(stage.endpoint.model.live, monkeypatch, aspects=TEA)
-    events = stage.events(text, rules=rules)
-    told = (
-        "4 of 9 reviews{} mention the tea, which you mention in 2 of your 3, and 2 mention the "
-        "late hour."
-    )
-    plain, backing = told.format(f" of {stage.titles[0]}"), told.format("")
-    assert parts_of(events) == [
-        stage.filled(part).format(plain=plain, backing=backing) for part in parts
-    ]
 
 
 @pytest.mark.parametrize("begun", [f"{QUIET} So it is go", f"{QUIET} {CALM} {RUDE} An"])

@@ -91,7 +91,7 @@ def driver():
 
 @pytest.fixture(scope="module")
 def endpoint(town):
-    """The town's endpoint, which has written no text yet."""
+    """The town's endpoint, which has not written any text yet."""
     with local_endpoint(town) as made:
         yield made
 
@@ -108,7 +108,7 @@ def page(driver, endpoint):
 
 @pytest.fixture(scope="module")
 def answers(endpoint):
-    """The evidence and the explanation of a pair of the backfill."""
+    """The evidence and explanation of a pair in the backfill."""
     pair = {"user_id": USERS[0], "item_id": ITEMS[0]}
     explanation = endpoint.get(f"/v1/explanations/{USERS[0]}/{ITEMS[0]}")
     return endpoint.post("/v1/evidence", pair).json(), explanation.json()

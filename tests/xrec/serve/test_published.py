@@ -42,7 +42,7 @@ TEXT = "It is calm. You love Hi! Mary's for its tea and for its garden."
 
 
 class Writing(ModelHandle):
-    """Writes one text for every pair."""
+    """A model that writes the same text for every pair."""
 
     def __init__(self, text: str, aspects: Sequence[NamedEvidence] = ()):
         self._text = Explained(text, 9, 7, "stop", "model", "written", tuple(aspects))
@@ -54,7 +54,7 @@ class Writing(ModelHandle):
 
 
 class Hanging(ModelHandle):
-    """Never answers, and notes that it was told to stop; or, if it is full, says so."""
+    """A model that never responds and records its cancellation or, if full, refuses all pairs."""
 
     def __init__(self, *, is_full: bool):
         self._is_full, self.is_stopped = is_full, False
@@ -76,7 +76,7 @@ def answering(
     vocabulary: Sequence[str] = (),
     seconds: float = 30,
 ) -> ReadThrough:
-    """Answers pairs of a catalogue whose items `i0`, `i1`, ... have these titles."""
+    """Return a read-through over a catalog whose items `i0`, `i1`, ... have these titles."""
     catalogue = SimpleNamespace(
         dataset=SimpleNamespace(
             item_ids=IdIndex(pa.chunked_array([[f"i{index}" for index in range(len(titles))]]))
@@ -169,7 +169,7 @@ MODEL_SAYS = "of the model"
 
 
 def publish(uri: str, number: int) -> None:
-    """Publish texts that name their pair and this number."""
+    """Publish a text for each pair that contains the pair and `number`."""
     config = config_of(uri)
     said = {"decoding": identity_of(config.decoding), "llm": identity_of(config.llm)}
     row = {
@@ -202,7 +202,7 @@ def publish(uri: str, number: int) -> None:
 
 @pytest.fixture
 def uri(tmp_path):
-    """The URI of a table with texts of the number 0."""
+    """The URI of a table published with the number 0."""
     uri = str(tmp_path / "out")
     publish(uri, 0)
     return uri
@@ -229,7 +229,7 @@ def reading(uri: str, model: Writing | None = None) -> ReadThrough:
 
 
 def numbers_of(pairs: Sequence[PairRequest], answers: Sequence[Any]) -> set[str]:
-    """Of which versions the answers are; what is not as it should be stands for itself."""
+    """Return the numbers of the versions that the answers are from, or wrong answers whole."""
     found = set()
     for pair, answer in zip(pairs, answers, strict=True):
         text = answer.explanation if isinstance(answer, Explanation) else answer.problem.type
@@ -331,7 +331,7 @@ def test_look_keeps_what_is_known_if_the_list_cannot_be_read(uri):
 
 
 class Streaming(Writing):
-    """Writes "It is calm." and then "It is rude.", a sentence after the other."""
+    """A model that streams "It is calm." and then "It is rude."."""
 
     async def stream(
         self, pair: PairRequest, parts: Parts, key: str = ""

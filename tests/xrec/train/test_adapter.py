@@ -3,33 +3,40 @@
 Loss, gradients, steps, DeepSpeed's settings; the ZeRO stage and the micro-batch size of auto.
 """
 
+import re
 from collections.abc import Sequence
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import Mock
 
-import numpy as np
 import pytest
+import safetensors.torch
 import torch
 
 from tests.errors import raises
-from tests.world.models import attach_toy, explanation_nll, toy_model
-from tests.xrec.train.adapter_town import OFFLOAD, make_config
-from tests.xrec.train.worker import worker_here
+from tests.world.models import attach_toy, toy_model
+from tests.xrec.train.adapter_town import OFFLOAD, RANDOM, float16_here, load_here, make_config
+from tests.xrec.train.worker import Trained, train_here, worker_here
+from xrec.adapter.model import Adapters, attach_adapters, build_adapters, embedding_scale
 from xrec.config import Injection, TrainAdapterConfig, merged
 from xrec.errors import ConfigError, ModelError, TrainingError
-from xrec.llm.loss import Example, ExplanationLoss, PrefixCache, collate, num_prefix_tokens
+from xrec.graph.artifact import read_graph
+from xrec.llm.loss import (
+    Example,
+    ExplanationLoss,
+    PrefixCache,
+    collate,
+    num_prefix_tokens,
+    token_nll,
+)
+from xrec.llm.model import load_model
 from xrec.storage import location_of
 from xrec.train import memory
-from xrec.train.adapter_model import (
-    AdapterPasses,
-    build_model,
-    checkpoint_layers,
-    sum_over_workers,
-    try_step,
-)
-from xrec.train.data import MicroBatch, load_adapter_data
-from xrec.train.deepspeed_engine import deepspeed_settings
+from xrec.train.adapter_model import build_model, checkpoint_layers, try_step
+from xrec.train.adapter_worker import AdapterWorker
+from xrec.train.data import load_adapter_data
+from xrec.train.deepspeed_engine import DEFAULT_CLIPPING, deepspeed_settings
 from xrec.train.example_shards import write_examples
 from xrec.train.memory import (
     largest_that_fits,
@@ -50,11 +57,8 @@ def make_module() -> ExplanationLoss:
     return ExplanationLoss(model, PrefixCache(model, [5], num_positions=9, budget_bytes=0))
 
 
-def test_explanation_loss_is_the_sum_over_labels_and_its_training_mode_is_for_the_adapters():
+def test_training_mode_is_for_the_adapters_alone():
     module = make_module()
-    means = [mean for _, mean in explanation_nll(module.model, EXAMPLES, 1)]
-    sums = [mean * len(row.label_ids) for mean, row in zip(means, EXAMPLES, strict=True)]
-    assert module(EXAMPLES).item() == pytest.approx(sum(sums), rel=1e-5)
     adapters = {f"model.embed_tokens.{side}_adapter" for side in ("user", "item")}
     for mode in (True, False):
         module.train(mode)
@@ -94,55 +98,86 @@ def test_checkpoint_layers_gives_all_adapter_weights_the_same_gradients(rule):
         checkpoint_layers(model)
 
 
-@pytest.mark.parametrize("total", [float("nan"), float("inf")])
-def test_sum_over_workers_that_is_no_number_is_an_error_with_the_place(total, tmp_path):
+def train(workspace: str, folder: Path, **settings: Any) -> Trained:
+    """Train an adapter with noise in this process."""
+    settings = {"model": RANDOM, "num_workers": 1, "zero_stage": 1, "num_epochs": 1, **settings}
+    return train_here(folder, make_config(workspace, adapter=folder / "adapter", **settings))
+
+
+@pytest.mark.parametrize("average_over", ["tokens", "explanations"])
+def test_step_is_adamw_on_the_mean_that_the_config_names(workspace, tmp_path, average_over):
+    """Over the global batch of all micro-batches, against a loop over single examples."""
+    plain = {"gating_noise": False}
+    settings = {"average_over": average_over, "max_steps": 1, "max_pairs": 16}
+    run = train(workspace, tmp_path, model=plain, **settings)
+    weights = safetensors.torch.load_file(run.checkpoint / "adapter.safetensors")
+
+    config = make_config(workspace, adapter=tmp_path / "adapter", model=plain, **settings)
+    graph = read_graph(location_of(config, "graph"))
+    model = load_model(Path(workspace, "llm"), dtype=torch.float32, device=CPU)
+    adapters = toy_start(config, model, graph)
+    parameters = [*adapters.user.parameters(), *adapters.item.parameters()]
+    optimizer = torch.optim.AdamW(parameters, lr=config.training.learning_rate, weight_decay=0.0)
+    examples = list(load_here(config).train)
+    assert len({len(row.label_ids) for row in examples}) > 1
+    losses = [token_nll(model, collate([row])).sum() for row in examples]
+    counts = [len(row.label_ids) for row in examples]
+    if average_over == "tokens":
+        loss = sum(losses) / sum(counts)
+    else:
+        loss = sum(nll / count for nll, count in zip(losses, counts, strict=True)) / len(losses)
+    assert run.history[0]["train_loss"] == pytest.approx(float(loss), rel=1e-5)
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(parameters, DEFAULT_CLIPPING)
+    optimizer.step()
+    expected = adapters.state_dict()
+    assert weights.keys() == expected.keys()
+    # Adam's first step is the sign of the gradient, which rounding decides where it is about zero.
+    wrong = sum(int((weights[name] - expected[name]).abs().gt(1e-4).sum()) for name in expected)
+    assert wrong <= 0.01 * sum(parameter.numel() for parameter in parameters)
+
+
+def toy_start(config: TrainAdapterConfig, model: Any, graph: Any) -> Adapters:
+    """Attach the adapters that a training starts from."""
+    scale = embedding_scale(model)
+    torch.manual_seed(config.training.seed)
+    sizes = {"embedding_dim": graph.users.shape[1], "hidden_size": model.config.hidden_size}
+    adapters = build_adapters(config.model, **sizes)
+    adapters.user.fit_input(graph.users, scale)
+    adapters.item.fit_input(graph.items, scale)
+    attach_adapters(model, adapters, user_vectors=graph.users, item_vectors=graph.items)
+    return adapters
+
+
+def test_skipped_step_in_float16_is_repeated_with_the_same_rows_and_random_numbers(
+    workspace, tmp_path, monkeypatch
+):
+    losses = []
+    for power in (10, 24):
+        float16_here(monkeypatch, first_scale_power=power, steps_to_double=1000)
+        settings = {"dtype": "float16", "max_steps": 3, "max_validation_pairs": 4}
+        run = train(workspace, tmp_path / str(power), **settings)
+        assert any("overflowed" in note for note in run.notes) == (power == 24)
+        losses.append(run.history[0]["train_loss"])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+def test_loss_that_is_not_finite_is_an_error_with_its_examples(workspace, tmp_path):
+    key = "training.learning_rate"
+    with raises(TrainingError, "loss_not_finite", key) as caught:
+        train(workspace, tmp_path, learning_rate=1e30)
+    assert re.match(r"epoch 1, step 2: .* \(training examples: \d+, \d+", str(caught.value))
+
+
+def test_gradient_that_is_not_finite_is_an_error_without_a_loss_scale(workspace, tmp_path):
+    config = make_config(workspace, adapter=tmp_path, num_workers=1, zero_stage=1, dtype="bfloat16")
+    write_examples(config, {}, {})
     with worker_here(tmp_path):
-        assert sum_over_workers(torch.tensor([6.0, 4.0]), "epoch 2, step 7") == [6.0, 4.0]
-        key = "training.learning_rate"
-        with raises(TrainingError, "loss_not_finite", key) as caught:
-            sum_over_workers(torch.tensor([total, 4.0]), "epoch 2, step 7")
-    assert str(caught.value).startswith("epoch 2, step 7: ")
-
-
-class SkippingEngine:
-    """Skips the steps of the numbers `overflows`, counted from 1 with those that it skips."""
-
-    device = torch.device("cpu")
-
-    def __init__(self, *overflows: int, fp16: bool) -> None:
-        self._overflows, self._fp16 = overflows, fp16
-        self.module = make_module()
-        self.backward = self.step = Mock()
-        self.tried: list[tuple[int, int]] = []
-
-    def __call__(self, examples: list[Example], teachers: None = None) -> torch.Tensor:
-        self.tried.append((examples[0].prompt_ids[0], torch.initial_seed()))
-        return torch.tensor(2.0)
-
-    def fp16_enabled(self) -> bool:
-        return self._fp16
-
-    def was_step_applied(self) -> bool:
-        return len(self.tried) not in self._overflows
-
-
-def make_step(engine: Any, number: int) -> list[float]:
-    data: Any = SimpleNamespace(train=EXAMPLES)
-    passes, micro_batch = AdapterPasses(engine, data, seed=0), MicroBatch(np.array([number]), 3)
-    sums: list[float] = passes.applied_step([micro_batch], step=number, place="here").tolist()
-    return sums
-
-
-def test_skipped_step_is_made_again_in_float16_with_the_same_rows_and_random_numbers(tmp_path):
-    unbroken, skipping = SkippingEngine(fp16=True), SkippingEngine(2, 3, fp16=True)
-    with worker_here(tmp_path):
-        for engine in (unbroken, skipping):
-            assert [make_step(engine, number) for number in (0, 1)] == [[2.0, 3.0], [2.0, 2.0]]
-        first, second = unbroken.tried
-        assert first[1] != second[1]
-        assert skipping.tried == [first, second, second, second]
+        worker = AdapterWorker(config, load_adapter_data(config), "run")
+        hooked = next(iter(worker.trained.values()))
+        hooked.register_hook(lambda gradient: gradient * float("nan"))
         with raises(TrainingError, "gradient_not_finite", "training.learning_rate"):
-            make_step(SkippingEngine(1, fp16=False), 0)
+            worker.run_epoch()
 
 
 def test_workers_open_a_relative_workspace_from_their_own_folder(tmp_path, monkeypatch):

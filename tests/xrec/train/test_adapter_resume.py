@@ -39,7 +39,7 @@ def log_level(caplog):
     caplog.set_level("INFO", logger="xrec")
 
 
-GOES_ON = r"epoch [23], step 1[0-4]: going on from the checkpoint, on {} workers"
+GOES_ON = r"epoch [23], step 1[0-4]: resuming from the checkpoint, on {} workers"
 
 
 def assert_went_on(log: str, num_workers: int) -> None:
@@ -95,7 +95,7 @@ def test_run_in_16_bits_that_was_stopped_is_bit_by_bit_that_of_an_unbroken_one(
     stopped = train_here(tmp_path / "broken", config, lambda report: report.get("step") == 6)
     assert len(stopped.history) == 1
     broken = train_here(tmp_path / "broken", config)
-    assert "epoch 2, step 4: going on from the checkpoint, on 1 workers" in broken.notes
+    assert "epoch 2, step 4: resuming from the checkpoint, on 1 workers" in broken.notes
     names = ("step", "loss_scale", "train_loss", "validation_loss")
     for row, expected in zip(broken.history, unbroken.history, strict=True):
         assert [row.get(name) for name in names] == [expected.get(name) for name in names]
@@ -119,7 +119,7 @@ def test_run_that_goes_on_keeps_its_micro_batch_size_and_refuses_another_runs_ch
         train_here(tmp_path, longer, run="another")
     again = train_here(tmp_path, longer)
     assert [row["micro_batch_size"] for row in again.history] == [MOST_ON_CPU, 2]
-    assert "epoch 2, step 2: going on from the checkpoint, on 1 workers" in again.notes
+    assert "epoch 2, step 2: resuming from the checkpoint, on 1 workers" in again.notes
 
 
 # On Ray
@@ -234,7 +234,7 @@ def test_node_lost_leaves_fewer_workers_which_go_on(workspace, slow_steps, tmp_p
         wait("step 80: checkpoint")
         cluster.nodes[1].kill()
     text = log.read_text()
-    assert re.search(r"step \d+: going on from the checkpoint, on 1 workers", text), text
+    assert re.search(r"step \d+: resuming from the checkpoint, on 1 workers", text), text
     assert text.count("step 20: checkpoint") == 1
     assert_same_losses(history_of(tmp_path / "adapter"), history_of(unbroken))
 
@@ -249,11 +249,11 @@ def test_node_announced_to_be_taken_away_checkpoints_first(workspace, slow_steps
         nodes = (node for node in cluster.nodes[1:] if training_workers(psutil.Process(node.pid)))
         victim = next(nodes)
         drain(cluster, victim.address)
-        wait("checkpoint, because a node is to be taken away")
+        wait("checkpoint, because a node will be removed")
         victim.kill()
     text = log.read_text()
     (noticed,) = re.findall(r"(epoch \d+, step \d+): checkpoint, because", text)
-    assert f"{noticed}: going on from the checkpoint, on 2 workers" in text
+    assert f"{noticed}: resuming from the checkpoint, on 2 workers" in text
     assert_same_losses(history_of(tmp_path / "adapter"), history_of(unbroken))
 
 

@@ -37,7 +37,7 @@ from xrec.train.checkpoint import (
 
 
 def adapter_progress(losses: list[float]) -> AdapterProgress:
-    progress = AdapterProgress("r1", 4)
+    progress = AdapterProgress("r1")
     for loss in losses:
         progress = progress.after_step(1.0, 2.0, 0.5).after_epoch({"validation_loss": loss})
     return progress
@@ -46,7 +46,7 @@ def adapter_progress(losses: list[float]) -> AdapterProgress:
 def graph_progress(scores: list[float]) -> GraphProgress:
     progress = GraphProgress("r1", num_parts=2)
     for epoch, score in enumerate(scores, start=1):
-        progress = progress.after_epoch({"epoch": epoch}, step=epoch).after_evaluation(score)
+        progress = progress.after_epoch({"epoch": epoch}, 1).after_evaluation(epoch, -score)
     return progress
 
 
@@ -68,8 +68,7 @@ def test_progress_is_read_back_equal_and_of_another_run_refused(progress):
 def test_progress_knows_the_best_epoch_and_how_long_ago_it_was(losses, best, without_gain):
     progress, num = adapter_progress(losses), len(losses)
     of_graph = graph_progress([1 / loss for loss in losses])
-    assert progress.best["validation_loss"] == best
-    assert (of_graph.best_score, of_graph.best_epoch) == (1 / best, losses.index(best) + 1)
+    assert progress.best_epoch == of_graph.best_epoch == losses.index(best) + 1
     assert progress.evaluations_without_gain == of_graph.evaluations_without_gain == without_gain
     assert (progress.epoch, progress.step, progress.step_in_epoch) == (num + 1, num, 0)
     assert (len(progress.history), len(of_graph.history)) == (num, num)

@@ -58,7 +58,8 @@ def test_epoch_steps_of_all_workers_together_are_those_of_one(world_size, num_pa
         micros = [micro for share in shares for micro in share]
         assert sorted(rows for micro in micros if (rows := micro.rows.tolist())) == sorted(step)
         num_labels = sum(NUM_LABEL_TOKENS[index] for rows in step for index in rows)
-        assert {micro.num_global_tokens for micro in micros} == {num_labels}
+        assert {micro.global_weight for micro in micros} == {num_labels}
+        assert sum(micro.weight for micro in micros) == num_labels
 
 
 def test_epoch_steps_show_no_example_twice_and_leave_out_less_than_a_batch():

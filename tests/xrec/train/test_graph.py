@@ -3,12 +3,9 @@
 Workers are this process with the real DeepSpeed, or processes on a real Ray cluster.
 """
 
-import threading
 import time
-from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 from unittest.mock import Mock
 
@@ -27,7 +24,14 @@ from tests.xrec.train.conftest import assert_same_epochs, metrics_of, worker_kil
 from tests.xrec.train.worker import fit_here, train_here, worker_here
 from xrec.config import PretrainGraphConfig
 from xrec.data import edges_of, read_dataset
-from xrec.errors import ArtifactMismatchError, ConfigError, DataError, StorageError, TrainingError
+from xrec.errors import (
+    ArtifactMismatchError,
+    ConfigError,
+    DataError,
+    LeaseError,
+    StorageError,
+    TrainingError,
+)
 from xrec.graph.adjacency import distinct_edges
 from xrec.graph.artifact import read_graph
 from xrec.graph.aspects import AspectEdges
@@ -38,7 +42,7 @@ from xrec.graph.ranking import SeenItems, top_k_items
 from xrec.graph.ranking import metrics_of as ranking_metrics
 from xrec.graph.sampling import epoch_batches
 from xrec.graph.step import batch_loss
-from xrec.storage import Location, Manifest, location_of, open_location
+from xrec.storage import Location, Manifest, location_of, only_driver, open_location
 from xrec.train.graph import pretrain_graph
 from xrec.train.graph_model import (
     GraphData,
@@ -59,15 +63,6 @@ def trained(tmp_path_factory, make_graph_config):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("xrec.train.graph.fit", fit_here)
         return config, pretrain_graph(config)
-
-
-def without_training(
-    patch: pytest.MonkeyPatch, vectors: torch.Tensor, rank: Callable[..., dict[str, Any]]
-) -> None:
-    """The driver alone: its workers have trained `vectors`, and `rank` gives its last figures."""
-    trained = (SimpleNamespace(history=[]), vectors, vectors.clone())
-    patch.setattr("xrec.train.graph._train", lambda *arguments: trained)
-    patch.setattr("xrec.train.graph._final_metrics", rank)
 
 
 def test_pretrain_graph_learns_and_its_figures_are_those_of_the_artifact_of_the_best_epoch(trained):
@@ -122,8 +117,9 @@ def test_pretrain_graph_gives_who_has_no_edge_a_vector_of_zeros(
     rows = source.interactions
     of_stranger = pc.and_(pc.equal(rows["user_index"], 3), pc.equal(rows["split"], "train"))
     rewrite_dataset(tmp_path, source, {"interactions": rows.filter(pc.invert(of_stranger))})
-    without_training(monkeypatch, torch.ones(101, 4), lambda *arguments: {})
-    pretrain_graph(make_graph_config(tmp_path / "graph", workspace=str(tmp_path)))
+    monkeypatch.setattr("xrec.train.graph.fit", fit_here)
+    config = make_graph_config(tmp_path / "graph", workspace=str(tmp_path), num_epochs=1)
+    pretrain_graph(config)
     graph = read_graph(open_location(str(tmp_path / "graph")))
     assert (torch.cat([graph.users, graph.items]) == 0).all(dim=1).nonzero().tolist() == [[3]]
 
@@ -233,20 +229,10 @@ def test_pretrain_graph_refuses_before_workers_start(
         pretrain_graph(make_graph_config(tmp_path / "graph", workspace=str(tmp_path), **changes))
 
 
-def test_pretrain_graph_is_this_drivers_until_the_artifact_is_written(
-    make_graph_config, tmp_path, monkeypatch
-):
-    """Of a large graph the last ranking takes longer than the lease of the training."""
-    held: list[bool] = []
-
-    def rank(*arguments: object) -> dict[str, Any]:
-        held.append("xrec-lease" in [thread.name for thread in threading.enumerate()])
-        return {}
-
-    without_training(monkeypatch, torch.zeros(101, 4), rank)
-    pretrain_graph(make_graph_config(tmp_path / "graph"))
-    assert held == [True]
-    assert not (tmp_path / "graph" / "checkpoints").exists()
+def test_pretrain_graph_is_refused_while_another_driver_trains_it(make_graph_config, tmp_path):
+    checkpoints = open_location(str(tmp_path / "graph" / "checkpoints"))
+    with only_driver(checkpoints, holder="another"), raises(LeaseError, "lease_held"):
+        pretrain_graph(make_graph_config(tmp_path / "graph"))
 
 
 def test_pretrain_graph_interrupted_at_the_very_end_only_writes_the_artifact(
@@ -288,9 +274,6 @@ def test_no_held_out_pair_is_trained_on_and_drawn_users_are_ranked_as_among_all(
     assert torch.equal(torch.cat(parts), held_out.users)
     everybody = HeldOut.of(dataset, data, seed=0)
     assert set(everybody.users.tolist()) == set(dataset.interaction_edges("validation")[0].tolist())
-
-
-# Aspects
 
 
 # What a worker holds

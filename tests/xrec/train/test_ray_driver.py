@@ -75,13 +75,16 @@ def test_fit_elastic_trains_on_as_many_workers_as_fit_and_hands_on_reports_and_n
     ("settings", "expected"),
     [
         ({"device": "cuda", "num_processes": 9}, True),
-        ({"device": "auto", "num_processes": 9}, False),
+        ({"device": "auto", "num_processes": 8}, True),
         ({"device": "auto", "num_processes": 9, "min_processes": 8}, True),
         ({"device": "cpu", "num_processes": 1}, False),
     ],
 )
-def test_workers_have_gpus_where_they_are_asked_for_or_where_there_are_enough(settings, expected):
+def test_workers_use_the_gpus_that_exist_and_too_few_are_an_error(settings, expected):
     assert uses_gpu(Workers(**settings), num_gpus=8.0) == expected
+    assert not uses_gpu(Workers(device="auto"), num_gpus=0.0)
+    with raises(ConfigError, "gpus_not_used", "workers.num_processes", 9):
+        uses_gpu(Workers(device="auto", num_processes=9), num_gpus=8.0)
 
 
 def test_metrics_of_an_epoch_are_exported_and_running_is_1_until_it_ends_by_whatever(monkeypatch):

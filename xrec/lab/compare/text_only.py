@@ -14,11 +14,11 @@ from transformers import PreTrainedModel
 from xrec.adapter.pairs import PairPrompts
 from xrec.backfill.task import MakeExplainTask
 from xrec.bulk import Identity
-from xrec.config import CompareConfig, PromptConfig, identity_of
+from xrec.config import CompareConfig, EngineConfig, PromptConfig, identity_of
 from xrec.data import read_dataset
 from xrec.generate.builtin.engine import load_engine
 from xrec.generate.explainer import Explainer, checker_of
-from xrec.generate.loading import Sources
+from xrec.generate.loading import Sources, sources_of
 from xrec.graph.artifact import read_graph
 from xrec.lab.baselines.lora import text_vocabulary
 from xrec.lab.compare.entries import ComparedPairs, Entry, backfill_of
@@ -78,8 +78,8 @@ def text_only_texts(
 
 def load_text_only(prompt: PromptConfig, load: LoadModel, made: MakeExplainTask) -> Explainer:
     """The explainer in an actor's process, whose prompts have no collaborative tokens."""
-    sources, device = made.sources, resolve_device(made.config.actors.device)
-    assert sources is not None  # only a backfill without a language model has none
+    sources, device = sources_of(made.config), resolve_device(made.config.actors.device)
+    assert isinstance(made.config.engine, EngineConfig)
     dataset = read_dataset(open_location(sources.dataset, sources.storage))
     graph = read_graph(open_location(sources.graph, sources.storage))
     folder = resolve_model(sources.llm, sources.storage)

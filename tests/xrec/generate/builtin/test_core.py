@@ -36,7 +36,7 @@ def churned(
     again: Callable[[list[int]], TextParams | None],
     rng: random.Random,
 ) -> tuple[list[list[int]], list[list[int]]]:
-    """The first and the last texts of `prompts`, which arrive while others are abandoned.
+    """Return the first and last text of each prompt; prompts arrive while others are canceled.
 
     `again` is asked how the text after one is drawn, some steps after it has ended.
     """
@@ -90,7 +90,7 @@ _SIZES = [(1, 512, 10_000), (3, 7, 10_000), (64, 512, 10_000), (64, 512, 75), (6
 def test_requests_that_come_and_go_get_the_text_of_one_at_a_time_or_that_of_a_second_request(
     injection, max_rows, pass_tokens, num_positions
 ):
-    """Whatever arrives or is cancelled meanwhile, and whatever the prompt ends with.
+    """This holds whatever arrives or is canceled in the meantime, and however the prompt ends.
 
     The second text of a request whose first one is refused is that of a request of its own.
     """
@@ -121,7 +121,7 @@ def test_requests_that_come_and_go_get_the_text_of_one_at_a_time_or_that_of_a_se
     ids=["more rows than slots", "more prompts than fit into a pass"],
 )
 def test_texts_end_in_the_order_in_which_they_came(num_own, num_new, pass_tokens):
-    """One more prompt of the first user comes for each that ends, so its prefix always stays."""
+    """A new prompt of the first user arrives for each that ends, so its prefix is always in use."""
     core = make_core(make_model("none"), stop=(), max_rows=8, pass_tokens=pass_tokens)
     rng = random.Random(0)
     user, other, params = [*range(20)], [*range(20, 40)], TextParams(max_new_tokens=num_new)
@@ -144,7 +144,7 @@ def test_texts_end_in_the_order_in_which_they_came(num_own, num_new, pass_tokens
 
 
 def test_kept_prompts_give_way_to_requests_that_wait_once_nothing_else_is_at_work():
-    """Whoever keeps them may wait for these requests."""
+    """The caller that keeps them may be waiting for these requests."""
     prompts, expected = all_by_hand("projected")
     core = make_core(make_model(), max_rows=2)
     kept = [core.add(prompt, KEPT) for prompt in prompts[:2]]
@@ -181,7 +181,7 @@ def test_mask_that_raises_an_error_costs_its_text_alone(when):
     ids=["in a prompt", "in a later prompt", "in a text", "in an adapter"],
 )
 def test_step_that_raises_an_error_leaves_the_core_as_new(part, num_passes):
-    """Wherever it is raised: nothing of the requests at work is left, and later ones are done."""
+    """Wherever it is raised, the running requests leave nothing behind, and later ones complete."""
     prompts, expected = all_by_hand("projected")
     model = make_model()
     core, passes = make_core(model, max_rows=4), iter(range(100))
@@ -205,7 +205,7 @@ def test_step_that_raises_an_error_leaves_the_core_as_new(part, num_passes):
 
 
 def test_all_tensors_of_a_pass_are_on_the_models_device():
-    """Of tensors without data torch refuses most mixed devices. Reading a token ends the pass."""
+    """Torch refuses most operations that mix a device with meta; reading a token ends the pass."""
     core = make_core(toy_model().to("meta"))
     core.add([*range(3, 30)], GREEDY)
     with pytest.raises((NotImplementedError, RuntimeError), match=r"(out of|on) meta tensor"):

@@ -135,7 +135,7 @@ def test_engine_decoder_without_packed_pass_is_refused():
 
 
 def drawn_by_hand(logits: Tensor, uniform: Tensor, temperature: float, top_p: float) -> list[int]:
-    """Sort all tokens of a row by probability, and walk along them up to the number."""
+    """Draw each token by sorting all of a row by probability and summing up to the number."""
     weights = torch.exp((logits.double() - logits.double().max()) / temperature).tolist()
     order = sorted(range(len(weights)), key=lambda token: (-weights[token], token))
     nucleus: list[int] = []
@@ -181,7 +181,7 @@ def test_sampled_tokens_are_those_of_a_full_sort(logits):
 
 
 class SequenceMask:
-    """After token t, the tokens `follow[t]` may come; `first` before there is one."""
+    """A mask that allows the tokens `first`, and after token t the tokens `follow[t]`."""
 
     def __init__(self, first: list[int], follow: dict[int, list[int]]):
         self._allowed, self._follow = first, follow

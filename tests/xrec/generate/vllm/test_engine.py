@@ -39,7 +39,7 @@ GREEDY = DecodingConfig(max_new_tokens=NUM_NEW)
 
 @dataclass(frozen=True)
 class Contest:
-    """An engine over vLLM, and the completions that it must give.
+    """An engine over vLLM, and the expected completions.
 
     `without_injection` are the completions with the same adapter if the layers do not get vectors.
     """
@@ -84,7 +84,7 @@ def contest(request, tmp_path_factory):
 
 @cache
 def _by_hand(family: str, rule: Injection, num_tokens: int = 1) -> list[list[int]]:
-    """What transformers writes after each of `make_prompts`, which no token ends."""
+    """Return what transformers writes for each of `make_prompts`, without a stop token."""
     with TemporaryDirectory() as folder:
         graph = make_graph(Path(folder))
     model = attached(make_model(family), make_adapter(rule, graph, num_tokens), graph)
@@ -133,7 +133,7 @@ def test_generate_sampling_repeats_with_its_seed_and_stays_in_the_text_vocabular
 
 
 def _bytes_of_blocks(num_blocks: int, num_heads: int) -> int:
-    """What blocks of 32 tokens take: key and value of each head, float32, in two layers."""
+    """Return the bytes of blocks of 32 tokens: key and value per head, float32, in two layers."""
     return num_blocks * 32 * 2 * num_heads * 32 * 4 * 2
 
 

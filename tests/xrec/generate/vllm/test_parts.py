@@ -48,7 +48,7 @@ def vllm(monkeypatch):
 
 @pytest.fixture
 def load(vllm, monkeypatch):
-    """Imports one of our modules with the stand-in, and forgets it after the test."""
+    """Return a function that imports one of our modules with the stand-in, for this test only."""
 
     def load(name: str) -> ModuleType:
         monkeypatch.setitem(sys.modules, name, None)
@@ -97,7 +97,7 @@ NUM_HEADS, HEAD_DIM, H = 8, 3, 24
 
 
 def shape(num_key_value_heads: int, rank: int = 0, world_size: int = 1) -> dict[str, int]:
-    """What a QKVParallelLinear of vLLM says of itself."""
+    """Return the attributes of vLLM's QKVParallelLinear."""
     return {
         "hidden_size": H,
         "head_size": HEAD_DIM,
@@ -144,7 +144,7 @@ def test_added_direct_is_each_ranks_slice_of_qkv(num_key_value_heads, world_size
 
 
 class FusedProjection(nn.Linear):
-    """Returns its output and its bias apart, as vLLM's linear layers do."""
+    """A layer that returns its output and its bias separately, as vLLM's linear layers do."""
 
     def __init__(self) -> None:
         super().__init__(H, 36)

@@ -49,7 +49,7 @@ def need_vllm_cpu() -> None:
 
 
 def make_model(family: str = "llama") -> PreTrainedModel:
-    """A model with grouped-query attention and weights so large that no two logits are close.
+    """Return a model with grouped-query attention, and weights so large that no logits are close.
 
     Biases and the weights of norms, which are 0 and 1 by default, are random too.
     """
@@ -104,7 +104,7 @@ def make_engine(
     is_streaming: bool = False,
     **settings: Any,
 ) -> Any:
-    """An engine over vLLM with these `settings` of its config; needs vLLM.
+    """Return an engine over vLLM with these `settings` in its config; needs vLLM.
 
     The token `stop` ends texts too, by a generation_config.json that asks for hot samples.
     """
@@ -151,7 +151,7 @@ def make_prompts(num_prompts: int = 100) -> list[list[int]]:
 
 
 def with_all_tokens(prompt: Sequence[int], vocabulary: Vocabulary) -> list[int]:
-    """`prompt` with all tokens of each user and item in place of the first one."""
+    """Return `prompt` with all tokens of each user and item instead of the first one."""
     ids: list[int] = []
     for token in prompt:
         entity = token - vocabulary.num_text_tokens

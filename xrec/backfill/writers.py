@@ -1,0 +1,89 @@
+"""Load what writes a backfill's texts: the model with its adapter, or without it, or an endpoint.
+
+All of them get the same prompt, apart from collaborative tokens, and their texts pass the same
+rules and checks.
+"""
+
+from typing import Any
+
+from pydantic import SecretStr
+from transformers import PreTrainedModel
+
+from xrec.adapter.pairs import PairPrompts
+from xrec.aspects import check_prompt
+from xrec.config import BackfillConfig, EndpointConfig, identity_of
+from xrec.data import Dataset, read_dataset
+from xrec.errors import ModelError
+from xrec.generate.builtin.engine import load_engine
+from xrec.generate.explainer import Explainer, checker_of
+from xrec.generate.loading import load_explainer, load_finisher, sources_of
+from xrec.generate.shared_engine import SharedEngine
+from xrec.generate.text_rules import TextFinisher
+from xrec.llm.collaborative import Vocabulary
+from xrec.llm.model import load_llm, load_tokenizer, resolve_device, stop_token_ids
+from xrec.llm.prompt import PromptBuilder
+from xrec.llm.source import model_fingerprint, resolve_model
+from xrec.storage import fingerprint_of, location_of
+from xrec.text.endpoint_engine import EndpointCore, WordTokenizer
+
+
+def load_writer(config: BackfillConfig, key: SecretStr | None = None) -> Explainer:
+    """Load the explainer of a backfill into this process; `key` is that of its endpoint.
+
+    Raises ValueError for a config whose writer is `sentences`, ModelError, and what reading the
+    artifacts raises.
+    """
+    if isinstance(config.engine, EndpointConfig):
+        words = WordTokenizer()
+        engine = SharedEngine(EndpointCore(config.engine, key, words))
+        written_by = fingerprint_of(identity_of(config.engine))
+        return _from_words(config, words, engine, written_by)
+    if config.writer == "adapter":
+        return load_explainer(sources_of(config), device=config.actors.device, engine=config.engine)
+    if config.llm is None:
+        raise ValueError("llm is null: there is no model to load")
+    if config.engine.kind == "vllm":
+        raise ModelError(
+            "engine.kind=vllm needs an adapter, but adapter is null; start the model with `vllm "
+            "serve` and use engine.kind=endpoint, or set engine.kind=builtin",
+            code="needs_adapter",
+            key="engine.kind",
+            saw="vllm",
+        )
+    folder = resolve_model(config.llm, config.storage)
+    model = load_llm(config.llm, folder, resolve_device(config.actors.device))
+    tokenizer = load_tokenizer(folder)
+    engine = load_engine(model, stop_token_ids(model, tokenizer), config.engine)
+    return _from_words(config, tokenizer, engine, model_fingerprint(folder), model)
+
+
+def load_finisher_of(config: BackfillConfig) -> tuple[Dataset, PairPrompts, TextFinisher]:
+    """Load what is needed to check finished texts, without weights; raise what reading raises."""
+    if config.writer == "adapter":
+        return load_finisher(sources_of(config))
+    tokenizer: Any = WordTokenizer()
+    if config.llm is not None:
+        tokenizer = load_tokenizer(resolve_model(config.llm, config.storage))
+    dataset, pairs = _pairs_from_words(config, tokenizer)
+    checker = checker_of(dataset, config.storage)
+    return dataset, pairs, TextFinisher(pairs.builder, pairs.titles, checker)
+
+
+def _from_words(
+    config: BackfillConfig,
+    tokenizer: Any,
+    engine: SharedEngine,
+    written_by: str,
+    model: PreTrainedModel | None = None,
+) -> Explainer:
+    dataset, pairs = _pairs_from_words(config, tokenizer)
+    checker = checker_of(dataset, config.storage)
+    return Explainer(model, engine, pairs, dataset, None, written_by, checker)
+
+
+def _pairs_from_words(config: BackfillConfig, tokenizer: Any) -> tuple[Dataset, PairPrompts]:
+    """Return the dataset, and what builds prompts without collaborative tokens."""
+    dataset = read_dataset(location_of(config, "dataset"))
+    check_prompt(config.prompt, dataset.manifest)
+    words = Vocabulary(len(tokenizer), dataset.num_users, dataset.num_items, num_tokens=0)
+    return dataset, PairPrompts(dataset, PromptBuilder(tokenizer, config.prompt, words))

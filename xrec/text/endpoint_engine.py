@@ -1,0 +1,179 @@
+"""An engine whose model is behind an endpoint with the OpenAI API.
+
+It implements `EngineCore`, so prompts are built and texts are finished, checked, and drawn again
+as with every other engine. Its token IDs stand for words (`WordTokenizer`): a prompt is decoded
+into the message that is sent, and the reply is encoded. There are no collaborative tokens.
+"""
+
+import queue
+import re
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import Future
+from contextlib import suppress
+from typing import Any, cast
+
+from pydantic import SecretStr
+
+from xrec.config import EndpointConfig, PromptFailure
+from xrec.generate.engine import (
+    Advance,
+    Completion,
+    EngineReport,
+    Failure,
+    RequestParams,
+    TextParams,
+    failed,
+)
+from xrec.text.endpoint import Endpoint
+from xrec.text.messages import Message, Reply
+
+_WORD = re.compile(r"\s?\w+|\s|[^\w\s]")
+_STEP_SECONDS = 0.05
+
+
+class WordTokenizer:
+    """A tokenizer of words, in place of the endpoint's own; it loses nothing.
+
+    A word, with the space before it, gets an ID when it is first seen, so IDs differ between
+    processes. It has what `PromptBuilder` uses of a transformers tokenizer.
+    """
+
+    bos_token, eos_token_id = None, 0
+    chat_template = "a message is sent as it is"
+    added_tokens_decoder: dict[int, Any] = {}  # noqa: RUF012  none, as in transformers
+
+    def __init__(self) -> None:
+        self._ids, self._words = {"": 0}, [""]
+        self._lock = threading.Lock()
+
+    def __deepcopy__(self, memo: object) -> "WordTokenizer":
+        return self
+
+    def __len__(self) -> int:
+        return 2**31 - 1
+
+    def __call__(self, text: str, **_options: object) -> dict[str, list[int]]:
+        """Return the IDs of a text's words."""
+        return {"input_ids": [self._id(word) for word in _WORD.findall(text)]}
+
+    def decode(self, token_ids: Sequence[int], **_options: object) -> str:
+        """Return the text of some IDs."""
+        return "".join(self._words[token] for token in token_ids)
+
+    def apply_chat_template(self, messages: Sequence[dict[str, str]], **_options: object) -> str:
+        """Return the content of the messages."""
+        return "\n\n".join(message["content"] for message in messages)
+
+    def _id(self, word: str) -> int:
+        if (known := self._ids.get(word)) is not None:
+            return known
+        with self._lock:
+            if word not in self._ids:
+                self._words.append(word)  # before others can see its ID
+                self._ids[word] = len(self._words) - 1
+            return self._ids[word]
+
+
+class EndpointCore:
+    """An `EngineCore` over an endpoint; at most `concurrency` requests wait for it at a time.
+
+    Words cannot be banned, so another text for a prompt differs by its temperature and seed only.
+    `step` raises EndpointError if no request can get a reply.
+    """
+
+    def __init__(self, config: EndpointConfig, key: SecretStr | None, tokenizer: WordTokenizer):
+        self.report, self.max_rows = EngineReport(), config.concurrency
+        self._tokenizer, self._endpoint = tokenizer, Endpoint(config, key)
+        self._num_requests = 0
+        self._waiting: deque[tuple[int, str, TextParams]] = deque()
+        self._running: dict[int, Future[Reply[Any]]] = {}
+        self._ended: queue.SimpleQueue[Future[Reply[Any]]] = queue.SimpleQueue()
+        self._refused: list[Advance] = []
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether there are no requests."""
+        return not (self._running or self._waiting or self._refused)
+
+    @property
+    def num_rows(self) -> int:
+        """Number of requests that wait for the endpoint now."""
+        return len(self._running)
+
+    def refusal(self, prompt: Sequence[int], params: RequestParams) -> Failure | None:
+        """Return why the request cannot be completed, or None if it can."""
+        if not prompt:
+            return Failure("empty_prompt", "the prompt is empty; give at least one token")
+        if isinstance(params, TextParams) and params.constraint is None:
+            return None
+        return Failure(
+            "unsupported_request", "an endpoint only writes texts without a grammar; use an engine"
+        )
+
+    def add(self, prompt: Sequence[int], params: RequestParams, after: int | None = None) -> int:
+        """Add a request and return its ID; an endpoint keeps no prompt, so `after` is ignored."""
+        self._num_requests += 1
+        if (failure := self.refusal(prompt, params)) is not None:
+            self._refused.append(failed(self._num_requests, failure))
+        else:
+            assert isinstance(params, TextParams)
+            text = self._tokenizer.decode(prompt)
+            self._waiting.append((self._num_requests, text, params))
+            self._send_waiting()
+        return self._num_requests
+
+    def step(self) -> list[Advance]:
+        """Return the ends of requests; wait a moment if none has ended."""
+        began_at = time.monotonic()
+        self._send_waiting()
+        advances, self._refused = self._refused, []
+        with suppress(queue.Empty):
+            future = None if advances else self._ended.get(timeout=_STEP_SECONDS)
+            while True:
+                if future is not None and not future.cancelled():
+                    advances.append(self._advance(future.result()))
+                future = self._ended.get_nowait()
+        self._send_waiting()
+        self.report.total_seconds += time.monotonic() - began_at
+        return advances
+
+    def cancel(self, request_id: int) -> None:
+        """Drop a request; the endpoint may still write, and charge for, its text."""
+        self._waiting = deque(each for each in self._waiting if each[0] != request_id)
+        if (future := self._running.pop(request_id, None)) is not None:
+            future.cancel()
+
+    def _send_waiting(self) -> None:
+        while self._waiting and len(self._running) < self.max_rows:
+            request_id, text, params = self._waiting.popleft()
+            future = self._endpoint.send(
+                request_id,
+                [Message("user", text)],
+                max_completion_tokens=params.max_new_tokens,
+                temperature=params.temperature,
+                top_p=params.top_p if params.top_p < 1 else None,
+                seed=params.seed,
+            )
+            self._running[request_id] = future
+            future.add_done_callback(self._ended.put)
+
+    def _advance(self, reply: Reply[Any]) -> Advance:
+        self._running.pop(reply.index, None)
+        usage = reply.usage
+        self.report.num_prompt_tokens += usage.num_prompt_tokens
+        self.report.num_computed_prompt_tokens += usage.num_prompt_tokens
+        self.report.num_decoded_tokens += usage.num_reply_tokens
+        if reply.failure is not None:
+            reason = cast(PromptFailure, reply.failure.reason)  # `Endpoint` has no others
+            return failed(reply.index, Failure(reason, reply.failure.message))
+        token_ids = self._tokenizer(reply.raw.strip())["input_ids"]
+        completion = Completion(
+            reply.index,
+            token_ids,
+            "length" if reply.is_cut else "stop",
+            num_tokens=(usage.num_prompt_tokens, usage.num_reply_tokens),
+        )
+        return Advance(reply.index, token_ids, completion)
