@@ -55,7 +55,7 @@ class PEPLER(Writer):
     def write(self, pairs: TextBatch, max_words: int) -> list[list[int]]:
         """See Writer."""
         read = self.vectors(pairs, pairs.users.new_empty(len(pairs.users), 0))
-        written: list[list[int]] = self.language_model.generate(  # type: ignore[operator]
+        written: list[list[int]] = self.language_model.generate(
             inputs_embeds=read,
             attention_mask=torch.ones(read.shape[:2], dtype=torch.int64, device=read.device),
             max_new_tokens=max_words + 1,

@@ -35,7 +35,8 @@ class TextBatch:
     @property
     def words(self) -> Tensor:
         """The labels without the end token, (B, T); -100 elsewhere."""
-        return self.labels.masked_fill(self.labels == END, IGNORE)
+        words: Tensor = self.labels.masked_fill(self.labels == END, IGNORE)
+        return words
 
 
 class Trained(nn.Module):

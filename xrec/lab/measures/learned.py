@@ -47,7 +47,8 @@ def bart_score(source: str, references: Sequence[str], device: str) -> Measure:
                 input_ids=read.input_ids, attention_mask=read.attention_mask, labels=labels
             ).logits  # (B, T, V)
             nll = cross_entropy(logits.mT.float(), labels, reduction="none")  # (B, T)
-            return -nll.sum(dim=1) / (labels >= 0).sum(dim=1)
+            scores: torch.Tensor = -nll.sum(dim=1) / (labels >= 0).sum(dim=1)
+            return scores
 
         return lambda texts: [_in_batches(rate, texts, references)]
 
