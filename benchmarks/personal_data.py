@@ -21,8 +21,7 @@ from xrec.checks import AspectNames
 from xrec.config import Split
 from xrec.data import Dataset, HeldOutPair, held_out_pairs
 from xrec.errors import DataError
-from xrec.lab.measures.measure import ScoredTexts
-from xrec.lab.measures.specificity import Specificity, TfIdf
+from xrec.lab.measures.specificity import SPECIFICITY_METRICS, Specificity, TfIdf
 from xrec.lab.measures.statements import against_reference, named_aspects
 
 Indices = NDArray[np.int64]
@@ -141,12 +140,14 @@ class Yardstick:
 
     def of_pairs(self, texts: Texts) -> dict[str, Values]:
         """The figures of each text, (N,), NaN where there is none."""
-        shown = ScoredTexts(self._pairs.pairs, tuple(text or "" for text in texts))
-        found = self._specificity.of_pairs(shown)
-        labels = {info.name: info.label for info in Specificity.infos}
+        found = self._specificity.columns([text or "" for text in texts])
+        labels = [metric.label for metric in SPECIFICITY_METRICS]
         is_there = np.array([text is not None for text in texts])
         return {
-            **{labels[name]: np.where(is_there, each, np.nan) for name, each in found.items()},
+            **{
+                label: np.where(is_there, column, np.nan)
+                for label, column in zip(labels, found, strict=True)
+            },
             **self._aspects(texts),
         }
 

@@ -31,6 +31,11 @@ class Review:
     rating: float | None = None
     time: float | None = None
 
+    @property
+    def text(self) -> str:
+        """The review with its heading."""
+        return joined_text(self.summary, self.review)
+
 
 def joined_text(summary: str, review: str) -> str:
     """Return a review with its heading as the first sentence."""

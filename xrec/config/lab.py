@@ -39,6 +39,12 @@ class MetricsConfig(ScoresConfig):
     judges: Mapping[JudgeName, LanguageModelConfig] = {}
     """Language models that score each text against its reference (GPTScore), by their names in
     tables: none, or at least two, because judges differ widely."""
+    claims: LanguageModelConfig | None = None
+    """Language model that lists each text's claims with quotes that support them. If null, none."""
+    bart: ModelName | None = None
+    """Encoder-decoder model of BARTScore: a folder or a hub ID. If null, no score."""
+    bleurt: ModelName | None = None
+    """Model of BLEURT, with one regression output: a folder or a hub ID. If null, no score."""
 
     @field_validator("judges")
     @classmethod
@@ -48,8 +54,8 @@ class MetricsConfig(ScoresConfig):
                 "expected at least two judges, or none: judges have differed by 37 points on the "
                 f"same texts; saw {[*judges]}"
             )
-        if reserved := [name for name in judges if name.endswith("_failed")]:
-            raise ValueError(f"names that end in _failed are reserved, saw {reserved}")
+        if reserved := [name for name in judges if name == "claims" or name.endswith("_failed")]:
+            raise ValueError(f"claims and names that end in _failed are reserved, saw {reserved}")
         return judges
 
 

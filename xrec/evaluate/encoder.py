@@ -8,7 +8,7 @@ use a middle layer of roberta-large, and are rescaled.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,8 @@ from torch.nn.functional import normalize
 from transformers import AutoModel, AutoTokenizer
 
 from xrec.errors import ModelError
+from xrec.evaluate.measure import Measure, Metric, Score
+from xrec.evaluate.text_metrics import LIKENESS
 from xrec.llm.source import ENCODER_ADVICE, encoder_folder
 from xrec.progress import progress
 
@@ -95,27 +97,68 @@ def load_encoder(source: str, *, device: str = "cpu") -> SentenceEncoder:
     return SentenceEncoder(model, tokenizer, device)
 
 
+EMBEDDING_METRICS = (
+    Metric(
+        "embedding_precision",
+        "Embedding score precision",
+        group=LIKENESS,
+        meaning="How much of the explanation is found in the reference.",
+    ),
+    Metric(
+        "embedding_recall",
+        "Embedding score recall",
+        group=LIKENESS,
+        meaning="How much of the reference is found in the explanation.",
+    ),
+    Metric(
+        "embedding_f1",
+        "Embedding score F1",
+        group=LIKENESS,
+        meaning="Similarity of each token to the nearest token of the other text, in the space of "
+        "a small sentence encoder (BERTScore's formula, but on another scale).",
+    ),
+    Metric(
+        "sentence_cosine",
+        "Sentence cosine",
+        group=LIKENESS,
+        meaning="Similarity of the two whole texts in the space of the same encoder.",
+    ),
+)
+
+
+def embedding(source: str, references: Sequence[str], device: str = "cpu") -> Measure:
+    """Measure the similarity of texts and references in the space of the encoder `source`."""
+    name = source.rsplit("/", 1)[-1].removeprefix("pypi:")
+    metrics = tuple(replace(each, label=f"{each.label} ({name})") for each in EMBEDDING_METRICS)
+
+    def load() -> Score:
+        encoder = load_encoder(source, device=device)
+        return lambda texts: list(embedding_scores(encoder, texts, references))
+
+    return Measure(metrics, load)
+
+
 def embedding_scores(
     encoder: SentenceEncoder,
-    explanations: Sequence[str],
+    texts: Sequence[str],
     references: Sequence[str],
     batch_size: int = 16,
-) -> dict[str, NDArray[np.float64]]:
-    """Return embedding_precision, _recall, _f1 and sentence_cosine of texts and references.
+) -> NDArray[np.float64]:
+    """Return precision, recall, F1 and sentence cosine of N >= 1 texts and references, (4, N).
 
-    Each is (N,) for N >= 1 texts; -1 to 1, in practice 0 to 1; 0 if either text has no tokens.
+    Each is -1 to 1, in practice 0 to 1; 0 if either text has no tokens.
     """
-    assert len(explanations) == len(references)
-    starts = range(0, len(explanations), batch_size)
+    assert len(texts) == len(references)
+    starts = range(0, len(texts), batch_size)
     batches = [
         _batch_scores(
-            encoder.encode(explanations[start : start + batch_size]),
+            encoder.encode(texts[start : start + batch_size]),
             encoder.encode(references[start : start + batch_size]),
         )
         for start in progress(starts, "embedding score", total=len(starts))
     ]
-    names = ("embedding_precision", "embedding_recall", "embedding_f1", "sentence_cosine")
-    return dict(zip(names, torch.cat(batches, dim=1).double().cpu().numpy(), strict=True))
+    scores: NDArray[np.float64] = torch.cat(batches, dim=1).double().cpu().numpy()
+    return scores
 
 
 def _batch_scores(texts: EncodedTexts, references: EncodedTexts) -> Tensor:

@@ -6,7 +6,6 @@ jinja2 escapes every text. Equal arguments give equal files.
 
 import json
 from collections.abc import Mapping, Sequence
-from itertools import groupby
 from typing import Any
 
 import yaml
@@ -14,9 +13,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from xrec.data import drawn_pairs
-from xrec.evaluate.descriptions import DESCRIPTIONS
 from xrec.evaluate.intervals import Estimate
-from xrec.evaluate.metrics import flat_metrics
+from xrec.evaluate.metrics import GAIN, Metrics, flat_metrics
 from xrec.evaluate.scores import SCORED_PAIRS, Coverage, ScoredPair, scored_pairs_table
 from xrec.storage import Location, Manifest, write_contents, write_manifest, write_table
 
@@ -26,7 +24,7 @@ REPORT = "report.html"
 def write_evaluation(
     location: Location,
     pairs: Sequence[ScoredPair],
-    metrics: Mapping[str, Estimate],
+    metrics: Metrics,
     *,
     coverage: Coverage,
     sources: Mapping[str, Manifest],
@@ -72,7 +70,7 @@ def write_evaluation(
 
 def render_report(
     pairs: Sequence[ScoredPair],
-    metrics: Mapping[str, Estimate],
+    metrics: Metrics,
     *,
     coverage: Coverage,
     sources: Mapping[str, Manifest],
@@ -96,7 +94,7 @@ def render_report(
         num_users=len({pair.user_id for pair in pairs}),
         num_items=len({pair.item_id for pair in pairs}),
         coverage=coverage.sentence,
-        verdict=verdict(metrics.get("personalization_gain")),
+        verdict=verdict(metrics.get(GAIN)),
         groups=_groups(metrics),
         examples=drawn_pairs(pairs, num_examples),
         sources=[(name, manifest, _as_yaml(manifest.config)) for name, manifest in sources.items()],
@@ -125,16 +123,14 @@ def verdict(gain: Estimate | None) -> str:
     )
 
 
-def _groups(metrics: Mapping[str, Estimate]) -> list[tuple[str, list[dict[str, str]]]]:
+def _groups(metrics: Metrics) -> list[tuple[str, list[dict[str, str]]]]:
     """Return the metrics as table rows, by group."""
-    rows = []
-    for name, estimate in metrics.items():
-        about = DESCRIPTIONS[name]
-        value, interval = f"{estimate.value:.{about.digits}f}", estimate.interval(about.digits)
-        rows.append({**vars(about), "name": name, "value": value, "interval": interval})
-    return [
-        (group, list(members)) for group, members in groupby(rows, key=lambda row: row["group"])
-    ]
+    groups: dict[str, list[dict[str, str]]] = {}
+    for metric, estimate in metrics.items():
+        value, interval = f"{estimate.value:.{metric.digits}f}", estimate.interval(metric.digits)
+        row = {**vars(metric), "value": value, "interval": interval}
+        groups.setdefault(metric.group, []).append(row)
+    return list(groups.items())
 
 
 def _as_yaml(values: Mapping[str, Any]) -> str:

@@ -1,112 +1,181 @@
-"""All metrics of an evaluation by name, with 95 % intervals for means over pairs."""
+"""The measures of an evaluation, and its metrics with 95 % intervals for means over pairs."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from xrec.config import EvaluateConfig
-from xrec.evaluate import text_metrics
-from xrec.evaluate.descriptions import DESCRIPTIONS
-from xrec.evaluate.encoder import embedding_scores, load_encoder
-from xrec.evaluate.intervals import Estimate, mean_interval
+from xrec.evaluate.encoder import embedding
+from xrec.evaluate.intervals import Estimate
+from xrec.evaluate.measure import Floats, Measure, Metric
 from xrec.evaluate.scores import ScoredPair
+from xrec.evaluate.text_metrics import (
+    aspect_pattern,
+    corpus,
+    names_none_beside,
+    names_only,
+    overlap,
+)
 from xrec.llm.model import resolve_device
 
-Metrics = dict[str, Estimate]
+Metrics = dict[Metric, Estimate]
+
+_SIGNAL, _TRUTH = "Does the user's own vector matter?", "Are the texts true?"
+GAIN = Metric(
+    "personalization_gain",
+    "Personalization gain, nats per token",
+    group=_SIGNAL,
+    meaning="How much likelier the reference is with the user's own vector than with another "
+    "user's. Above 0, the vector affects the likelihood, but not necessarily the generated text.",
+)
+_NLL = Metric(
+    "nll_own",
+    "NLL, own vector, nats per token",
+    better="lower",
+    group=_SIGNAL,
+    meaning="How surprising the reference is to the model with the user's own vector.",
+)
+_ASPECTS = (
+    Metric(
+        "aspect_accuracy",
+        "Aspect accuracy",
+        is_share=True,
+        group=_SIGNAL,
+        meaning="Share of texts that name the planted aspect that the user likes most, and no "
+        "other. Only the collaborative signal reveals which one it is.",
+    ),
+    Metric(
+        "aspect_accuracy_shuffled",
+        "Aspect accuracy, another user's vector",
+        better="",
+        is_share=True,
+        group=_SIGNAL,
+        meaning="The same for texts generated with another user's vector. It should drop to about "
+        "chance.",
+    ),
+    Metric(
+        "aspect_chance",
+        "Aspect accuracy, chance level",
+        better="",
+        group=_SIGNAL,
+        meaning="The accuracy of naming one of the item's aspects at random.",
+    ),
+    Metric(
+        "aspect_accuracy_references",
+        "Aspect accuracy, references",
+        better="",
+        group=_SIGNAL,
+        meaning="The same test on the reference texts. If it is below 1, the test misreads some "
+        "texts.",
+    ),
+    Metric(
+        "aspects_supported",
+        "Texts with only aspects that the item has",
+        is_share=True,
+        group=_TRUTH,
+        meaning="Share of texts that name no aspect that the item lacks.",
+    ),
+)
+_TITLES = (
+    Metric(
+        "title_accuracy",
+        "Correct title, among texts that name one",
+        is_share=True,
+        group=_TRUTH,
+        meaning="Share of texts that name their own item and no other, among those that name any "
+        "item of the catalog.",
+    ),
+    Metric(
+        "names_item",
+        "Texts that name their item",
+        is_share=True,
+        group=_TRUTH,
+        meaning="Share of texts that contain the item's title, in full or in an unambiguous short "
+        "form.",
+    ),
+    Metric(
+        "names_another_item",
+        "Texts that name another item",
+        better="lower",
+        is_share=True,
+        group=_TRUTH,
+        meaning="Share of texts that contain another item's title, unless it is in the prompt.",
+    ),
+)
+
+
+def measures_of(pairs: Sequence[ScoredPair], config: EvaluateConfig) -> list[Measure]:
+    """Return the measures of the pairs' texts."""
+    references = [pair.reference for pair in pairs]
+    encoders = [] if config.encoder is None else [config.encoder]
+    return [
+        overlap(references),
+        Measure((GAIN, _NLL), lambda: lambda texts: _likelihoods(pairs)),
+        Measure(_ASPECTS, lambda: lambda texts: _aspects(pairs, texts)),
+        Measure(_TITLES, lambda: lambda texts: _titles(pairs)),
+        corpus(references),
+        *(embedding(name, references, str(resolve_device("auto"))) for name in encoders),
+    ]
 
 
 def compute_metrics(pairs: Sequence[ScoredPair], config: EvaluateConfig) -> Metrics:
-    """Return the metrics of `pairs`, in the order in which they are shown.
+    """Return the metrics that at least one pair has.
 
-    xrec.evaluate.descriptions explains them. Aspect metrics are included only if aspects are
-    planted, title metrics only if items have titles, embedding scores only if an encoder is
-    configured. Raises ModelError if the encoder cannot be loaded.
+    Aspect metrics need planted aspects, title metrics titles, and embedding scores an encoder.
+    Raises ModelError if the encoder cannot be loaded.
     """
-    weighed = [pair for pair in pairs if pair.gain is not None]
-    planted = [pair for pair in pairs if pair.aspect is not None]
-    titled = [pair for pair in pairs if pair.names_item is not None]
-    found = {
-        "coverage": _mean([bool(pair.explanation) for pair in pairs], pairs),
-        **(_signal_metrics(weighed) if weighed else {}),
-        **(_aspect_metrics(planted) if planted else {}),
-        **(_title_metrics(titled) if titled else {}),
-        **_text_metrics(pairs, config),
+    texts, users = [pair.explanation for pair in pairs], [pair.user_id for pair in pairs]
+    return {
+        metric: metric.estimate(values, users)
+        for measure in measures_of(pairs, config)
+        for metric, values in zip(measure.metrics, measure.load()(texts), strict=True)
+        if np.isfinite(values).any()
     }
-    return {name: found[name] for name in sorted(found, key=list(DESCRIPTIONS).index)}
 
 
-def flat_metrics(metrics: Mapping[str, Estimate]) -> dict[str, float]:
+def flat_metrics(metrics: Metrics) -> dict[str, float]:
     """Return plain numbers for JSON: `name`, and `name_low` and `name_high` of intervals."""
     flat: dict[str, float] = {}
-    for name, estimate in metrics.items():
-        flat[name] = estimate.value
+    for metric, estimate in metrics.items():
+        flat[metric.name] = estimate.value
         if estimate.low is not None and estimate.high is not None:
-            flat |= {f"{name}_low": estimate.low, f"{name}_high": estimate.high}
+            flat |= {f"{metric.name}_low": estimate.low, f"{metric.name}_high": estimate.high}
     return flat
 
 
-def _mean(values: ArrayLike, pairs: Sequence[ScoredPair]) -> Estimate:
-    assert np.isfinite(np.asarray(values, dtype=np.float64)).all()  # mean_interval would ignore NaN
-    return mean_interval(values, [pair.user_id for pair in pairs])
+def _column(values: Sequence[float | None]) -> Floats:
+    return np.array([np.nan if value is None else value for value in values], dtype=np.float64)
 
 
-def _signal_metrics(pairs: Sequence[ScoredPair]) -> Metrics:
-    return {
-        "personalization_gain": _mean(np.array([pair.gain for pair in pairs], np.float64), pairs),
-        "nll_own": _mean(np.array([pair.nll_own for pair in pairs], np.float64), pairs),
-    }
+def _likelihoods(pairs: Sequence[ScoredPair]) -> list[Floats]:
+    is_weighed = [pair.gain is not None for pair in pairs]
+    own = np.where(is_weighed, _column([pair.nll_own for pair in pairs]), np.nan)
+    return [_column([pair.gain for pair in pairs]), own]
 
 
-def _aspect_metrics(pairs: Sequence[ScoredPair]) -> Metrics:
-    """Return the metrics of pairs with a planted aspect; naming one that the item lacks is wrong.
+def _aspects(pairs: Sequence[ScoredPair], texts: Sequence[str]) -> list[Floats | float]:
+    """Score the pairs with a planted aspect; naming one that the item lacks is wrong.
 
     A refused text counts as wrong, both with the user's own vector and with another user's.
     """
-    pattern = text_metrics.aspect_pattern(each for pair in pairs for each in pair.aspects or ())
-    right, aspects = [pair.aspect or "" for pair in pairs], [pair.aspects or () for pair in pairs]
-    texts = [pair.explanation for pair in pairs]
+    right, aspects = [pair.aspect for pair in pairs], [pair.aspects for pair in pairs]
+    known = [own for own in aspects if own]
+    if not known:
+        return [np.nan] * len(_ASPECTS)
+    pattern = aspect_pattern(aspect for own in known for aspect in own)
     shuffled = [pair.shuffled_explanation or "" for pair in pairs]
-    references = [pair.reference for pair in pairs]
-    own, of_others, of_references = (
-        text_metrics.names_only(each, right, pattern) for each in (texts, shuffled, references)
-    )
-    return {
-        "aspect_accuracy": _mean(own, pairs),
-        "aspect_accuracy_shuffled": _mean(of_others, pairs),
-        "aspect_chance": Estimate(float(np.mean([1 / len(set(each)) for each in aspects]))),
-        "aspect_accuracy_references": Estimate(float(of_references.mean())),
-        "aspects_supported": _mean(text_metrics.names_none_beside(texts, aspects, pattern), pairs),
-    }
+    of_references = names_only([pair.reference for pair in pairs], right, pattern)
+    return [
+        names_only(texts, right, pattern),
+        names_only(shuffled, right, pattern),
+        float(np.mean([1 / len(set(own)) for own in known])),
+        float(np.nanmean(of_references)),
+        names_none_beside(texts, aspects, pattern),
+    ]
 
 
-def _title_metrics(pairs: Sequence[ScoredPair]) -> Metrics:
-    """Return the metrics of pairs whose item has a title."""
-    named = [pair for pair in pairs if pair.names_item or pair.other_title is not None]
-    right = [pair.other_title is None for pair in named]
-    return {
-        **({"title_accuracy": _mean(right, named)} if named else {}),
-        "names_item": _mean([bool(pair.names_item) for pair in pairs], pairs),
-        "names_another_item": _mean([pair.other_title is not None for pair in pairs], pairs),
-    }
-
-
-def _text_metrics(pairs: Sequence[ScoredPair], config: EvaluateConfig) -> Metrics:
-    """Return the metrics of texts compared with their references, and of texts alone."""
-    texts, references = [pair.explanation for pair in pairs], [pair.reference for pair in pairs]
-    found = {
-        "bleu": Estimate(text_metrics.corpus_bleu(texts, references)),
-        "rouge_l": _mean(text_metrics.rouge_l(texts, references), pairs),
-        "unique_sentence_ratio": Estimate(len(set(texts)) / len(texts)),
-        "mean_words": Estimate(_mean_words(texts)),
-        "mean_words_references": Estimate(_mean_words(references)),
-    }
-    if config.encoder is not None:
-        encoder = load_encoder(config.encoder, device=str(resolve_device("auto")))
-        scores = embedding_scores(encoder, texts, references)
-        found |= {name: _mean(values, pairs) for name, values in scores.items()}
-    return found
-
-
-def _mean_words(texts: Sequence[str]) -> float:
-    return float(np.mean([len(text.split()) for text in texts]))
+def _titles(pairs: Sequence[ScoredPair]) -> list[Floats]:
+    has_title = np.array([pair.names_item is not None for pair in pairs])
+    own = np.where(has_title, _column([pair.names_item for pair in pairs]), np.nan)
+    other = np.where(has_title, [float(pair.other_title is not None) for pair in pairs], np.nan)
+    return [np.where((own > 0) | (other > 0), 1 - other, np.nan), own, other]

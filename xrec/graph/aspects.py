@@ -1,7 +1,7 @@
 """Aspects as nodes of the graph: who mentions what, and what is mentioned about which item.
 
-The nodes are the users, then the items, then the aspects. An edge weighs more the more reviews it
-stands for, and the fewer items have the aspect, so that aspects of all items connect nobody:
+The nodes are the users, then the items, then the aspects. An edge weighs more if more reviews
+mention the aspect and if fewer items have it, so that aspects of all items connect nobody:
 
     w(v, a) = ln(1 + c(v, a)) ln((I + 1) / (d(a) + 1))
 

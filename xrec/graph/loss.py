@@ -161,7 +161,8 @@ class SampledSoftmax:
         counts = expected_counts(
             self._popularity[candidates], len(batch), self._num_negatives, self._num_items
         )
-        is_own = (batch.pos_items[part].unsqueeze(1) == candidates).to(users.device)
+        candidates = candidates.to(users.device)  # before they are compared pairwise
+        is_own = candidates[: len(batch)][part].unsqueeze(1) == candidates
         return sampled_softmax_loss(
             users,
             items[: len(batch)][part],

@@ -46,7 +46,7 @@ def run(config: CompareConfig) -> Manifest:
     if found.state == "up to date":
         assert found.manifest is not None
         return found.manifest
-    keys = judge_keys(config.judges, os.environ)
+    keys = judge_keys(config, os.environ)
     trains = set(config.entries) & set(ADAPTERS)
     demands = [demand_of_workers(config.workers)] if trains else []
     demands.append(demand_of_actors(config.actors, config.engine.num_gpus))

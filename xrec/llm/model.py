@@ -66,7 +66,7 @@ def resolve_attention(attention: Attention, device: torch.device) -> str:
 
 
 def read_text_config(folder: Path) -> PreTrainedConfig:
-    """The configuration of the text decoder in `folder`, which `load_model` loads.
+    """Return the configuration of the text decoder that `load_model` would load from `folder`.
 
     Of a model of text and images (Gemma 3 from 4B on) this is a part of its configuration: the
     whole has neither `vocab_size` nor `hidden_size`.
@@ -76,7 +76,7 @@ def read_text_config(folder: Path) -> PreTrainedConfig:
 
 
 def unusual_layers(model: PreTrainedModel) -> list[str]:
-    """The kinds of its layers other than full or sliding attention over keys of their own."""
+    """Return the kinds of layers other than full or sliding attention over their own keys."""
     config = model.config.get_text_config(decoder=True)
     kinds = set(getattr(config, "layer_types", None) or ())
     shares = bool(getattr(config, "num_kv_shared_layers", None))

@@ -26,7 +26,7 @@ from xrec.annotate.language_model import language_model_spec
 from xrec.annotate.language_model.prompts import read_prompt
 from xrec.annotate.language_model.replies import PairReply
 from xrec.config import AnnotateConfig
-from xrec.errors import BudgetError, ConfigError, EndpointAccessError
+from xrec.errors import BudgetError, EndpointAccessError
 from xrec.jobs.annotate import look_ahead
 from xrec.storage import Manifest, open_location
 
@@ -123,13 +123,6 @@ def test_spec_names_prompts_and_model_and_neither_limits_nor_the_key(tmp_path):
     assert len({json.dumps(each.settings) for each in [spec, *others]}) == 7
     assert KEY not in json.dumps(spec.settings)
     assert KEY not in repr(spec)
-
-
-def test_spec_without_a_key_is_an_error():
-    endpoint = _settings(model={"kind": "endpoint", "model": "m"})
-    with raises(ConfigError, "key_missing", "OPENAI_API_KEY"):
-        language_model_spec(endpoint, {})
-    language_model_spec(endpoint, None)
 
 
 @pytest.mark.parametrize(

@@ -292,16 +292,6 @@ def test_assemble_repeated_user_has_the_longest_profile():
         assert _assembled(source).tables["users"]["profile"].to_pylist() == ["tea and cake"]
 
 
-def test_assemble_metrics_count_removed_edges_and_pairs_by_split():
-    rows: list[Row] = [TRAIN, ("u1", "i1", "train"), ("u1", "i2", "test")]
-    assert _assembled(_source(rows, [("u1", "i1", "test")])).metrics == {
-        "num_without_table": {},
-        "num_removed_edges": 1,
-        "num_interactions": {"train": 1, "validation": 0, "test": 1},
-        "num_explanations": {"train": 0, "validation": 0, "test": 1},
-    }
-
-
 def test_check_not_empty_refuses_a_dataset_without_users_or_training_edges():
     for rows, num_users, table in (([("u0", "i0", "test")], 3, "interactions"), ([], 0, "users")):
         with Staging(SHARES) as staging:

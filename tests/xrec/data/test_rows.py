@@ -147,10 +147,13 @@ def test_value_that_many_rows_have_is_parsed_once(file, data):
     assert rows.num_rows == 9
 
 
-def test_optional_column_that_the_first_row_lacks_is_read():
-    data = b'{"user_id": 1, "profile": ""}\n{"user_id": 2, "profile": "", "split": "test"}\n'
-    rows = _read("x.jsonl", data, COLUMNS, {"split": parse_split})
-    assert rows.table["split"].to_pylist() == [None, "test"]
+@pytest.mark.parametrize("block_bytes", [1, 60, 1 << 20])
+def test_optional_column_that_the_first_row_of_a_block_lacks_is_read(block_bytes):
+    row = '{"user_id": "1", "profile": "tea"}\n'
+    data = (row * 3 + row.replace("}", ', "split": "test"}')).encode()
+    optional = {"split": parse_split}
+    parts = stream_rows("x.jsonl", io.BytesIO(data), COLUMNS, optional, block_bytes=block_bytes)
+    assert joined_rows(parts).table["split"].to_pylist() == [None, None, None, "test"]
 
 
 SEEN = ("userid", "profile")

@@ -237,12 +237,6 @@ def test_read_release_profiles_of_all_items_count_before_those_of_the_pairs():
         assert staging.count("raw.explanations") == 3
 
 
-def test_read_release_of_other_files_is_refused():
-    other = _staged(_release(total_val__csv=b"user,business\n0,1\n"))
-    with raises(DataError, "missing_column", "item", ("user", "business")), other:
-        pass
-
-
 def test_find_release_files_takes_either_ending_and_profiles_if_there(tmp_path):
     files = {**_release(), "item_profiles.jsonl": b""}
     files["data.json"] = files.pop("data.jsonl")

@@ -7,9 +7,8 @@ import pytest
 from scipy import stats
 
 from tests.xrec.evaluate.conftest import make_config, scored
-from xrec.evaluate.descriptions import DESCRIPTIONS
-from xrec.evaluate.intervals import difference_interval, mean_interval
-from xrec.evaluate.metrics import compute_metrics
+from xrec.evaluate.intervals import Estimate, difference_interval, mean_interval
+from xrec.evaluate.metrics import compute_metrics as compute
 from xrec.evaluate.scores import Coverage, other_users
 from xrec.evaluate.text_metrics import aspect_pattern, named_aspects
 from xrec.generate.engine import Failure
@@ -18,13 +17,20 @@ from xrec.generate.explainer import Explanation
 CONFIG = make_config()
 
 
-def test_metrics_of_pairs_equal_their_means_in_the_order_of_their_descriptions(pairs):
+def compute_metrics(pairs: list, config: object) -> dict[str, Estimate]:
+    return {metric.name: estimate for metric, estimate in compute(pairs, config).items()}
+
+
+def test_metrics_of_pairs_equal_their_means_and_shares_stay_within_0_and_1(pairs):
     metrics = compute_metrics(pairs, CONFIG)
     gain, gains = metrics["personalization_gain"], [p.nll_shuffled - p.nll_own for p in pairs]
     assert gain.value == pytest.approx(np.mean(gains))
     assert gain.low < gain.value < gain.high
     assert metrics["nll_own"].value == pytest.approx(np.mean([pair.nll_own for pair in pairs]))
-    assert list(metrics) == [name for name in DESCRIPTIONS if name in metrics]
+    named = [pair.aspect in pair.explanation for pair in pairs]
+    expected = mean_interval(named, [pair.user_id for pair in pairs])
+    assert metrics["aspect_accuracy"] == expected
+    assert metrics["coverage"].high == 1 > metrics["coverage"].low
 
 
 def test_aspect_accuracies_are_counted_against_the_original_users_aspect():
@@ -53,7 +59,7 @@ def test_texts_that_failed_count_as_empty_ones_in_every_metric():
     for name in ("coverage", "rouge_l", "names_item", "aspect_accuracy_shuffled"):
         assert metrics[name].value == 0.5, name
     assert next(iter(metrics)) == "coverage"
-    assert metrics["mean_words"].value == 0.5
+    assert metrics["words"].value == 0.5
 
 
 def test_pairs_whose_prompt_is_too_long_count_in_all_but_the_likelihoods():

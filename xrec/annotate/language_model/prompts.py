@@ -107,7 +107,7 @@ def row_data(row: Input, room: int) -> dict[str, Any]:
         case PairInput():
             item = _about(row.item, int(room * _DETAILS_SHARE))
             left = room - sum(map(len, item.values()))
-            return {**item, "review": cut(_joined(row.review), left)}
+            return {**item, "review": cut(row.review.text, left)}
 
 
 def cut(text: str, room: int) -> str:
@@ -123,7 +123,7 @@ def _reviews(reviews: Sequence[tuple[Review, dict[str, str]]], room: int) -> lis
         room -= sum(map(len, item.values()))
         if room < _MIN_CHARACTERS:
             break
-        text = cut(_joined(review), room)
+        text = cut(review.text, room)
         room -= len(text)
         rating = {} if review.rating is None else {"rating": review.rating}
         shown.append({**item, **rating, "review": text})
@@ -134,8 +134,3 @@ def _about(item: ItemText | None, room: int) -> dict[str, str]:
     if item is None:
         return {"item": "", "about": ""}
     return {"item": item.title, "about": cut(item.profile, room)}
-
-
-def _joined(review: Review) -> str:
-    """Return the heading and the review as one text."""
-    return ": ".join(filter(None, (review.summary.strip(), review.review)))

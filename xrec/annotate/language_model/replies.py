@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, create_model
+from pydantic import BaseModel, Field, create_model
 
 from xrec.annotate.annotator import (
     LOW_RATED,
@@ -51,27 +51,21 @@ def _text(max_length: int, min_length: int = 0) -> Any:
     return Annotated[str, Field(min_length=min_length, max_length=max_length)]
 
 
-class Reply(BaseModel):
-    """A reply; further fields are ignored."""
-
-    model_config = ConfigDict(extra="ignore")
-
-
 # The docstrings of these classes are part of the schemas that models see.
-class ItemReply(Reply):
+class ItemReply(BaseModel):
     """An item's title and profile."""
 
     title: Annotated[str, Field(max_length=_MAX_NAME)]
     profile: Annotated[str, Field(min_length=1, max_length=_MAX_CHARACTERS)]
 
 
-class UserReply(Reply):
+class UserReply(BaseModel):
     """A user's profile."""
 
     profile: Annotated[str, Field(min_length=1, max_length=_MAX_CHARACTERS)]
 
 
-class AspectReply(Reply):
+class AspectReply(BaseModel):
     """An aspect that a review speaks of; the quote comes first, so that the others follow it."""
 
     quote: Annotated[str, Field(max_length=_MAX_QUOTE)]
@@ -80,14 +74,14 @@ class AspectReply(Reply):
     sentiment: Sentiment
 
 
-class PairReply(Reply):
+class PairReply(BaseModel):
     """A pair's aspects and explanation."""
 
     aspects: Annotated[list[AspectReply], Field(max_length=_MAX_ASPECTS)]
     explanation: Annotated[str, Field(max_length=_MAX_CHARACTERS)]
 
 
-SCHEMAS: dict[Kind, type[Reply]] = {"item": ItemReply, "user": UserReply, "pair": PairReply}
+SCHEMAS: dict[Kind, type[BaseModel]] = {"item": ItemReply, "user": UserReply, "pair": PairReply}
 
 
 @dataclass(frozen=True)
@@ -126,7 +120,7 @@ class ReplyLimits:
 
 
 @functools.cache
-def reply_schema(kind: Kind, limits: ReplyLimits) -> type[Reply]:
+def reply_schema(kind: Kind, limits: ReplyLimits) -> type[BaseModel]:
     """Return the schema of a reply within the limits."""
     base, fields = SCHEMAS[kind], dict[str, Any]()
     if kind == "pair":
@@ -181,7 +175,7 @@ def _aspects(
 def is_quote(words: str, review: Review) -> bool:
     """Return whether a review contains the words, ignoring spacing, case and quotation marks."""
     quote = _comparable(words)
-    return bool(quote) and quote in _comparable(f"{review.summary}: {review.review}")
+    return bool(quote) and quote in _comparable(review.text)
 
 
 def _comparable(text: str) -> str:

@@ -19,7 +19,6 @@ from xrec.annotate.annotator import (
     UserInput,
     UserText,
     Written,
-    joined_text,
 )
 from xrec.annotate.phrases.lexicon import (
     Lexicon,
@@ -35,7 +34,7 @@ from xrec.storage import Location
 
 OTHER_LANGUAGE = "other_language"
 """The cost that counts pairs whose review was not read because it is not in English."""
-_VERSION = 18  # of the rules, part of a run's identity
+_VERSION = 19  # of the rules, part of a run's identity
 _MIN_COMPLAINTS, _MAX_COMPLAINTS = 2, 2
 _MIN_SHARE = 0.1  # share of the reviews that praise what a profile names
 _MAX_TITLES = 3
@@ -91,9 +90,9 @@ class PhraseAnnotator:
 
     def write(self, rows: Sequence[Input]) -> Written:
         """See Annotator; the cost is the number of pairs whose review is not in English."""
-        self._reader.parse(_whole(review) for row in rows for review in _reviews_of(row))
+        self._reader.parse(review.text for row in rows for review in _reviews_of(row))
         reviews = [row.review for row in rows if isinstance(row, PairInput)]
-        num_foreign = sum(self._reader.mentions(_whole(review)) is None for review in reviews)
+        num_foreign = sum(self._reader.mentions(review.text) is None for review in reviews)
         return Written([self._text(row) for row in rows], {OTHER_LANGUAGE: num_foreign})
 
     def _text(self, row: Input) -> Text:
@@ -147,7 +146,7 @@ class PhraseAnnotator:
     def _named(self, review: Review) -> list[_Named]:
         """Return the aspects that a review names, without duplicates, in the review's order."""
         best: dict[str, _Named] = {}
-        mentions = self._reader.mentions(_whole(review)) or ()
+        mentions = self._reader.mentions(review.text) or ()
         topics = {mention.names[-1] for mention in mentions if "topic" in mention.roles}
         for mention in mentions:
             known = self._lexicon.aspect_of(mention)
@@ -164,7 +163,7 @@ class PhraseAnnotator:
         """Return what reviews call an item without a title, such as `this film`; "" if unknown."""
         names: list[str] = []
         for review in reviews:
-            mentions = self._reader.mentions(_whole(review)) or ()
+            mentions = self._reader.mentions(review.text) or ()
             names += sorted({each.names[-1] for each in mentions if "pointed" in each.roles})
         return self._lexicon.called(names)
 
@@ -203,10 +202,6 @@ def _reviews_of(row: Input) -> Iterable[Review]:
             return (reviewed.review for reviewed in row.reviews)
         case PairInput():
             return (row.review,)
-
-
-def _whole(review: Review) -> str:
-    return joined_text(review.summary, review.review)
 
 
 def _is_in(aspect: str, title: str) -> bool:

@@ -13,7 +13,7 @@ Token = Any
 """A spaCy token."""
 _NODE = re.compile(r"(\w+)(?:\[(.*)\])?")
 _JOINED = re.compile(r"(\w+)(?:\[(\S*)\])? ~ (\w+)\[(\S*)\]")
-_KEPT = ("named", "own", "item", "pointed", "topic", "part")
+_KEPT = ("named", "own", "pointed", "topic", "part")
 
 
 class Roles:
@@ -41,9 +41,8 @@ class Roles:
         return [None if index < 0 else self._doc[index] for index in captured]
 
     def kept(self, noun: Token) -> tuple[str, ...]:
-        """Return the roles that a mention of the noun keeps; a "pointed" noun is also an "item"."""
-        roles = tuple(role for role in _KEPT if self.has(role, noun))
-        return (*roles, "item") if "pointed" in roles else roles
+        """Return the roles that a mention of the noun keeps."""
+        return tuple(role for role in _KEPT if self.has(role, noun))
 
 
 @functools.cache

@@ -29,8 +29,8 @@ _MIN_ITEMS = 2
 _MIN_NOUNS = 3  # reviews that use an aspect as a noun, and that say that items have it
 _MIN_OPINIONS = 0.15  # share of an aspect's reviews that have an opinion on it
 _MIN_PARTS = 0.07  # share of an aspect's reviews that say that the item has it
-_MIN_CALLED = 0.2  # share of a noun's reviews in which it means the item
-_MIN_POINTED = 0.05  # share of a noun's reviews with `this` or `these` before it
+_MIN_CALLED = 0.2  # share of a noun's reviews with `this` or `these` before it, if it is no aspect
+_MIN_POINTED = 0.05  # the same share, if items are called by it
 _MAX_OWN = 0.3  # share of a noun's reviews in which it is the writer's own
 _PRIOR = 4.0  # reviews that the names of all items count as
 _ALWAYS_ITEMS = 0.25  # share among the names of items above which a name suits any item
@@ -40,7 +40,8 @@ _NO_ASPECTS = word_set(
     "customer buyer player fan folk thing lot bit way kind sort type time day week month year "
     "hour minute moment today night reason fact point case example rest half end number review "
     "reviewer star purchase use need job idea piece place spot world life hand addition "
-    "experience choice option version stuff money ability result chance sense success"
+    "experience choice option version stuff money ability result chance sense success "
+    "boy baby wonder seller issue problem craving visit"
 )
 
 
@@ -183,11 +184,10 @@ class _Counts:
     def lexicon(self, num_learned: int, config: VocabularyConfig) -> Lexicon:
         """Return what the counts say; names are sorted by how many reviews use them."""
         names = sorted(self.nouns, key=lambda name: (-self.nouns[name].reviews, name))
-        aspects = [name for name in names if self._is_aspect(name, config.min_reviews)][
-            :_MAX_ASPECTS
-        ]
+        aspects = [name for name in names if self._is_aspect(name, config.min_reviews)]
         added, dropped = map(normalized, config.add), set(map(normalized, config.dropped))
-        known = [name for name in dict.fromkeys((*added, *aspects)) if name not in dropped]
+        found = dict.fromkeys((*added, *aspects[:_MAX_ASPECTS]))
+        known = [name for name in found if name not in dropped]
         items = [name for name in names if self._is_item(name, config.min_reviews)]
         num_pointed = sum(self.nouns[name].roles["pointed"] for name in items)
         return Lexicon(
@@ -242,7 +242,7 @@ class _Counts:
 
     def _is_mostly_item(self, name: str) -> bool:
         noun = self.nouns[name]
-        return noun.roles["item"] > _MIN_CALLED * noun.reviews
+        return noun.roles["pointed"] > _MIN_CALLED * noun.reviews
 
 
 def _lower_bound(count: int, total: int) -> float:

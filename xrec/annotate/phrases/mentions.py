@@ -26,7 +26,6 @@ _GOOD = (
 _FURTHER = (
     ("rtable", "rt"),  # comfortable
     ("iful", "y"),  # beautiful
-    ("y", "e"),  # a tasty dish, its taste
 )
 _MIN_LETTERS = 3
 # Adjectives of things that the lexicons lack.
@@ -185,8 +184,11 @@ def _qualities(adjective: str) -> tuple[str, ...]:
 
 
 def _word(adjective: Token, of: Token, roles: Roles) -> Word:
-    """Return the word for an adjective that judges the token `of`; "not bad" is not praise."""
-    is_adjective = adjective.tag_ in ("JJ", "JJR", "JJS")
+    """Return the word for an adjective that judges the token `of`.
+
+    "Not bad" is not praise. A dial that is easy to read is not an easy dial, so it gets no form.
+    """
+    is_adjective = adjective.tag_ in ("JJ", "JJR", "JJS") and not roles.has("purpose", adjective)
     form = ("good" if adjective.lemma_ == "well" else adjective.lemma_) if is_adjective else ""
     signs = (1, -1)
     if roles.has("unsure", adjective):

@@ -5,21 +5,25 @@ import re
 from collections.abc import Sequence
 
 _ITEM = (
-    "People praise its {praised}.",
-    "Reviewers like its {praised}.",
-    "It is praised for its {praised}.",
+    "People praise its {praised}",
+    "Reviewers like its {praised}",
+    "It is praised for its {praised}",
 )
-_COMPLAINTS = ("Some find fault with the {blamed}.", "A few complain about the {blamed}.")
-_USER = ("Often praises {praised}.", "Cares about {praised}.", "Values {praised}.")
+_COMPLAINTS = ("Some find fault with the {blamed}", "A few complain about the {blamed}")
+_USER = (
+    "Often praises the {praised}",
+    "Tends to praise the {praised}",
+    "Often mentions the {praised}",
+)
 # Models learn these with a placeholder for the name, so they must fit singular and plural names.
 _PAIR = (
-    "You would enjoy {name} for the {praised}.",
-    "You are likely to appreciate the {praised} of {name}.",
-    "{Name} could win you over with the {praised}.",
-    "You would like {name}, especially the {praised}.",
-    "You would probably like the {praised} of {name}.",
-    "You should be happy with the {praised} of {name}.",
-    "You will like {name} for the {praised}.",
+    "You would enjoy {name} for the {praised}",
+    "You are likely to appreciate the {praised} of {name}",
+    "{Name} could win you over with the {praised}",
+    "You would like {name}, especially the {praised}",
+    "You would probably like the {praised} of {name}",
+    "You should be happy with the {praised} of {name}",
+    "You will like {name} for the {praised}",
 )
 _MAX_DETAILS = 300
 _BREAK = re.compile(r"(?<=[.!?;])\s")
@@ -32,22 +36,23 @@ def item_profile(id_: str, details: str, praised: Sequence[str], blamed: Sequenc
         parts.append(_chosen(_ITEM, id_).format(praised=listed(praised)))
     if blamed:
         parts.append(_chosen(_COMPLAINTS, id_).format(blamed=listed(blamed)))
-    return " ".join(parts)
+    return " ".join(map(_ended, parts))
 
 
 def user_profile(id_: str, praised: Sequence[str], titles: Sequence[str]) -> str:
     """Describe a user by what they praise, and by the titles of items that they reviewed."""
     parts = [_chosen(_USER, id_).format(praised=listed(praised))] if praised else []
     if titles:
-        parts.append(f"Has enjoyed {listed(titles)}.")
-    return " ".join(parts)
+        parts.append(f"Has enjoyed {listed(titles)}")
+    return " ".join(map(_ended, parts))
 
 
 def explanation(user_id: str, item_id: str, title: str, praised: Sequence[str]) -> str:
     """Return why the user would enjoy the item; an item without a title is "this item"."""
     name = title or "this item"
     pattern = _chosen(_PAIR, f"{user_id}\n{item_id}")
-    return pattern.format(name=name, Name=name[0].upper() + name[1:], praised=listed(praised))
+    capitalized = name[0].upper() + name[1:]
+    return _ended(pattern.format(name=name, Name=capitalized, praised=listed(praised)))
 
 
 def listed(words: Sequence[str]) -> str:
@@ -61,14 +66,20 @@ def _chosen(patterns: Sequence[str], key: str) -> str:
     return patterns[int.from_bytes(digest, "big") % len(patterns)]
 
 
+def _ended(sentence: str) -> str:
+    """Add a period, unless the sentence already ends, as a name such as Carl's Jr. may end it."""
+    return sentence if sentence.endswith((".", "!", "?", "\u2026")) else f"{sentence}."
+
+
 def _beginning(details: str) -> str:
     """Return the first sentences, or the first words if the first sentence is too long."""
     if len(details) <= _MAX_DETAILS:
-        return details if details.endswith((".", "!", "?")) else f"{details}."
+        return details
     kept = ""
     for sentence in _BREAK.split(details):
         if len(kept) + len(sentence) > _MAX_DETAILS:
             break
         kept = f"{kept} {sentence}".strip()
     start = details[:_MAX_DETAILS]
-    return kept or f"{start.rpartition(' ')[0] or start} \u2026"  # some languages have no spaces
+    start = start.rpartition(" ")[0] or start  # some languages have no spaces
+    return kept.rstrip(";") or f"{start} \u2026"

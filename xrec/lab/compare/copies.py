@@ -23,8 +23,8 @@ from xrec.data import (
     stream_rows,
 )
 from xrec.errors import DataError
+from xrec.evaluate.measure import PairIds
 from xrec.graph.artifact import GraphEmbeddings
-from xrec.lab.measures.measure import PairIds
 from xrec.storage import open_location
 
 Texts = dict[PairIds, str | None]

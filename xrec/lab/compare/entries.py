@@ -135,7 +135,7 @@ def comparison_identity(
     """
     names = set(config.entries)
     elsewhere = {name: config.texts[name] for name in config.entries if name in config.texts}
-    unused = {"encoder", "judges"}  # they are in `metrics`
+    unused = {"encoder", "bart", "bleurt", "judges", "claims"}  # they are in `metrics`
     if not config.has_language_model:
         unused |= {"llm", "engine", "decoding", "prompt"}
     unused |= set() if names & set(ADAPTERS) else {"model", "deepspeed"}

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from xrec.evaluate.intervals import Estimate, Values, difference_interval, mean_interval
-from xrec.lab.measures.measure import PAIR_COLUMNS
+from xrec.lab.measures.measures import PAIR_COLUMNS
 
 LEAST_SEEDS = 3
 """Trainings that differ in the seed alone were seen to lie as far apart as methods do."""
@@ -19,7 +19,7 @@ LEAST_SEEDS = 3
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """One seed of an entry: the table of `score_table`, and the figures of its corpus."""
+    """One seed of an entry: a scorer's table, and the metrics of all texts together."""
 
     table: pa.Table
     corpus: Mapping[str, float] = field(default_factory=dict)

@@ -11,11 +11,11 @@ import pyarrow as pa
 
 from xrec.config import CompareConfig
 from xrec.data import Dataset
+from xrec.evaluate.measure import Metric
 from xrec.lab.compare.entries import Entry, is_seeded
 from xrec.lab.compare.figures import LEAST_SEEDS, MetricRow, Run, metric_rows
 from xrec.lab.compare.texts import EntryTexts
-from xrec.lab.measures.measure import MetricInfo
-from xrec.lab.measures.measures import describe_metrics
+from xrec.lab.measures.measures import table_metrics
 
 COVERAGE = "coverage"
 
@@ -32,9 +32,9 @@ TABLE = pa.schema(
 )
 
 COST_INFOS = (
-    MetricInfo("training_seconds", "Training, s", 0),
-    MetricInfo("num_trained_parameters", "Trained parameters", 0),
-    MetricInfo("pairs_per_second", "Texts a second", 1),
+    Metric("training_seconds", "Training, s", 0, "lower"),
+    Metric("num_trained_parameters", "Trained parameters", 0, ""),
+    Metric("pairs_per_second", "Texts a second", 1),
 )
 _NO_ASPECTS = (
     "There are no metrics of aspects: the dataset has no tables of them; make it of annotations "
@@ -77,7 +77,7 @@ class Result:
     """
 
     figures: Mapping[str, Mapping[str, Figure]]
-    infos: Mapping[str, MetricInfo]
+    infos: Mapping[str, Metric]
     num_seeds: Mapping[str, int]
     notes: tuple[str, ...] = ()
 
@@ -116,7 +116,7 @@ def result_of(
 ) -> Result:
     """The result of all entries, with what else a reader must know.
 
-    rankings: metrics of rankers, as `score_table` gives them; they stand below the entries.
+    rankings: metrics of rankers, as a scorer's tables, listed below the entries.
     """
     runs: dict[str, list[Run]] = {name: [] for name in config.entries}
     for entry, run in scored.items():
@@ -125,7 +125,7 @@ def result_of(
     figures = _figures(runs | ranked)
     for name in config.entries:
         figures[name] |= _cost_figures([made[entry].costs for entry in made if entry.name == name])
-    infos = describe_metrics(config, dataset)
+    infos = table_metrics(config, dataset)
     infos |= {info.name: info for info in COST_INFOS}
     there = {metric for of_entry in figures.values() for metric in of_entry}
     ordered = {name: info for name, info in infos.items() if name in there}

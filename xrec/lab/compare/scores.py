@@ -1,7 +1,7 @@
-"""Scores of each entry's texts: a row a pair, kept beside them.
+"""Scores of each entry's texts, one row per pair, kept next to the texts.
 
-Processes of Ray load the scoring models once and take an entry at a time. Scores lie in a file that
-is named by all that they depend on; what is there is taken.
+Ray processes load the scoring models once and score an entry at a time. The name of a file of
+scores has a hash of everything that they depend on, so existing files are reused.
 """
 
 import logging
@@ -14,12 +14,17 @@ from pydantic import SecretStr
 
 from xrec.config import CompareConfig, EndpointModelConfig
 from xrec.data import HeldOutPair, read_dataset
+from xrec.evaluate.measure import visible
 from xrec.lab.compare.entries import ComparedPairs, Entry
 from xrec.lab.compare.figures import Run
 from xrec.lab.compare.texts import EntryTexts
 from xrec.lab.measures.judge import JudgeAccess
-from xrec.lab.measures.measure import ScoredTexts
-from xrec.lab.measures.measures import load_measures, metrics_identity, of_corpus, score_table
+from xrec.lab.measures.measures import (
+    corpus_scores,
+    load_scorer,
+    measures_of,
+    metrics_identity,
+)
 from xrec.llm.model import resolve_device
 from xrec.processes import gpus_each, map_in_processes
 from xrec.progress import progress
@@ -30,9 +35,9 @@ logger = logging.getLogger("xrec")
 
 def _load_scorer(
     config: CompareConfig, pairs: Sequence[HeldOutPair], keys: Mapping[str, SecretStr | None]
-) -> Callable[[ScoredTexts], pa.Table]:
-    """Load the scoring models in this process; returns what scores the texts of an entry."""
-    measures = load_measures(
+) -> Callable[[Sequence[str]], pa.Table]:
+    """Load the scoring models in this process; return a function that scores an entry's texts."""
+    measures = measures_of(
         config,
         read_dataset(location_of(config, "dataset")),
         pairs,
@@ -45,7 +50,7 @@ def _load_scorer(
             keys=keys,
         ),
     )
-    return partial(score_table, measures)
+    return load_scorer(measures, pairs)
 
 
 def score_entries(
@@ -54,16 +59,19 @@ def score_entries(
     made: Mapping[Entry, EntryTexts],
     keys: Mapping[str, SecretStr | None],
 ) -> dict[Entry, Run]:
-    """The scores of all entries; Ray must be initialised.
+    """Return the scores of all entries; Ray must be initialized.
 
-    Raises the XRecError of a process that scores, or ClusterError.
+    Raises the XRecError of a scoring process, and ClusterError.
     """
     identity = {
         "metrics": metrics_identity(config, config.storage),
         "pairs": pairs.fingerprint,
         "dataset": manifest_of(config, "dataset").fingerprint,
     }
-    texts = {entry: ScoredTexts.of(pairs.pairs, each.texts) for entry, each in made.items()}
+    texts = {
+        entry: [visible(each.texts.get(pair.ids)) for pair in pairs.pairs]
+        for entry, each in made.items()
+    }
     files = {
         entry: entry.location / f"scores-{fingerprint_of([identity, each.fingerprint])}.parquet"
         for entry, each in made.items()
@@ -76,8 +84,8 @@ def score_entries(
     left = [entry for entry in made if entry not in tables]
     if left:
         load = partial(_load_scorer, config, pairs.pairs, keys)
-        actors, models = config.actors, config.judges.values()
-        # One process asks an endpoint, so that its limits are kept.
+        actors, models = config.actors, (*config.judges.values(), config.claims)
+        # Only one process asks an endpoint, so that its limits hold.
         has_endpoint = any(isinstance(each, EndpointModelConfig) for each in models)
         num_processes = 1 if has_endpoint else min(actors.num_processes, len(left))
         scored = map_in_processes(
@@ -92,4 +100,4 @@ def score_entries(
             tables[entry] = table
             write_table(files[entry], table, table.schema)
             logger.info("%s: scoring done", entry.title)
-    return {entry: Run(tables[entry], of_corpus(texts[entry])) for entry in made}
+    return {entry: Run(tables[entry], corpus_scores(pairs.pairs, texts[entry])) for entry in made}

@@ -8,14 +8,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from xrec.data import HeldOutPair
+from xrec.evaluate.measure import Metric
 from xrec.lab.compare.figures import MetricRow
 from xrec.lab.compare.result import Figure, Result
-from xrec.lab.measures.measure import MetricInfo
 
 CLEAR = "*"
 """What marks a figure whose difference to the first entry is clear of zero."""
 _METRICS_OF_PART = 7
-Cell = Callable[[Figure | None, MetricInfo, bool], str]
+_ARROWS = {"higher": " ↑", "lower": " ↓", "": ""}
+Cell = Callable[[Figure | None, Metric, bool], str]
 """A figure by its metric, and whether the entry may have a verdict."""
 
 
@@ -70,7 +71,7 @@ def _parts(result: Result, names: Sequence[str], cell: Cell) -> list[str]:
             [f"`{name}`", *(cell(figures.get(info.name), info, can_tell) for info in part)]
             for name, figures, can_tell in entries
         ]
-        lines += _table(["entry", *(info.label for info in part)], rows)
+        lines += _table(["entry", *(f"{info.label}{_ARROWS[info.better]}" for info in part)], rows)
     return lines
 
 
@@ -82,7 +83,7 @@ def _table(heading: list[str], rows: list[list[str]]) -> list[str]:
     return [*(f"| {' | '.join(row)} |" for row in (heading, ["---"] * len(heading), *rows)), ""]
 
 
-def _own_cell(figure: Figure | None, info: MetricInfo, can_tell: bool) -> str:
+def _own_cell(figure: Figure | None, info: Metric, can_tell: bool) -> str:
     if figure is None:
         return ""
     mark = CLEAR if figure.is_clear and can_tell else ""
@@ -90,7 +91,7 @@ def _own_cell(figure: Figure | None, info: MetricInfo, can_tell: bool) -> str:
     return f"{_shown(figure.own.value, info)}{mark}{_interval(figure.own, info)}{spread}"
 
 
-def _difference_cell(figure: Figure | None, info: MetricInfo, can_tell: bool) -> str:
+def _difference_cell(figure: Figure | None, info: Metric, can_tell: bool) -> str:
     """Empty for the first entry, and for costs."""
     if figure is None or figure.difference is None:
         return ""
@@ -98,13 +99,13 @@ def _difference_cell(figure: Figure | None, info: MetricInfo, can_tell: bool) ->
     return f"{_shown(found.value, info, '+')}{_interval(found, info, '+')}"
 
 
-def _interval(row: MetricRow, info: MetricInfo, sign: str = "") -> str:
+def _interval(row: MetricRow, info: Metric, sign: str = "") -> str:
     if row.low is None or row.high is None:
         return ""
     return f" ({_shown(row.low, info, sign)} to {_shown(row.high, info, sign)})"
 
 
-def _shown(value: float, info: MetricInfo, sign: str = "") -> str:
+def _shown(value: float, info: Metric, sign: str = "") -> str:
     """The value with the metric's digits, and thousands apart where there are none."""
     return f"{value:{sign}{',' if info.digits == 0 else ''}.{info.digits}f}"
 

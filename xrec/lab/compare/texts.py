@@ -10,7 +10,7 @@ from xrec.backfill.plan import run_request
 from xrec.backfill.task import LoadExplainer, load_task_explainer
 from xrec.bulk import Identity, open_run
 from xrec.config import BackfillConfig
-from xrec.lab.measures.measure import PairIds
+from xrec.evaluate.measure import PairIds
 from xrec.storage import fingerprint_of
 
 _NO_TEXT = "no_text"

@@ -1,16 +1,17 @@
-"""A language model as a judge: GPTScore, a number from 0 to 100 for a text beside its reference.
+"""Language models as judges: GPTScore, a number from 0 to 100 for a text given its reference.
 
-A reply that is no such number is asked for once more (xrec.text), then it has failed: it is counted
-with its reason, and the pair has no score. An empty text has 0 without a question.
+A judge that does not reply with such a number is asked once more (xrec.text). After that the pair
+has no score, and the failure is counted by its reason. An empty text gets 0 without a question.
 
-Two judges may differ by tens of points and still rank texts alike. So what tells how far they agree
-is Spearman's correlation over pairs.
+Two judges can differ by tens of points and still rank texts alike, so their agreement is measured
+by Spearman's correlation over pairs.
 """
 
 import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from importlib import resources
 from itertools import combinations
 from typing import Annotated, Any
@@ -23,10 +24,13 @@ from xrec.config import (
     Device,
     EndpointModelConfig,
     LanguageModelConfig,
+    MetricsConfig,
     SamplingConfig,
     StorageConfig,
 )
-from xrec.lab.measures.measure import Floats, MetricInfo, ScoredTexts
+from xrec.data import Dataset, HeldOutPair
+from xrec.evaluate.claims import check_claims, claims_question
+from xrec.evaluate.measure import Floats, Measure, Metric, Score, has_text
 from xrec.storage import Location, fingerprint_of
 from xrec.text import (
     Asker,
@@ -42,7 +46,9 @@ from xrec.text import (
 
 logger = logging.getLogger("xrec")
 
-_LEAST = 3  # pairs of which a correlation is told
+CLAIMS = "claims"
+"""The name of the judge of claims."""
+_LEAST = 3  # pairs for a correlation
 
 
 class ScoreReply(BaseModel):
@@ -63,52 +69,12 @@ class ScoreReply(BaseModel):
         return values
 
 
-class Judge:
-    """Scores pairs by asking."""
-
-    def __init__(self, name: str, question: PromptFile, asker: Asker) -> None:
-        self.name = name
-        self._question, self._asker = question, asker
-
-    def of_pairs(self, texts: ScoredTexts) -> Mapping[str, Floats]:
-        """See PairMeasure; an empty text has 0, and a pair at which the judge failed has NaN.
-
-        Raises what `Asker.ask` raises: errors that are no single reply's fault.
-        """
-        scores = np.zeros(len(texts))
-        places = np.flatnonzero(texts.has_text)
-        replies = self._asker.ask(
-            [self._prompt(texts.texts[place], texts.pairs[place].reference) for place in places]
-        )
-        self._tell_costs(replies)
-        scores[places] = [np.nan if reply.value is None else reply.value.score for reply in replies]
-        column = f"gptscore_{self.name}"
-        return {column: scores, f"{column}_failed": np.isnan(scores).astype(np.float64)}
-
-    def _prompt(self, text: str, reference: str) -> Prompt[ScoreReply]:
-        """How well does the text say what the reference says?"""
-        shown = next(iter(self._question.examples), None)
-        data = {"prediction": text, "reference": reference}
-        return Prompt(self._question.messages(data, shown, {}), ScoreReply)
-
-    def _tell_costs(self, replies: Sequence[Reply[ScoreReply]]) -> None:
-        failed = Counter(each.failure.reason for each in replies if each.failure is not None)
-        logger.info(
-            "judge %s: %d requests, %d tokens of prompts and %d of replies; failed: %s",
-            self.name,
-            sum(each.usage.num_requests for each in replies),
-            sum(each.usage.num_prompt_tokens for each in replies),
-            sum(each.usage.num_reply_tokens for each in replies),
-            ", ".join(f"{count} {reason}" for reason, count in failed.items()) or "none",
-        )
-
-
 @dataclass(frozen=True)
 class JudgeAccess:
-    """What judges need beside their config; it may be sent to an actor.
+    """What judges need besides their config; it can be sent to an actor.
 
-    replies: the folder that keeps what was answered, so that nothing is asked, and paid, twice.
-    device, num_threads: of an engine. keys: of endpoints, by the judge's name (`judge_keys`).
+    replies: the folder that keeps replies, so that nothing is asked, and paid, twice. device,
+    num_threads: of an engine. keys: of endpoints, by the judge's name (`judge_keys`).
     """
 
     replies: Location
@@ -119,60 +85,127 @@ class JudgeAccess:
 
 
 def judge_keys(
-    judges: Mapping[str, LanguageModelConfig], environment: Mapping[str, str]
+    config: MetricsConfig, environment: Mapping[str, str]
 ) -> dict[str, SecretStr | None]:
-    """The key of each judge that is an endpoint; raises ConfigError for one that is not set."""
+    """Return the key of each judge that is an endpoint; raise ConfigError if one is not set."""
     return {
         name: endpoint_key(model, environment)
-        for name, model in judges.items()
+        for name, model in {**config.judges, CLAIMS: config.claims}.items()
         if isinstance(model, EndpointModelConfig)
     }
 
 
-def load_judge(
-    name: str,
-    model: LanguageModelConfig,
-    access: JudgeAccess,
-    loaded: dict[str, LanguageModel] | None = None,
-) -> Judge:
-    """The judge of this name, with its model in this process.
+def judge_measures(
+    config: MetricsConfig,
+    dataset: Dataset,
+    pairs: Sequence[HeldOutPair],
+    access: JudgeAccess | None,
+) -> list[Measure]:
+    """Return a measure per judge, and that of claims; judges with the same model share it.
 
-    loaded: the models of other judges, of which one is taken if it is the same; this one's is
-    added.
-
-    Raises ModelError if the model cannot be had.
+    access: needed to load them. Loading raises ModelError if a model is not available.
     """
-    models = {} if loaded is None else loaded
-    settings = model.model_dump_json(exclude=set(SamplingConfig.model_fields))
-    if settings not in models:
-        models[settings] = load_language_model(
-            model,
-            storage=access.storage,
-            device=access.device,
-            num_threads=access.num_threads,
-            key=access.keys.get(name),
+    loaded: dict[str, LanguageModel] = {}
+
+    def asker(name: str, model: LanguageModelConfig) -> Asker:
+        assert access is not None
+        settings = model.model_dump_json(exclude=set(SamplingConfig.model_fields))
+        if settings not in loaded:
+            loaded[settings] = load_language_model(
+                model,
+                storage=access.storage,
+                device=access.device,
+                num_threads=access.num_threads,
+                key=access.keys.get(name),
+            )
+        identity = model_identity(model, access.storage)
+        return Asker(loaded[settings], model.sampling, access.replies, identity=identity)
+
+    def score(name: str, model: LanguageModelConfig) -> Measure:
+        references = [pair.reference for pair in pairs]
+        title, column = f"GPTScore by {name}", f"gptscore_{name}"
+        metrics = (
+            Metric(column, f"{title}, 0 to 100", 1),
+            Metric(f"{column}_failed", f"{title}, share of failed replies", 4, "lower", True),
         )
-    asker = Asker(
-        models[settings],
-        model.sampling,
-        access.replies,
-        identity=model_identity(model, access.storage),
+
+        def load() -> Score:
+            return partial(gpt_scores, name, asker(name, model), references)
+
+        return Measure(metrics, load)
+
+    measures = [score(name, model) for name, model in config.judges.items()]
+    if (judge := config.claims) is not None:
+        profiles, items = dataset.users["profile"], dataset.items
+
+        def known(pair: HeldOutPair) -> list[str]:
+            of_item = (items[name][pair.item_index].as_py() for name in ("title", "profile"))
+            return [*of_item, profiles[pair.user_index].as_py()]
+
+        def load_claims() -> Score:
+            return partial(claim_shares, asker(CLAIMS, judge), list(map(known, pairs)))
+
+        measures.append(Measure(_CLAIM_METRICS, load_claims))
+    return measures
+
+
+_CLAIM_METRICS = (
+    Metric("claims_supported", "Claims supported, share"),
+    Metric("claims_made", "Claims, mean", 1, ""),
+    Metric("claims_failed", "Claims, share of failed replies", 4, "lower", True),
+)
+
+
+def claim_shares(
+    asker: Asker, evidence: Sequence[Sequence[str]], texts: Sequence[str]
+) -> list[Floats]:
+    """Return the share of supported claims of each text, their number, and failed replies.
+
+    The share is NaN for a text without claims, and both are NaN for a failed reply.
+    """
+    columns = np.array([[np.nan], [0.0], [0.0]]).repeat(len(texts), axis=1)
+    indices = np.flatnonzero(has_text(texts))
+    found = check_claims(asker, [texts[i] for i in indices], [evidence[i] for i in indices])
+    for index, claims in zip(indices, found, strict=True):
+        if claims is None:
+            columns[:, index] = np.nan, np.nan, 1
+        else:
+            share = np.nan if claims.share is None else claims.share
+            columns[:2, index] = share, claims.num_claims
+    return list(columns)
+
+
+def gpt_scores(
+    name: str, asker: Asker, references: Sequence[str], texts: Sequence[str]
+) -> list[Floats]:
+    """Return the score of each text, NaN if the judge failed, and whether it failed.
+
+    Raises what `Asker.ask` raises: errors that are not the fault of a single reply.
+    """
+    question, scores = judge_question(), np.zeros(len(texts))
+    indices = np.flatnonzero(has_text(texts))
+    data = ({"prediction": texts[i], "reference": references[i]} for i in indices)
+    replies = asker.ask([Prompt(question.messages(each, None, {}), ScoreReply) for each in data])
+    _log_costs(name, replies)
+    scores[indices] = [np.nan if reply.value is None else reply.value.score for reply in replies]
+    return [scores, np.isnan(scores).astype(np.float64)]
+
+
+def _log_costs(name: str, replies: Sequence[Reply[ScoreReply]]) -> None:
+    failed = Counter(reply.failure.reason for reply in replies if reply.failure is not None)
+    logger.info(
+        "judge %s: %d requests, %d tokens of prompts and %d of replies; failed: %s",
+        name,
+        sum(reply.usage.num_requests for reply in replies),
+        sum(reply.usage.num_prompt_tokens for reply in replies),
+        sum(reply.usage.num_reply_tokens for reply in replies),
+        ", ".join(f"{count} {reason}" for reason, count in failed.items()) or "none",
     )
-    return Judge(name, judge_question(), asker)
-
-
-def describe_judge(name: str) -> list[MetricInfo]:
-    """What the table says of the judge's metrics."""
-    score, title = f"gptscore_{name}", f"GPTScore by {name}"
-    return [
-        MetricInfo(score, f"{title}, 0 to 100", 1),
-        MetricInfo(f"{score}_failed", f"{title}, share of failed replies", 4),
-    ]
 
 
 def judge_identity(name: str, model: LanguageModelConfig, storage: StorageConfig) -> dict[str, Any]:
     """Return what a judge's scores depend on, as plain JSON."""
-    question = judge_question()
+    question = claims_question() if name == CLAIMS else judge_question()
     return {
         "name": name,
         "question": fingerprint_of([question.system, dict(question.examples)]),
@@ -181,25 +214,24 @@ def judge_identity(name: str, model: LanguageModelConfig, storage: StorageConfig
 
 
 def judge_question() -> PromptFile:
-    """What a judge is asked: the article's prompt, with the score as a JSON object."""
+    """Return the article's prompt, with the score as a JSON object."""
     text = (resources.files(__package__) / "score.txt").read_text("utf-8")
     return parse_prompt_file("score.txt", text)
 
 
 def agreement_lines(entry: str, scores: pa.Table, judges: Sequence[str]) -> list[str]:
-    """A sentence on each two judges of an entry's texts.
+    """Return a sentence on each two judges of an entry's texts.
 
-    scores: as `score_table` gives them. Pairs without a text, which no judge has seen, and
-    pairs at which a judge failed are left out. There is no sentence where fewer than three pairs
-    are left, or a judge says the same of all.
+    scores: a scorer's table. Pairs without a text, and pairs for which a judge failed, are left
+    out. There is no sentence if fewer than three pairs are left, or a judge scores all the same.
     """
-    from scipy.stats import spearmanr  # slow to import, and a status needs it not
+    from scipy.stats import spearmanr  # slow to import, and `xrec status` does not need it
 
-    has_text = np.array([bool(text) for text in scores["text"].to_pylist()], dtype=np.bool_)
+    is_written = has_text(scores["text"].to_pylist())
     values = {name: scores[f"gptscore_{name}"].to_numpy().astype(np.float64) for name in judges}
     lines = []
     for first, second in combinations(judges, 2):
-        both = has_text & np.isfinite(values[first]) & np.isfinite(values[second])
+        both = is_written & np.isfinite(values[first]) & np.isfinite(values[second])
         ours, theirs = values[first][both], values[second][both]
         if len(ours) < _LEAST or np.ptp(ours) == 0 or np.ptp(theirs) == 0:
             continue

@@ -1,11 +1,12 @@
-"""All measures of a comparison: made once in a process, then asked for any pairs.
+"""The measures of a comparison.
 
-measures = load_measures(config, dataset, pairs, device="cpu")
-table = score_table(measures, texts)     # a row a pair, a column a metric
+measures = measures_of(config, dataset, pairs)    # cheap; their metrics describe the table
+score = load_scorer(measures, pairs)              # loads what they need
+table = score(texts)                              # a row per pair, a column per metric
 """
 
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -14,155 +15,148 @@ import pyarrow as pa
 from xrec.aspects import AspectChooser
 from xrec.config import MetricsConfig, StorageConfig
 from xrec.data import Dataset, HeldOutPair, taken
-from xrec.evaluate.text_metrics import aspect_pattern, corpus_bleu, rouge_l
-from xrec.lab.measures.judge import JudgeAccess, describe_judge, judge_identity, load_judge
-from xrec.lab.measures.measure import Floats, MetricInfo, PairMeasure, ScoredTexts
-from xrec.lab.measures.ranking import StatementsRanked, rankers
-from xrec.lab.measures.specificity import Specificity
-from xrec.lab.measures.statements import (
-    ASPECT_INFOS,
-    RIGHT_ASPECT_INFO,
-    STATEMENT_INFOS,
-    Statements,
-    aspects_named,
-    right_aspect,
-    statements_made,
-)
+from xrec.evaluate.measure import Floats, Measure, Metric
+from xrec.evaluate.text_metrics import aspect_pattern, corpus, names_only, overlap
+from xrec.lab.measures.judge import JudgeAccess, judge_identity, judge_measures
+from xrec.lab.measures.ranking import RANKING_METRICS, StatementsRanked, rankers
+from xrec.lab.measures.specificity import SPECIFICITY_METRICS, Specificity
+from xrec.lab.measures.statements import Statements, aspects_named, statements_made
 from xrec.llm.source import encoder_folder, model_fingerprint
-from xrec.text import LanguageModel
 
-_VERSION = 7  # of the measures and what they mean; with another one all is scored again
-_OVERLAP_INFOS = (
-    MetricInfo("coverage", "Coverage"),
-    MetricInfo("words", "Words, mean", 1),
-    MetricInfo("rouge_l", "ROUGE-L F1"),
-)
-_CORPUS_INFOS = (MetricInfo("bleu", "BLEU, 0 to 100", 2), MetricInfo("usr", "USR"))
-_EMBEDDING_LABELS = {
-    "embedding_precision": "Embedding P",
-    "embedding_recall": "Embedding R",
-    "embedding_f1": "Embedding F1",
-    "sentence_cosine": "Sentence cosine",
-}
+PAIR_COLUMNS = ("user_id", "item_id", "text")
+"""The columns of a scorer's table that are not metrics."""
+_VERSION = 8  # of the measures and their meaning; a new version scores everything again
+_RIGHT_ASPECT = (Metric("aspect_accuracy", "Right aspect", is_share=True),)
 
 
-def overlap(texts: ScoredTexts) -> dict[str, Floats]:
-    """Coverage, words and ROUGE-L (F1, 0 to 1, no stemming); a PairMeasure."""
-    return {
-        "coverage": texts.has_text.astype(np.float64),
-        "words": np.array([len(text.split()) for text in texts.texts], dtype=np.float64),
-        "rouge_l": rouge_l(texts.texts, texts.references),
-    }
-
-
-def of_corpus(texts: ScoredTexts) -> dict[str, float]:
-    """BLEU, and the USR of NETE (Li et al., CIKM 2020), of all texts of an entry together.
-
-    Both depend on the number of texts: compare entries on the same pairs only.
-    """
-    return {
-        "bleu": corpus_bleu(texts.texts, texts.references),
-        "usr": len({tuple(text.split()) for text in texts.texts}) / len(texts),
-    }
-
-
-def score_table(measures: Sequence[PairMeasure], texts: ScoredTexts) -> pa.Table:
-    """One row a pair, in order: user_id, item_id, text, and a float64 column for each metric.
-
-    A metric that is not defined for a pair is null there. A row depends on nothing of the other
-    rows.
-    """
-    values: dict[str, Floats] = {}
-    for measure in measures:
-        values |= measure(texts)
-    return pa.table(
-        {
-            "user_id": pa.array([pair.user_id for pair in texts.pairs], pa.string()),
-            "item_id": pa.array([pair.item_id for pair in texts.pairs], pa.string()),
-            "text": pa.array(texts.texts, pa.string()),
-            **{
-                name: pa.array(column, pa.float64(), mask=np.isnan(column))
-                for name, column in values.items()
-            },
-        }
-    )
-
-
-def load_measures(
+def measures_of(
     config: MetricsConfig,
     dataset: Dataset,
     pairs: Sequence[HeldOutPair],
     *,
-    device: str,
+    device: str = "cpu",
     judges: JudgeAccess | None = None,
-) -> list[PairMeasure]:
-    """The measures of `config`, in the order of their columns; those of judges need `judges`.
+) -> list[Measure]:
+    """Return the measures of the texts of `pairs`, two or more, in the order of the table.
 
-    pairs: all pairs that the comparison scores, two or more; specificity compares with their
-        references. device: of the encoder.
-
-    Those of aspects are there only if the dataset has tables of aspects. Raises ModelError if the
-    model of an encoder or a judge cannot be had.
+    Those of aspects need a dataset with tables of aspects. device: of the models. judges: what the
+    judges need to load. Loading raises ModelError if a model is not available.
     """
+    references = [pair.reference for pair in pairs]
     titles = taken(dataset.items["title"], [pair.item_index for pair in pairs])
-    made: list[PairMeasure] = [overlap, Specificity(pairs, titles).of_pairs]
+    found = [
+        overlap(references),
+        Measure(SPECIFICITY_METRICS, lambda: Specificity(pairs, titles).columns),
+    ]
     if dataset.aspects is not None:
-        statements = Statements(dataset, pairs)
-        made += [partial(each, statements) for each in (aspects_named, statements_made)]
-        made.append(StatementsRanked(statements).of_pairs)
-    if dataset.planted is not None:
-        planted = dataset.planted["aspect"].unique().to_pylist()
-        made.append(partial(right_aspect, aspect_pattern(planted)))
-    if config.encoder is not None:
-        from xrec.evaluate.encoder import embedding_scores, load_encoder  # they import torch
+        statements = cache(lambda: Statements(dataset, pairs))
 
-        encoder = load_encoder(config.encoder, device=device)
-        made.append(lambda texts: embedding_scores(encoder, texts.texts, texts.references))
-    loaded: dict[str, LanguageModel] = {}  # judges of the same model share it
-    for name, model in config.judges.items():
-        assert judges is not None
-        made.append(load_judge(name, model, judges, loaded).of_pairs)
-    return made
+        def ranked(texts: Sequence[str]) -> list[Floats]:
+            return StatementsRanked(statements()).columns(pairs, texts)
+
+        found += [aspects_named(statements, pairs), statements_made(statements, pairs)]
+        found.append(Measure(RANKING_METRICS, lambda: ranked))
+    if dataset.planted is not None:
+        pattern = aspect_pattern(dataset.planted["aspect"].unique().to_pylist())
+        right = [pair.aspect for pair in pairs]
+        found.append(
+            Measure(_RIGHT_ASPECT, lambda: lambda texts: [names_only(texts, right, pattern)])
+        )
+    if config.encoder is not None:
+        from xrec.evaluate.encoder import embedding  # imports torch
+
+        found.append(embedding(config.encoder, references, device))
+    if config.bart is not None or config.bleurt is not None:
+        from xrec.lab.measures.learned import bart_score, bleurt  # imports torch
+
+        found += [] if config.bart is None else [bart_score(config.bart, references, device)]
+        found += [] if config.bleurt is None else [bleurt(config.bleurt, references, device)]
+    return [*found, *judge_measures(config, dataset, pairs, judges)]
+
+
+def load_scorer(
+    measures: Sequence[Measure], pairs: Sequence[HeldOutPair]
+) -> Callable[[Sequence[str]], pa.Table]:
+    """Load what the measures need; return a function that scores a text of each pair.
+
+    It returns a row per pair: user_id, item_id, text, and a float64 column for each metric, which
+    is null if the metric is not defined for the pair.
+    """
+    loaded = [(measure.metrics, measure.load()) for measure in measures]
+
+    def score(texts: Sequence[str]) -> pa.Table:
+        columns: dict[str, Any] = {
+            metric.name: values
+            for metrics, score_texts in loaded
+            for metric, values in zip(metrics, score_texts(texts), strict=True)
+        }
+        return pa.table(
+            {
+                "user_id": pa.array([pair.user_id for pair in pairs], pa.string()),
+                "item_id": pa.array([pair.item_id for pair in pairs], pa.string()),
+                "text": pa.array(texts, pa.string()),
+                **{
+                    name: pa.array(column, pa.float64(), mask=np.isnan(column))
+                    for name, column in columns.items()
+                },
+            }
+        )
+
+    return score
+
+
+def corpus_scores(pairs: Sequence[HeldOutPair], texts: Sequence[str]) -> dict[str, float]:
+    """Return the metrics of all texts together."""
+    measure = corpus([pair.reference for pair in pairs])
+    scores = measure.load()(texts)
+    both = zip(measure.metrics, scores, strict=True)
+    return {metric.name: float(score) for metric, score in both}
 
 
 def ranker_tables(dataset: Dataset, pairs: Sequence[HeldOutPair]) -> dict[str, pa.Table]:
-    """The table of each ranker that needs no text; none for a dataset without aspects."""
+    """Return the table of each ranker that needs no text; none for a dataset without aspects."""
     if dataset.aspects is None:
         return {}
-    texts = ScoredTexts.of(pairs, {})
-    found = rankers(Statements(dataset, pairs), AspectChooser(dataset))
-    return {name: score_table([ranker.of_pairs], texts) for name, ranker in found.items()}
+    statements = Statements(dataset, pairs)
+
+    def table(ranker: StatementsRanked) -> pa.Table:
+        measure = Measure(RANKING_METRICS, lambda: lambda texts: ranker.columns(pairs, texts))
+        return load_scorer([measure], pairs)([""] * len(pairs))
+
+    made = rankers(statements, AspectChooser(dataset))
+    return {name: table(ranker) for name, ranker in made.items()}
 
 
-def describe_metrics(config: MetricsConfig, dataset: Dataset) -> dict[str, MetricInfo]:
-    """All metrics of `config` in the order of tables."""
-    infos = [*_OVERLAP_INFOS, *_CORPUS_INFOS, *Specificity.infos]
-    if dataset.aspects is not None:
-        infos += [*ASPECT_INFOS, *STATEMENT_INFOS, *StatementsRanked.infos]
-    if dataset.planted is not None:
-        infos.append(RIGHT_ASPECT_INFO)
-    if config.encoder is not None:
-        by = config.encoder.rsplit("/", 1)[-1].removeprefix("pypi:")
-        infos += [MetricInfo(name, f"{label} ({by})") for name, label in _EMBEDDING_LABELS.items()]
-    for name in config.judges:
-        infos += describe_judge(name)
-    return {info.name: info for info in infos}
+def table_metrics(config: MetricsConfig, dataset: Dataset) -> dict[str, Metric]:
+    """Return all metrics of `config` by name, in the order of the table."""
+    first, *others = measures_of(config, dataset, ())
+    measures = [first, corpus(()), *others]
+    return {metric.name: metric for measure in measures for metric in measure.metrics}
 
 
 def metrics_identity(config: MetricsConfig, storage: StorageConfig | None = None) -> dict[str, Any]:
-    """The settings that scores depend on, as plain JSON, for the identity of what is scored.
+    """Return the settings that scores depend on, as plain JSON.
 
-    A model that is a folder here has its fingerprint; of one that is not here there is the name.
-    Raises ModelError for an encoder's folder or package that is not there: before anything is
-    trained.
+    A local model has its fingerprint, any other its name. Raises ModelError if a model's folder or
+    package does not exist, so that this is noticed before anything is trained.
     """
-    access, encoder = storage or StorageConfig(), None
-    if config.encoder is not None:
-        folder = encoder_folder(config.encoder)
-        known = {} if folder is None else {"fingerprint": model_fingerprint(folder)}
-        encoder = {"source": config.encoder, **known}
+    access = storage or StorageConfig()
+    models: Mapping[str, str | None] = {
+        "encoder": config.encoder,
+        "bart": config.bart,
+        "bleurt": config.bleurt,
+    }
     return {
         "version": _VERSION,
-        "encoder": encoder,
+        **{name: None if source is None else _known(source) for name, source in models.items()},
         "judges": [judge_identity(*judge, access) for judge in config.judges.items()],
+        "claims": None
+        if config.claims is None
+        else judge_identity("claims", config.claims, access),
     }
+
+
+def _known(source: str) -> dict[str, str]:
+    folder = encoder_folder(source)
+    known = {} if folder is None else {"fingerprint": model_fingerprint(folder)}
+    return {"source": source, **known}

@@ -1,50 +1,58 @@
-"""Statements in an order: StaR's ranking at item level (Kabongo et al., arXiv 2604.03724).
+"""Rankings of statements: StaR's ranking at item level (Kabongo et al., arXiv 2604.03724).
 
-Candidates are the statements that training reviews of the item make; relevant are those that the
-pair's own review makes. A text ranks them in the order in which it makes them. Rankers that need no
-text stand beside it. docs/metrics.md says where the article differs.
+Candidates are the statements in the item's training reviews. Those that the pair's own review makes
+are relevant. A text ranks its statements in their order; other rankers need no text.
+docs/metrics.md lists the differences from the article.
 """
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from xrec.aspects import AspectChooser
 from xrec.data import HeldOutPair
-from xrec.lab.measures.measure import Floats, MetricInfo, ScoredTexts, by_pair
-from xrec.lab.measures.statements import SENTIMENTS, K, Statement, Statements, against_reference
+from xrec.evaluate.measure import Floats, Metric
+from xrec.lab.measures.statements import (
+    SENTIMENTS,
+    K,
+    Statement,
+    Statements,
+    against_reference,
+    by_pair,
+)
 
 Score = Callable[[HeldOutPair], Callable[[Statement], Any]]
-"""What a pair's candidates are sorted by, the largest first."""
+"""Returns the key by which a pair's candidates are sorted, the largest first."""
+
+
+RANKING_METRICS = (
+    Metric("ranking_ndcg", f"Statements ranked, NDCG@{K}"),
+    Metric("ranking_recall", f"Statements ranked, recall@{K}"),
+    Metric("ranking_precision", f"Statements ranked, precision@{K}"),
+)
 
 
 class StatementsRanked:
-    """NDCG, recall and precision at 10 of the order of `score`, or of texts if there is none.
+    """NDCG, recall and precision at 10 of the order by `score`, or by texts if there is none.
 
-    What is no candidate has no place. Precision is over ten places, filled or not.
+    Statements that are not candidates are left out. Precision is over ten places, filled or not.
     """
-
-    infos = (
-        MetricInfo("ranking_ndcg", f"Statements ranked, NDCG@{K}"),
-        MetricInfo("ranking_recall", f"Statements ranked, recall@{K}"),
-        MetricInfo("ranking_precision", f"Statements ranked, precision@{K}"),
-    )
 
     def __init__(self, statements: Statements, score: Score | None = None) -> None:
         self._statements, self._score = statements, score
 
     def order(self, pair: HeldOutPair, text: str) -> Sequence[Statement]:
-        """The statements of the pair, the best first."""
+        """Return the statements of the pair, the best first."""
         if self._score is None:
             return self._statements.of_text(text)
         candidates = self._statements.of_items[pair.item_index]
         return sorted(candidates, key=self._score(pair), reverse=True)
 
-    def of_pairs(self, texts: ScoredTexts) -> Mapping[str, Floats]:
-        """See PairMeasure; NaN where no candidate is relevant."""
-        return by_pair(texts, self.infos, self._of_pair)
+    def columns(self, pairs: Sequence[HeldOutPair], texts: Sequence[str]) -> list[Floats]:
+        """Return a column (N,) per metric; NaN where no candidate is relevant."""
+        return by_pair(pairs, texts, self._of_pair)
 
     def _of_pair(self, pair: HeldOutPair, text: str) -> tuple[float, float, float]:
         candidates = self._statements.of_items[pair.item_index]
@@ -55,10 +63,10 @@ class StatementsRanked:
 
 
 def rankers(statements: Statements, chooser: AspectChooser) -> dict[str, StatementsRanked]:
-    """The rankers that need no text, by name (`xrec.config.RANKERS`).
+    """Return the rankers that need no text, by name (`xrec.config.RANKERS`).
 
-    Popularity is the number of training reviews of the item, the user, or all that make the
-    statement, and ties go by all: ItemPop, UserPop and GlobalPop of StaR, whose Random is here too.
+    Popularity is the number of training reviews of the item, of the user, or of all that make the
+    statement; ties go by all. These are StaR's ItemPop, UserPop and GlobalPop.
     """
     of_items, of_users, of_all = statements.of_items, statements.of_users, statements.of_all
     scores: dict[str, Score] = {
@@ -81,7 +89,7 @@ def _drawn(pair: HeldOutPair) -> Callable[[Statement], float]:
 
 
 def _chooser_score(statements: Statements, chooser: AspectChooser) -> Score:
-    """The score of the aspect, and ln of the share of the item's opinions on it that agree."""
+    """Score the aspect, plus ln of the share of the item's opinions on it that agree."""
     places = {name: place for place, name in reversed(list(enumerate(statements.names)))}
 
     def score(pair: HeldOutPair) -> Callable[[Statement], float]:

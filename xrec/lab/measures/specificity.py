@@ -1,14 +1,14 @@
 """Is a text nearer to its own reference than to those of others?
 
-Likeness is the cosine of TF-IDF: words weigh more the fewer references have them. `specificity`
-compares with all other pairs: a text that would do for any pair has 0.5. `specificity_untitled`
-does so without the words of titles: what an item is called is told to some entries, and no reason.
-`specificity_in_item` compares with other users of the same item: what is true of the item, whoever
-reads it, brings nothing there.
+Nearness is the cosine of TF-IDF, in which rare words of references weigh more. `specificity`
+compares with all other pairs: a text that fits any pair has 0.5. `specificity_untitled` leaves out
+the words of titles, because an item's title is known to some entries and is not a reason.
+`specificity_in_item` compares with other users of the same item, so what is true of the item for
+everyone gains nothing.
 """
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,61 +16,54 @@ from numpy.typing import NDArray
 
 from xrec.data import HeldOutPair
 from xrec.data.language import words
-from xrec.lab.measures.measure import Floats, MetricInfo, ScoredTexts
+from xrec.evaluate.measure import Floats, Metric
 
 _ROWS = 256  # compared with all references at a time
 Sparse = Any  # scipy.sparse.csr_matrix, which has no types
 
+SPECIFICITY_METRICS = (
+    Metric("specificity", "Specificity"),
+    Metric("specificity_untitled", "Specificity without titles"),
+    Metric("specificity_in_item", "Specificity within the item"),
+)
+
 
 class Specificity:
-    """Compares with the references of `pairs`, which hold all pairs that will be scored.
+    """Compares the text of each of N >= 2 pairs with the references of all.
 
-    titles: of the items of `pairs`, in their order, empty where an item has none.
+    titles: of the items of `pairs`, empty if an item has none.
     """
-
-    infos = (
-        MetricInfo("specificity", "Specificity"),
-        MetricInfo("specificity_untitled", "Specificity without titles"),
-        MetricInfo("specificity_in_item", "Specificity within the item"),
-    )
 
     def __init__(self, pairs: Sequence[HeldOutPair], titles: Sequence[str]) -> None:
         self._references = [pair.reference for pair in pairs]
         self._title_words = [frozenset(text_words(title)) for title in titles]
         self._untitled = list(map(without_words, self._references, self._title_words))
         self._tf_idf = TfIdf(self._references)
-        self._places = {pair.ids: place for place, pair in enumerate(pairs)}
         self._items = np.array([pair.item_index for pair in pairs])
 
-    def of_pairs(self, texts: ScoredTexts) -> Mapping[str, Floats]:
-        """See PairMeasure; `specificity_in_item` is NaN where the item has no other pair."""
-        own = np.array([self._places[pair.ids] for pair in texts.pairs], dtype=np.int64)
-        starts = range(0, len(own), _ROWS)
+    def columns(self, texts: Sequence[str]) -> list[Floats]:
+        """Return a column (N,) per metric; the last is NaN where the item has no other pair."""
+        untitled = list(map(without_words, texts, self._title_words))
+        starts = range(0, len(texts), _ROWS)
         blocks = [
-            self._block(texts.texts[start : start + _ROWS], own[start : start + _ROWS])
+            self._block(start, texts[start : start + _ROWS], untitled[start : start + _ROWS])
             for start in starts
         ]
-        shares = np.concatenate(blocks, axis=1) if blocks else np.empty((len(self.infos), 0))
-        return {info.name: row for info, row in zip(self.infos, shares, strict=True)}
+        return list(np.concatenate(blocks, axis=1))
 
-    def _block(self, texts: Sequence[str], own: NDArray[np.int64]) -> Floats:
-        """(3, B) shares among all others, the same without titles, and among those of the item."""
+    def _block(self, start: int, texts: Sequence[str], untitled: Sequence[str]) -> Floats:
+        """Return the shares (3, B) of B texts from `start`: all, without titles, of the item."""
         whole = self._tf_idf.similarities(texts, self._references)
-        untitled = self._tf_idf.similarities(
-            [
-                without_words(text, self._title_words[place])
-                for text, place in zip(texts, own, strict=True)
-            ],
-            self._untitled,
-        )
-        rows = np.arange(len(own))
+        without = self._tf_idf.similarities(untitled, self._untitled)
+        rows = np.arange(len(texts))
+        own = start + rows
         others = np.ones(whole.shape, dtype=np.bool_)
         others[rows, own] = False
         of_item = others & (self._items[own][:, None] == self._items)
         return np.stack(
             [
                 share_below(similarities[rows, own], similarities, among)
-                for similarities, among in ((whole, others), (untitled, others), (whole, of_item))
+                for similarities, among in ((whole, others), (without, others), (whole, of_item))
             ]
         )
 
@@ -78,9 +71,9 @@ class Specificity:
 def share_below(
     own: NDArray[np.float64], similarities: NDArray[np.float64], others: NDArray[np.bool_]
 ) -> NDArray[np.float64]:
-    """(B,) share of each row's `others` (B, M) whose similarity (B, M) is below its `own` (B,).
+    """Return the share (B,) of each row's `others` (B, M) with a similarity (B, M) below its `own`.
 
-    A tie counts half. NaN for a row without others.
+    A tie counts as half. NaN for a row without others.
     """
     nearer = (similarities < own[:, None]) + 0.5 * (similarities == own[:, None])
     num_others = others.sum(axis=1)
@@ -89,10 +82,10 @@ def share_below(
 
 
 class TfIdf:
-    """The weights of words, by N texts that are known. Other words count for nothing.
+    """The weights of the words of N known texts; other words have no weight.
 
     The weight of word w in a text is its count there times ln((1 + N) / (1 + df(w))) + 1, where
-    df(w) of the N texts hold w; each text's weights have length 1. These are the defaults of
+    df(w) of the N texts contain w. Each text's weights have length 1. These are the defaults of
     scikit-learn, with the words of Unicode (UAX 29) in any case.
     """
 
@@ -103,13 +96,13 @@ class TfIdf:
         self._weights = np.log((1 + len(texts)) / (1 + frequencies)) + 1
 
     def similarities(self, texts: Sequence[str], others: Sequence[str]) -> NDArray[np.float64]:
-        """The cosine of each text with each of `others`, (N, M), 0 to 1."""
+        """Return the cosine of each text with each of `others`, (N, M), 0 to 1."""
         found: NDArray[np.float64] = (self._vectors(texts) @ self._vectors(others).T).toarray()
         return found
 
     def _vectors(self, texts: Sequence[str]) -> Sparse:
-        """(N, V) sparse, rows of length 1; all zeros for a text without a known word."""
-        import scipy.sparse  # slow to import, and a status needs it not
+        """Return rows of length 1, (N, V); all zeros for a text without a known word."""
+        import scipy.sparse  # slow to import, and `xrec status` does not need it
 
         counts = [
             (row, self._columns[word], count)
@@ -125,10 +118,10 @@ class TfIdf:
 
 
 def text_words(text: str) -> list[str]:
-    """The words of `text` in their order, without case."""
+    """Return the words of `text` in order, case-folded."""
     return words(text.casefold())
 
 
 def without_words(text: str, left_out: Collection[str]) -> str:
-    """The words of `text` but for some, as `text_words` gives them."""
+    """Return the words of `text` except those left out, as `text_words` returns them."""
     return " ".join(word for word in text_words(text) if word not in left_out)

@@ -1,16 +1,15 @@
 """The aspects that texts name and the statements that they make, against the pair's own review.
 
-A statement praises an aspect or blames it; what names an aspect without an opinion states nothing.
+A statement praises or criticizes an aspect; a mention without an opinion is not a statement. Two
+statements are the same if they have the same aspect and sentiment.
 
-    precision = share of the text's statements that the reference makes too
-    recall    = share of the reference's statements that the text makes too
-
-Two statements are the same if they are of the same aspect and sentiment.
+    precision = share of the text's statements that the reference also makes
+    recall    = share of the reference's statements that the text also makes
 """
 
-import re
 from collections import Counter, defaultdict
-from collections.abc import Collection, Hashable, Sequence
+from collections.abc import Callable, Collection, Hashable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -21,15 +20,14 @@ from xrec.annotate import Reader
 from xrec.checks import AspectNames
 from xrec.checks.tokens import tokens_of
 from xrec.data import Dataset, HeldOutPair
-from xrec.evaluate.text_metrics import names_only
-from xrec.lab.measures.measure import Floats, MetricInfo, ScoredTexts, by_pair
+from xrec.evaluate.measure import Floats, Measure, Metric
 
 K = 10
 SENTIMENTS = ("positive", "negative")
 
 
 class Statement(NamedTuple):
-    """An aspect, and whether it is praised or blamed."""
+    """An aspect, and whether it is praised or criticized."""
 
     aspect: str
     sentiment: str
@@ -39,14 +37,14 @@ Counts = defaultdict[int | None, Counter[Statement]]
 
 
 def named_aspects(text: str, finder: AspectNames) -> list[str]:
-    """The aspects that the text names, each once, in order."""
+    """Return the aspects that the text names, each once, in order."""
     return list(dict.fromkeys(named.name for named in finder.find(text)))
 
 
 def against_reference(named: Sequence[Hashable], wanted: Collection[Hashable]) -> Floats:
-    """Precision, recall and NDCG@10, (3,), of the aspects or statements `named`, in their order.
+    """Return precision, recall and NDCG@10, (3,), of the aspects or statements `named`, in order.
 
-    All are 0 if nothing is named, and NaN if the reference names nothing that could be found.
+    All are 0 if nothing is named, and NaN if nothing is wanted.
     """
     if not wanted:
         return np.full(3, np.nan)
@@ -63,7 +61,7 @@ def against_reference(named: Sequence[Hashable], wanted: Collection[Hashable]) -
 
 
 def f1_of(precision: float, recall: float) -> float:
-    """The harmonic mean, 0 if both are 0, NaN if both are."""
+    """Return the harmonic mean; 0 if both are 0, NaN if both are NaN."""
     total = precision + recall
     return 2 * precision * recall / total if total else 0.0
 
@@ -71,8 +69,8 @@ def f1_of(precision: float, recall: float) -> float:
 class Statements:
     """The statements of texts and references, and how many training reviews make each one.
 
-    names: how an aspect of the vocabulary is found in texts, by `finder`. of_all: the counts of all
-    reviews. of_items, of_users: those of the reviews of the items and users of `pairs`, by index.
+    names: each aspect of the vocabulary as `finder` reports it in texts. of_all: the counts of all
+    reviews. of_items, of_users: those of the items and users of `pairs`, by index.
     """
 
     def __init__(self, dataset: Dataset, pairs: Sequence[HeldOutPair]) -> None:
@@ -87,29 +85,29 @@ class Statements:
         self._mentions: defaultdict[tuple[int, int], list[Statement]] = defaultdict(list)
         held_out = dataset.explanation_aspects.filter(pc.field("split") != "train")
         for row in held_out.to_pylist():
-            each = Statement(self.names[row["aspect_index"]], row["sentiment"])
+            made = Statement(self.names[row["aspect_index"]], row["sentiment"])
             mentions = self._mentions[row["user_index"], row["item_index"]]
-            mentions += [] if each.aspect in {other.aspect for other in mentions} else [each]
+            mentions += [] if made.aspect in {other.aspect for other in mentions} else [made]
 
     def of_text(self, text: str) -> list[Statement]:
-        """What the text says of aspects, each once, in order; it praises what it does not blame."""
-        said = {each.names[-1]: each for each in self._reader.mentions(text) or ()}
-        found = []
+        """Return the text's statements in order; it praises what it does not criticize."""
+        mentions = {mention.names[-1]: mention for mention in self._reader.mentions(text) or ()}
+        made = []
         for name in named_aspects(text, self.finder):
-            mention = said.get(tokens_of(name).keys[-1])
-            is_blamed = mention is not None and mention.sentiment == "negative"
-            found.append(Statement(name, SENTIMENTS[is_blamed]))
-        return found
+            mention = mentions.get(tokens_of(name).keys[-1])
+            is_negative = mention is not None and mention.sentiment == "negative"
+            made.append(Statement(name, SENTIMENTS[is_negative]))
+        return made
 
     def of_reference(
         self, pair: HeldOutPair, sentiments: Sequence[str] = SENTIMENTS
     ) -> list[Statement]:
-        """What the pair's own review says of aspects, in its order."""
+        """Return the statements of the pair's own review, in its order."""
         mentions = self._mentions[pair.user_index, pair.item_index]
         return [each for each in mentions if each.sentiment in sentiments]
 
     def _counted(self, table: pa.Table, index: str, pairs: Sequence[HeldOutPair] = ()) -> Counts:
-        """How many reviews make each statement, by the column `index`, or all by None."""
+        """Return how many reviews make each statement, by the column `index`; None is for all."""
         if pairs:
             table = table.filter(pc.field(index).isin([getattr(pair, index) for pair in pairs]))
         found: Counts = defaultdict(Counter)
@@ -121,62 +119,68 @@ class Statements:
         return found
 
 
-ASPECT_INFOS = (
-    MetricInfo("aspects_named", "Aspects named, mean"),
-    MetricInfo("aspect_precision", "Aspects, precision"),
-    MetricInfo("aspect_recall", "Aspects, recall"),
-    MetricInfo("aspect_f1", "Aspects, F1"),
-    MetricInfo("fmr", "FMR"),
+def by_pair(
+    pairs: Sequence[HeldOutPair],
+    texts: Sequence[str],
+    values: Callable[[HeldOutPair, str], Sequence[float]],
+) -> list[Floats]:
+    """Return the columns (N,) of the values of each pair and its text."""
+    rows = [values(pair, text) for pair, text in zip(pairs, texts, strict=True)]
+    return list(np.array(rows, dtype=np.float64).T)
+
+
+ASPECT_METRICS = (
+    Metric("aspects_named", "Aspects named, mean", better=""),
+    Metric("aspect_precision", "Aspects, precision"),
+    Metric("aspect_recall", "Aspects, recall"),
+    Metric("aspect_f1", "Aspects, F1"),
+    Metric("fmr", "FMR"),
 )
 
 
-def aspects_named(statements: Statements, texts: ScoredTexts) -> dict[str, Floats]:
-    """Number, precision, recall, F1, and FMR of the aspects that texts name; see PairMeasure.
+def aspects_named(load: Callable[[], Statements], pairs: Sequence[HeldOutPair]) -> Measure:
+    """Measure number, precision, recall, F1, and FMR of the aspects that texts name.
 
-    All but the number are NaN where the reference has no aspect. FMR (feature matching ratio,
-    NETE): whether the text names the first aspect of its reference. PETER's data have one feature a
+    All but the number are NaN if the reference has no aspect. FMR (feature matching ratio, NETE):
+    whether the text names the first aspect of its reference. PETER's data have one feature per
     pair, ours several.
     """
 
-    def values(pair: HeldOutPair, text: str) -> Sequence[float]:
+    def values(statements: Statements, pair: HeldOutPair, text: str) -> Sequence[float]:
         named = named_aspects(text, statements.finder)
         reference = statements.of_reference(pair, ("positive", "neutral"))
-        wanted = [each.aspect for each in reference]
+        wanted = [made.aspect for made in reference]
         precision, recall, _ = against_reference(named, wanted)
         fmr = wanted[0] in named if wanted else np.nan
         return len(named), precision, recall, f1_of(precision, recall), fmr
 
-    return by_pair(texts, ASPECT_INFOS, values)
+    return _measure(ASPECT_METRICS, load, pairs, values)
 
 
-STATEMENT_INFOS = tuple(
-    MetricInfo(f"statement_{part.lower()}", f"Statements, {part}")
+STATEMENT_METRICS = tuple(
+    Metric(f"statement_{part.lower()}", f"Statements, {part}")
     for part in ("precision", "recall", "F1")
 )
 
 
-def statements_made(statements: Statements, texts: ScoredTexts) -> dict[str, Floats]:
-    """Precision, recall and F1 of the statements that texts make; see PairMeasure.
+def statements_made(load: Callable[[], Statements], pairs: Sequence[HeldOutPair]) -> Measure:
+    """Measure precision, recall and F1 of the statements that texts make.
 
-    All are NaN where the reference states nothing, and 0 where only the reference does.
+    All are NaN if the reference makes no statement, and 0 if only the reference makes some.
     """
 
-    def values(pair: HeldOutPair, text: str) -> Sequence[float]:
+    def values(statements: Statements, pair: HeldOutPair, text: str) -> Sequence[float]:
         wanted = statements.of_reference(pair)
         precision, recall, _ = against_reference(statements.of_text(text), wanted)
         return precision, recall, f1_of(precision, recall)
 
-    return by_pair(texts, STATEMENT_INFOS, values)
+    return _measure(STATEMENT_METRICS, load, pairs, values)
 
 
-RIGHT_ASPECT_INFO = MetricInfo("aspect_accuracy", "Right aspect")
-
-
-def right_aspect(pattern: re.Pattern[str], texts: ScoredTexts) -> dict[str, Floats]:
-    """Whether each text names the aspect which the user likes most of the item's, alone.
-
-    pattern: of all planted aspects. NaN for a pair without one; see PairMeasure.
-    """
-    right = [pair.aspect or "" for pair in texts.pairs]
-    named = names_only(texts.texts, right, pattern).astype(np.float64)
-    return {RIGHT_ASPECT_INFO.name: np.where([bool(aspect) for aspect in right], named, np.nan)}
+def _measure(
+    metrics: tuple[Metric, ...],
+    load: Callable[[], Statements],
+    pairs: Sequence[HeldOutPair],
+    values: Callable[[Statements, HeldOutPair, str], Sequence[float]],
+) -> Measure:
+    return Measure(metrics, lambda: lambda texts: by_pair(pairs, texts, partial(values, load())))

@@ -20,7 +20,6 @@ from xrec.lab.compare.comparison import compare
 from xrec.lab.compare.entries import Entry, comparison_identity
 from xrec.lab.compare.make import Inputs, make
 from xrec.lab.compare.texts import EntryTexts
-from xrec.lab.measures.measure import ScoredTexts
 from xrec.storage import Manifest
 
 MakeConfig = Callable[..., CompareConfig]
@@ -81,7 +80,7 @@ class Done:
             self.made.append(entry.title)
         return found
 
-    def score(self, make: Any, texts: Sequence[ScoredTexts], **_: Any) -> Any:
+    def score(self, make: Any, texts: Sequence[Any], **_: Any) -> Any:
         """As `map_in_processes`, in this one."""
         score = make()
         for place, each in enumerate(texts):

@@ -20,8 +20,7 @@ from xrec.lab.compare.figures import MetricRow, Run, metric_rows
 from xrec.lab.compare.result import Result, result_of
 from xrec.lab.compare.table import Example, markdown_page
 from xrec.lab.compare.texts import EntryTexts
-from xrec.lab.measures.measure import ScoredTexts
-from xrec.lab.measures.measures import of_corpus
+from xrec.lab.measures.measures import corpus_scores
 from xrec.storage import Manifest
 
 PAIRS = held_out(*((user, item) for user in range(3) for item in range(3)))
@@ -29,17 +28,17 @@ DATASET = dataset_of()
 
 
 def scored(values: list[float]) -> Run:
-    texts = ScoredTexts(tuple(PAIRS), tuple(f"text {value}" for value in values))
+    texts = [f"text {value}" for value in values]
     table = pa.table(
         {
             "user_id": [pair.user_id for pair in PAIRS],
             "item_id": [pair.item_id for pair in PAIRS],
-            "text": list(texts.texts),
+            "text": texts,
             "coverage": [1.0] * len(PAIRS),
             "rouge_l": values,
         }
     )
-    return Run(table, of_corpus(texts))
+    return Run(table, corpus_scores(PAIRS, texts))
 
 
 def result(make_config: MakeConfig, runs: dict[str, list[list[float]]], **changes: Any) -> Result:

@@ -8,13 +8,14 @@ import pytest
 from tests.world.town import dataset_of, held_out
 from xrec.config import MetricsConfig
 from xrec.data import HeldOutPair
-from xrec.lab.measures.measure import ScoredTexts
+from xrec.evaluate.measure import Measure, visible
+from xrec.evaluate.text_metrics import overlap
 from xrec.lab.measures.measures import (
-    describe_metrics,
-    load_measures,
-    of_corpus,
-    overlap,
-    score_table,
+    PAIR_COLUMNS,
+    corpus_scores,
+    load_scorer,
+    measures_of,
+    table_metrics,
 )
 from xrec.lab.measures.statements import (
     Statements,
@@ -40,12 +41,16 @@ TEXTS = {
 }
 
 
-def _texts() -> ScoredTexts:
-    return ScoredTexts.of(PAIRS, TEXTS)
+ALL = [visible(TEXTS.get(pair.ids)) for pair in PAIRS]
 
 
-def test_table_has_a_row_a_pair_and_a_column_a_metric_and_the_missing_text_is_empty():
-    table = score_table(load_measures(WITHOUT_MODELS, DATASET, PAIRS, device="cpu"), _texts())
+def scores(measure: Measure, texts: list[str]) -> dict[str, np.ndarray]:
+    names = [metric.name for metric in measure.metrics]
+    return dict(zip(names, measure.load()(texts), strict=True))
+
+
+def test_table_has_a_row_per_pair_and_a_column_per_metric_and_the_missing_text_is_empty():
+    table = load_scorer(measures_of(WITHOUT_MODELS, DATASET, PAIRS), PAIRS)(ALL)
     rows = table.to_pylist()
     assert [(row["user_id"], row["item_id"], row["text"]) for row in rows] == [
         (pair.user_id, pair.item_id, TEXTS.get((pair.user_id, pair.item_id), "")) for pair in PAIRS
@@ -58,40 +63,33 @@ def test_table_has_a_row_a_pair_and_a_column_a_metric_and_the_missing_text_is_em
     # The second text has words of the first and the third reference, the last one of the second.
     assert table["specificity"].to_pylist() == [1, pytest.approx(1 / 3), 0.5, pytest.approx(1 / 3)]
     assert table["specificity_in_item"].to_pylist() == [1, 0, None, None]
+    assert [visible(text) for text in (None, " \n", "\u200b", " a")] == ["", "", "", " a"]
 
 
-def test_row_of_a_pair_is_the_same_whatever_other_pairs_are_scored_with_it():
-    measures = load_measures(MetricsConfig(encoder=None), DATASET, PAIRS, device="cpu")
-    texts = _texts()
-    whole = score_table(measures, texts)
-    for rows in ([0], [1, 2], [3, 1], [2]):
-        parts = (tuple(each[row] for row in rows) for each in (texts.pairs, texts.texts))
-        assert score_table(measures, ScoredTexts(*parts)).equals(whole.take(rows))
-
-
-def test_every_metric_is_described_and_nothing_else_in_the_order_of_tables():
+def test_every_metric_of_the_table_is_described_and_nothing_else():
     for dataset in (DATASET, dataset_of()):  # the other one has no aspects
-        measures = load_measures(WITHOUT_MODELS, dataset, PAIRS, device="cpu")
-        columns = set(score_table(measures, _texts()).column_names) - {"user_id", "item_id", "text"}
-        infos = describe_metrics(WITHOUT_MODELS, dataset)
-        assert set(infos) == columns | set(of_corpus(_texts()))
-        assert next(iter(infos)) == "coverage"
-        assert ("fmr" in infos) is (dataset is DATASET)
-    named = describe_metrics(MetricsConfig(encoder="org/some-encoder"), DATASET)
-    assert named["embedding_f1"].label == "Embedding F1 (some-encoder)"
+        table = load_scorer(measures_of(WITHOUT_MODELS, dataset, PAIRS), PAIRS)(ALL)
+        metrics = table_metrics(WITHOUT_MODELS, dataset)
+        columns = set(table.column_names) - set(PAIR_COLUMNS)
+        assert set(metrics) == columns | set(corpus_scores(PAIRS, ALL))
+        assert next(iter(metrics)) == "coverage"
+        assert ("fmr" in metrics) is (dataset is DATASET)
+    named = table_metrics(MetricsConfig(encoder="org/some-encoder"), DATASET)
+    assert named["embedding_f1"].label == "Embedding score F1 (some-encoder)"
 
 
 def test_bleu_rouge_and_usr_equal_the_formulas_by_hand():
-    def of(text: str, reference: str) -> ScoredTexts:
-        return ScoredTexts((HeldOutPair("u0", "i0", 0, 0, reference),), (text,))
+    def of(reference: str) -> list[HeldOutPair]:
+        return [HeldOutPair("u0", "i0", 0, 0, reference)]
 
-    half = of("a b c d", "a b c d e f g h")  # all its n-grams are right; it is half as long
-    assert of_corpus(half)["bleu"] == pytest.approx(100 / math.e)
+    # All n-grams are right; the text is half as long as its reference.
+    half = corpus_scores(of("a b c d e f g h"), ["a b c d"])
+    assert half["bleu"] == pytest.approx(100 / math.e)
     # "the" and "sat" of 4 and 7 words are in both, because words are not stemmed.
-    unstemmed = of("the cats sat there", "the cat sat on a mat here")
-    assert overlap(unstemmed)["rouge_l"] == pytest.approx([4 / 11])
-    texts = ScoredTexts.of(PAIRS, {("u0", "i0"): "a b", ("u1", "i0"): " a  b"})
-    assert of_corpus(texts)["usr"] == 2 / 4  # empty texts are one, and blanks are nothing
+    unstemmed = scores(overlap(["the cat sat on a mat here"]), ["the cats sat there"])
+    assert unstemmed["rouge_l"] == pytest.approx([4 / 11])
+    usr = corpus_scores(PAIRS, ["a b", " a  b", "", ""])["usr"]
+    assert usr == 2 / 4  # blanks do not matter, and empty texts are one
 
 
 def test_aspects_against_the_reference_equal_the_formulas_by_hand():
@@ -155,9 +153,11 @@ def test_statements_of_reviews_are_opinions_of_forms_of_an_aspect_and_counted_in
 
 def test_statements_match_by_aspect_and_sentiment_and_aspects_by_what_is_spoken_of():
     beer, nan = "You will like the beer.", np.nan
-    texts = ("You will like the garden, the beer and the service.", "", beer, beer)
-    scored = ScoredTexts(tuple(REVIEWED), texts)
-    found = statements_made(STATEMENTS, scored) | aspects_named(STATEMENTS, scored)
+    texts = ["You will like the garden, the beer and the service.", "", beer, beer]
+    measures = (make(lambda: STATEMENTS, REVIEWED) for make in (statements_made, aspects_named))
+    found = {
+        name: column for measure in measures for name, column in scores(measure, texts).items()
+    }
     # Of the first text one statement of three is right, and one of two is found. Spoken of, but
     # not ill: garden and beer | garden | beer | nothing.
     assert set(found) >= {"statement_f1", "aspect_f1"}

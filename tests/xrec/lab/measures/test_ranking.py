@@ -16,17 +16,13 @@ from xrec.aspects import AspectChooser
 from xrec.config import RANKERS, MetricsConfig, SamplingConfig
 from xrec.data import HeldOutPair
 from xrec.lab.measures.judge import (
-    Judge,
     JudgeAccess,
     agreement_lines,
+    claim_shares,
+    gpt_scores,
     judge_keys,
-    judge_question,
 )
-from xrec.lab.measures.measure import ScoredTexts
-from xrec.lab.measures.measures import (
-    load_measures,
-    score_table,
-)
+from xrec.lab.measures.measures import load_scorer, measures_of
 from xrec.lab.measures.ranking import StatementsRanked, rankers
 from xrec.lab.measures.statements import Statements
 from xrec.storage import open_location
@@ -66,9 +62,8 @@ STATEMENTS = Statements(DATASET, PAIRS)
     ],
 )
 def test_text_ranks_candidates_in_the_order_in_which_it_makes_them(text, ndcg, recall, precision):
-    found = StatementsRanked(STATEMENTS).of_pairs(ScoredTexts((PAIR,), (text,)))
-    assert [values[0] for values in found.values()] == pytest.approx([ndcg, recall, precision])
-    assert list(found) == ["ranking_ndcg", "ranking_recall", "ranking_precision"]
+    found = StatementsRanked(STATEMENTS).columns([PAIR], [text])
+    assert [values[0] for values in found] == pytest.approx([ndcg, recall, precision])
 
 
 def test_ranking_beyond_the_tenth_gains_nothing():
@@ -76,9 +71,9 @@ def test_ranking_beyond_the_tenth_gains_nothing():
     trained = [(1, 0, number) for number in range(12)]
     dataset = dataset_of(aspects=aspects, named=[(0, 0, 0), (0, 0, 11)], trained=trained)
     by_name = StatementsRanked(Statements(dataset, PAIRS), lambda pair: lambda key: int(key[0][5:]))
-    found = by_name.of_pairs(ScoredTexts((PAIR,), ("",)))  # part 11 first, part 00 twelfth
+    found = by_name.columns([PAIR], [""])  # part 11 first, part 00 twelfth
     expected = [1 / (1 + 1 / math.log2(3)), 1 / 2, 1 / 10]
-    assert [values[0] for values in found.values()] == pytest.approx(expected)
+    assert [values[0] for values in found] == pytest.approx(expected)
 
 
 RANKING = rankers(STATEMENTS, AspectChooser(DATASET))
@@ -108,13 +103,17 @@ def test_rankers_sort_the_candidates_by_what_their_name_says():
 # Judges
 
 JUDGED = [HeldOutPair(f"u{n}", "i", n, 0, f"reference {n}") for n in range(40)]
-WRITTEN = ScoredTexts.of(JUDGED, {(f"u{n}", "i"): f"text {n}" for n in range(39)})
+WRITTEN = [*(f"text {n}" for n in range(39)), ""]
 
 
-def _judge(answer: Callable[..., str], folder: Path) -> tuple[Judge, ScriptedModel]:
+def _asker(answer: Callable[..., str], folder: Path) -> tuple[Asker, ScriptedModel]:
     model, replies = ScriptedModel(answer), open_location(str(folder))
-    asker = Asker(model, SamplingConfig(temperature=1.0), replies, identity={})
-    return Judge("ann", judge_question(), asker), model
+    return Asker(model, SamplingConfig(temperature=1.0), replies, identity={}), model
+
+
+def _scores(asker: Asker) -> tuple[np.ndarray, np.ndarray]:
+    scores, failed = gpt_scores("ann", asker, [pair.reference for pair in JUDGED], WRITTEN)
+    return scores, failed
 
 
 def _number(prompt: Prompt[Any]) -> int:
@@ -125,10 +124,10 @@ def _number(prompt: Prompt[Any]) -> int:
 
 def test_judge_whose_scores_are_known_gives_the_known_table(tmp_path, caplog):
     caplog.set_level("INFO", logger="xrec")
-    judge, model = _judge(lambda prompt, _: f'{{"score": {2 * _number(prompt)}}}', tmp_path)
-    found = judge.of_pairs(WRITTEN)
-    assert found["gptscore_ann"].tolist() == [2 * n for n in range(39)] + [0]
-    assert found["gptscore_ann_failed"].tolist() == [0] * 40
+    asker, model = _asker(lambda prompt, _: f'{{"score": {2 * _number(prompt)}}}', tmp_path)
+    scores, failed = _scores(asker)
+    assert scores.tolist() == [2 * n for n in range(39)] + [0]
+    assert failed.tolist() == [0] * 40
     assert len(model.asked) == 39  # an empty text is not asked about
     asked = [json.loads(prompt.messages[-1].content) for prompt, _ in model.asked]
     assert {"prediction": "text 0", "reference": "reference 0"} in asked
@@ -143,11 +142,11 @@ def test_judge_that_gives_no_number_of_some_pairs_leaves_these_out_and_says_why(
     def answer(prompt: Prompt[Any], _: SamplingConfig) -> str:
         return replies.get(_number(prompt), '{"score": 50}')
 
-    judge, _ = _judge(answer, tmp_path)
-    found = judge.of_pairs(WRITTEN)
-    assert np.flatnonzero(np.isnan(found["gptscore_ann"])).tolist() == [3, 4, 5, 6, 7]
-    assert found["gptscore_ann"][8:10].tolist() == [87.0, 12.5]  # a bare number is a score
-    assert found["gptscore_ann_failed"][2:9].tolist() == [0, 1, 1, 1, 1, 1, 0]
+    asker, _ = _asker(answer, tmp_path)
+    scores, failed = _scores(asker)
+    assert np.flatnonzero(np.isnan(scores)).tolist() == [3, 4, 5, 6, 7]
+    assert scores[8:10].tolist() == [87.0, 12.5]  # a bare number is a score
+    assert failed[2:9].tolist() == [0, 1, 1, 1, 1, 1, 0]
     assert "failed: 1 invalid_json, 3 invalid_object, 1 empty_reply" in caplog.text
 
 
@@ -173,10 +172,45 @@ def test_judges_of_the_same_model_share_it_and_others_have_their_own(tmp_path, m
 
     monkeypatch.setattr("xrec.lab.measures.judge.load_language_model", load)
     config = _config(ann=_engine("one"), bob=_engine("one", temperature=0.5), cid=_engine("other"))
-    access = JudgeAccess(open_location(str(tmp_path)), keys=judge_keys(config.judges, {}))
-    measures = load_measures(config, dataset_of(40, 1), JUDGED, device="cpu", judges=access)
+    access = JudgeAccess(open_location(str(tmp_path)), keys=judge_keys(config, {}))
+    measures = measures_of(config, dataset_of(40, 1), JUDGED, judges=access)
+    score = load_scorer(measures, JUDGED)
     assert loads == ["one", "other"]
-    assert score_table(measures, WRITTEN)["gptscore_bob"].to_pylist() == [5] * 39 + [0]
+    assert score(WRITTEN)["gptscore_bob"].to_pylist() == [5] * 39 + [0]
+
+
+# Claims
+
+
+def test_claims_count_as_supported_only_with_a_quote_that_is_in_the_evidence(tmp_path):
+    def claim(verdict: str, quote: str) -> dict[str, str]:
+        return {"claim": "it is quiet", "verdict": verdict, "quote": quote}
+
+    replies = {
+        "all": [claim("supported", "A quiet GARDEN,"), claim("supported", "likes  jazz")],
+        "some": [
+            claim("supported", "quiet garden"),
+            claim("supported", "a loud garden"),  # invented
+            claim("supported", "quiet gard"),  # part of a word
+            claim("supported", "back. Likes"),  # across two texts
+            claim("supported", " ?"),
+            claim("unsupported", "quiet garden"),
+        ],
+        "none": [],
+    }
+
+    def answer(prompt: Prompt[Any], _: SamplingConfig) -> str:
+        asked = next(each for each in prompt.messages if each.role == "user")
+        name = json.loads(asked.content)["text"]
+        return json.dumps({"claims": replies[name]}) if name in replies else "no idea"
+
+    evidence = [["A quiet garden, out back.", "Likes jazz."]] * 5
+    asker, model = _asker(answer, tmp_path)
+    share, count, failed = claim_shares(asker, evidence, ["all", "some", "none", "broken", ""])
+    assert share == pytest.approx([1, 1 / 6, np.nan, np.nan, np.nan], nan_ok=True)
+    assert count == pytest.approx([2, 6, 0, np.nan, 0], nan_ok=True)
+    assert failed.tolist() == [0, 0, 0, 1, 0]
+    assert "A quiet garden, out back." in model.asked[0][0].messages[-1].content
 
 
 def _agreement(ann: list[float | None], bob: list[float | None], text: str = "a text") -> list[str]:
