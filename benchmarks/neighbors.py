@@ -1,4 +1,4 @@
-"""Reasons by what people did: `python -m benchmarks.neighbors evidence WORKSPACE...`.
+"""Reasons by what people did: `python -m benchmarks.neighbors evidence`, `night` and `build`.
 
 A workspace has a dataset, a graph, neighbors and recommendations, as `xrec run` makes them. For
 recommended and for held-out pairs, the figures are
@@ -12,7 +12,9 @@ recommended and for held-out pairs, the figures are
     true        the share of bounds that hold in a recount from the dataset's files alone
 """
 
+import time
 from collections import Counter, defaultdict
+from dataclasses import replace
 from typing import Annotated
 
 import duckdb
@@ -22,12 +24,15 @@ import pyarrow as pa
 import torch
 import typer
 
+from benchmarks.graph import forget_peak, peak_of_process
 from benchmarks.report import BENCHMARKS, Output, Record, Results, command_line, write_tables
 from xrec.config import RecommendConfig, parse_config
 from xrec.data import EVIDENCE_KINDS, Dataset, read_dataset
 from xrec.graph.ranking import SeenItems
 from xrec.neighbors.artifact import read_graph_if_any, read_neighbors
+from xrec.neighbors.build import build
 from xrec.neighbors.reasons import OTHERS, POPULAR, Found, Reasons
+from xrec.neighbors.steps import lower_bounds
 from xrec.recommend import read_recommendations
 from xrec.recommend.ranking import reasons_of
 from xrec.storage import location_of
@@ -68,6 +73,74 @@ def evidence(
             rows.append(row)
             Results(output).append("neighbors", row)
     write_tables(output, "evidence", {"Reasons by what people did": rows})
+
+
+@app.command()
+def night(
+    workspaces: Annotated[list[str], typer.Argument(help="Folders, e.g. workspace/yelp.")],
+    new_share: Annotated[float, typer.Option(help="Share of interactions that are new.")] = 0.01,
+    output: Output = BENCHMARKS / "neighbors",
+) -> None:
+    """The share of recommended pairs with another reason after a night, and seconds of a build."""
+    rows = []
+    for workspace in workspaces:
+        config = parse_config(RecommendConfig, {"workspace": workspace})
+        dataset = read_dataset(location_of(config, "dataset"))
+        graph, table = read_graph_if_any(config, dataset), read_neighbors(config)
+        assert table is not None
+        nothing = np.zeros(dataset.num_items, bool), np.full(dataset.num_items, "", object)
+        today = reasons_of(dataset, graph, table, *nothing)
+        edges = today.history.edges.numpy()
+        is_old = np.random.default_rng(0).random(edges.shape[1]) >= new_share
+        began = time.perf_counter()
+        power = table.manifest.metrics["tried"][0]["power"]
+        sizes = dataset.num_users, dataset.num_items
+        found = build(edges[:, is_old], *sizes, powers=(0.5, power))
+        seconds = time.perf_counter() - began
+        least = table.manifest.config["min_people"]
+        people = np.bincount(edges[1, is_old], minlength=dataset.num_items)
+        arrays = {
+            "starts": found.starts,
+            "targets": found.targets,
+            "weights": found.weights,
+            "bounds": lower_bounds(found.num_people, least),
+            "item_bounds": lower_bounds(people, least),
+        }
+        history = SeenItems(torch.from_numpy(edges[:, is_old]))
+        yesterday = replace(today, table=replace(table, arrays=arrays), history=history)
+        users, items = recommended_pairs(config, dataset)
+        before = yesterday.of(users, items)
+        after = today.of(users, items, before.items)
+        is_same = (before.kinds == after.kinds) & (before.items == after.items)
+        is_same &= before.at_least == after.at_least
+        row: Record = {"workspace": workspace, "new": new_share, "pairs": len(users)}
+        row |= {"rewritten": round(float(1 - is_same.mean()), 4), "build s": round(seconds, 1)}
+        rows.append(row)
+        Results(output).append("night", row)
+    write_tables(output, "night", {"A night": rows})
+
+
+@app.command("build")
+def build_at_sizes(
+    sizes: Annotated[list[int], typer.Argument(help="Numbers of interactions, e.g. 1000000.")],
+    output: Output = BENCHMARKS / "neighbors",
+) -> None:
+    """Seconds and memory of a build of interactions by Zipf: 20 of each user, 200 of each item."""
+    rows = []
+    for size in sizes:
+        num_users, num_items = max(1, size // 20), max(2, size // 200)
+        draw = np.random.default_rng(0)
+        items = draw.permutation(num_items)[(draw.zipf(1.2, size) - 1) % num_items]
+        keys = np.unique(draw.integers(0, num_users, size) * num_items + items)
+        forget_peak()
+        began = time.perf_counter()
+        found = build(np.stack([keys // num_items, keys % num_items]), num_users, num_items)
+        seconds = time.perf_counter() - began
+        row: Record = {"interactions": len(keys), "users": num_users, "items": num_items}
+        row |= {"pairs": len(found.targets), "seconds": round(seconds, 1)}
+        rows.append(row | {"peak GiB": peak_of_process()})
+        Results(output).append("build", rows[-1])
+    write_tables(output, "build", {"Builds": rows})
 
 
 def recommended_pairs(config: RecommendConfig, dataset: Dataset) -> tuple[Ints, Ints]:
