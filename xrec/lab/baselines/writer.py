@@ -54,7 +54,8 @@ class Trained(nn.Module):
 
     def counts(self, batch: Any) -> Tensor:
         """Return the number of values that each loss is a sum of, (K,) float32."""
-        return (batch.labels >= 0).sum().float()[None]
+        count: Tensor = (batch.labels >= 0).sum().float()[None]
+        return count
 
 
 class Writer(Trained):
