@@ -9,7 +9,7 @@ processor and load. The memory is the most that the process held while the metho
 
 import warnings
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import typer
@@ -65,7 +65,7 @@ def quality(
             points = []
             forget_peak()
             for snapshot in METHODS[name](data, budget):
-                about = {"dataset": Path(uri).resolve().parent.name, "method": name}
+                about: dict[str, Any] = {"dataset": Path(uri).resolve().parent.name, "method": name}
                 cost = {"setting": snapshot.setting, "seconds": round(snapshot.seconds, 1)}
                 memory = {"peak GiB": peak_of_process()}
                 points.append(about | scores(data, snapshot.vectors) | cost | memory)

@@ -235,12 +235,12 @@ class Ranker:
         before = None if earlier is None else self._supporting(users, items, earlier)
         found = self.reasons.of(users, items, before)
         ids = taken(self._dataset.items["item_id"], found.items.clip(0).tolist())
-        categories = np.where(found.kinds == CATEGORY, self.reasons.categories[items], None)
+        categories = self.reasons.categories[items]
         none = found.items < 0, found.at_least == 0
         return {
             "evidence_kind": pa.array([EVIDENCE_KINDS[kind] for kind in found.kinds.tolist()]),
             "evidence_item_id": pa.array(ids, pa.string(), mask=none[0]),
-            "evidence_category": pa.array(categories, pa.string()),
+            "evidence_category": pa.array(categories, pa.string(), mask=found.kinds != CATEGORY),
             "evidence_at_least": pa.array(found.at_least, pa.int32(), mask=none[1]),
         }
 
