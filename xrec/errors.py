@@ -30,7 +30,25 @@ what is wrong, the value seen, what was expected, and what to do. Programs and t
 import importlib.metadata
 import shlex
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why one row has no text, or why its text cannot be used; other rows are not affected.
+
+    Attributes:
+        reason: One of the reasons of the job, such as `timeout` or `unsupported` (xrec.config).
+        message: For people. It never contains an endpoint's key.
+        words: The words of the text that are to blame, if any.
+        reply: What a language model had written, if that is kept.
+    """
+
+    reason: str
+    message: str
+    words: tuple[str, ...] = ()
+    reply: str = ""
 
 
 class XRecError(Exception):

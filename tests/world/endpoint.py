@@ -19,13 +19,14 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 
 from xrec.config import SamplingConfig
-from xrec.text import Prompt, Reply, ReplyFailure, Usage
+from xrec.errors import Failure
+from xrec.text import Prompt, Reply, Usage
 
 COST = Usage(10, 2, 1)
 LONG = '{"word": "a very long wo'
 _FAILURES = {
-    "late": ReplyFailure("timeout", "late"),
-    "refused": ReplyFailure("bad_request", "400 no such model"),
+    "late": Failure("timeout", "late"),
+    "refused": Failure("bad_request", "400 no such model"),
 }
 
 

@@ -7,6 +7,7 @@ from typing import Any, Literal, Protocol
 import pyarrow as pa
 
 from xrec.config import Split
+from xrec.errors import Failure
 from xrec.storage import Location
 
 Stage = Literal["items", "users", "pairs"]
@@ -126,19 +127,6 @@ class PairText:
 
     explanation: str
     aspects: tuple[Aspect, ...]
-
-
-@dataclass(frozen=True)
-class Failure:
-    """Why there is no text.
-
-    reason: one of `RowFormat.all_reasons`. message: for readers. reply: what the annotator had
-        written, or empty.
-    """
-
-    reason: str
-    message: str
-    reply: str = ""
 
 
 Input = ItemInput | UserInput | PairInput

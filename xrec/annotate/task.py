@@ -12,7 +12,6 @@ import pyarrow.compute as pc
 from xrec.annotate.annotator import (
     LOW_RATED,
     Annotator,
-    Failure,
     Input,
     ItemInput,
     PairInput,
@@ -24,6 +23,7 @@ from xrec.annotate.annotator import (
 from xrec.annotate.formats import EMPTY_REVIEW, NO_REVIEWS, SOLICITS
 from xrec.bulk import Outcome, RowFormat
 from xrec.data.language import solicits, without_solicitation
+from xrec.errors import Failure
 
 
 class TextTask:
@@ -173,7 +173,7 @@ def _clean(row: Input, text: Text | Failure) -> tuple[Text | Failure, int]:
             values[name], num_sentences = without_solicitation(value, titles)
             num_removed += num_sentences
             if num_sentences and not values[name] and name != "title" and not _is_low_rated(row):
-                return Failure(SOLICITS, "every sentence is a solicitation", value), 0
+                return Failure(SOLICITS, "every sentence is a solicitation", reply=value), 0
     return replace(text, **values), num_removed
 
 

@@ -10,8 +10,8 @@ plain       write the plain sentence from the evidence
 checker     combine all checks
 """
 
-from xrec.checks.checker import Checker, Refusal
+from xrec.checks.checker import Checker
 from xrec.checks.phrases import AspectNames, Named, check_word_list
 from xrec.checks.plain import plain_sentence
 
-__all__ = ["AspectNames", "Checker", "Named", "Refusal", "check_word_list", "plain_sentence"]
+__all__ = ["AspectNames", "Checker", "Named", "check_word_list", "plain_sentence"]

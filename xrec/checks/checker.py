@@ -5,7 +5,6 @@ from __future__ import annotations
 from bisect import bisect
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from functools import cache, cached_property
 from typing import TYPE_CHECKING
 
@@ -15,21 +14,13 @@ from xrec.checks.plain import plain_sentence, words_of, written_as_in
 from xrec.checks.support import NUMBER_RULES, unsupported_spans, words_to_blame
 from xrec.checks.tokens import tokens_of
 from xrec.checks.tone import why_not_positive
-from xrec.config import CheckFailure, ChecksConfig, PlainTemplates, StorageConfig
+from xrec.config import ChecksConfig, PlainTemplates, StorageConfig
 from xrec.data import NamedEvidence
 from xrec.data.language import composed, sentence_ends, title_spans, without_spans
+from xrec.errors import Failure
 
 if TYPE_CHECKING:
     from xrec.llm.prompt import PairTexts
-
-
-@dataclass(frozen=True)
-class Refusal:
-    """Why a text may not be shown: a reason, a message for people, and any words to blame."""
-
-    reason: CheckFailure
-    message: str
-    words: tuple[str, ...] = ()
 
 
 class Checker:
@@ -60,7 +51,7 @@ class Checker:
 
     def refusal(
         self, text: str, texts: PairTexts, checks: ChecksConfig, further: Sequence[str] = ()
-    ) -> Refusal | None:
+    ) -> Failure | None:
         """Return the first reason to refuse `text`, which is about the pair `texts`, or None.
 
         `further` are additional texts that may be cited. Raises DataError if the list of unsafe
@@ -76,10 +67,10 @@ class Checker:
             or self._not_entailed(text, texts, checks)
         )
 
-    def refusal_of_any(self, texts: PairTexts, checks: ChecksConfig) -> Refusal | None:
+    def refusal_of_any(self, texts: PairTexts, checks: ChecksConfig) -> Failure | None:
         """Return a reason to refuse any text about the pair `texts`, or None."""
         if checks.unsupported and not (texts.item_profile.strip() or texts.menu or texts.aspects):
-            return Refusal("unsupported", "nothing is known about the item: no profile, no aspects")
+            return Failure("unsupported", "nothing is known about the item: no profile, no aspects")
         return None
 
     def evidence(self, text: str, texts: PairTexts) -> tuple[NamedEvidence, ...]:
@@ -122,7 +113,7 @@ class Checker:
                 return sentence
         return None
 
-    def _unsafe(self, text: str, texts: PairTexts, checks: ChecksConfig) -> Refusal | None:
+    def _unsafe(self, text: str, texts: PairTexts, checks: ChecksConfig) -> Failure | None:
         if checks.unsafe_words is None:
             return None
         text = composed(text)
@@ -130,16 +121,16 @@ class Checker:
         for start, end in self._word_list(checks.unsafe_words).find(text):
             if not any(first <= start and end <= last for first, last in own):
                 word = text[start:end]
-                return Refusal("unsafe", f"{word!r} is on the list {checks.unsafe_words}", (word,))
+                return Failure("unsafe", f"{word!r} is on the list {checks.unsafe_words}", (word,))
         return None
 
-    def _not_positive(self, text: str, texts: PairTexts, checks: ChecksConfig) -> Refusal | None:
+    def _not_positive(self, text: str, texts: PairTexts, checks: ChecksConfig) -> Failure | None:
         why = why_not_positive(text, texts, self.aspects) if checks.not_positive else None
-        return Refusal("not_positive", why) if why else None
+        return Failure("not_positive", why) if why else None
 
     def _unsupported(
         self, text: str, texts: PairTexts, checks: ChecksConfig, further: Sequence[str]
-    ) -> Refusal | None:
+    ) -> Failure | None:
         tokens = tokens_of(text)
         spans = (
             unsupported_spans(tokens, texts, self.aspects, further) if checks.unsupported else []
@@ -148,9 +139,9 @@ class Checker:
             return None
         shown = ", ".join(dict.fromkeys(repr(tokens.text[start:end]) for start, end in spans))
         message = f"neither the prompt nor the item's menu of aspects supports: {shown}"
-        return Refusal("unsupported", message, tuple(words_to_blame(tokens, spans, texts)))
+        return Failure("unsupported", message, tuple(words_to_blame(tokens, spans, texts)))
 
-    def _unchosen(self, text: str, texts: PairTexts, checks: ChecksConfig) -> Refusal | None:
+    def _unchosen(self, text: str, texts: PairTexts, checks: ChecksConfig) -> Failure | None:
         least = min(checks.min_chosen, len(texts.aspects))
         evidence = self.evidence(text, texts) if least else ()
         num_named = sum(aspect.is_named for aspect in evidence)
@@ -158,9 +149,9 @@ class Checker:
             return None
         shown = ", ".join(repr(chosen.aspect) for chosen in texts.aspects)
         message = f"it names {num_named} of the chosen aspects ({shown}); expected at least {least}"
-        return Refusal("unchosen", message)
+        return Failure("unchosen", message)
 
-    def _named_twice(self, text: str, texts: PairTexts, checks: ChecksConfig) -> Refusal | None:
+    def _named_twice(self, text: str, texts: PairTexts, checks: ChecksConfig) -> Failure | None:
         """Refuse a sentence that names the title or an aspect twice, or an aspect from the title.
 
         Aspects inside the title itself do not count.
@@ -180,10 +171,10 @@ class Checker:
         if not twice:
             return None
         message = f"{twice[0]!r} is named twice in one sentence, or is already in the title"
-        return Refusal("named_twice", message)
+        return Failure("named_twice", message)
 
-    def _not_entailed(self, text: str, texts: PairTexts, checks: ChecksConfig) -> Refusal | None:
+    def _not_entailed(self, text: str, texts: PairTexts, checks: ChecksConfig) -> Failure | None:
         if checks.entailment is None:
             return None
         why = self._entailment(checks.entailment).why_not(text, texts)
-        return Refusal("unsupported", f"model {checks.entailment}: {why}") if why else None
+        return Failure("unsupported", f"model {checks.entailment}: {why}") if why else None

@@ -12,7 +12,8 @@ from typing import Literal, Protocol
 
 from torch import Tensor
 
-from xrec.config import DecodingConfig, PromptFailure, TextFailure
+from xrec.config import DecodingConfig
+from xrec.errors import Failure
 
 FinishReason = Literal["stop", "length", "failed", "given"]
 
@@ -98,20 +99,6 @@ def text_params(decoding: DecodingConfig) -> TextParams:
         top_p=decoding.top_p,
         seed=decoding.seed,
     )
-
-
-@dataclass(frozen=True)
-class Failure:
-    """The reason why a prompt cannot be completed, or why its text cannot be used.
-
-    Other requests are not affected.
-
-    words: the words of the text that are to blame, if any.
-    """
-
-    reason: PromptFailure | TextFailure
-    message: str
-    words: tuple[str, ...] = ()
 
 
 NOT_A_NUMBER = Failure(

@@ -9,7 +9,8 @@ from xrec.adapter.pairs import PairPrompts
 from xrec.checks import Checker
 from xrec.config import DecodingConfig, StorageConfig
 from xrec.data import Dataset
-from xrec.generate.engine import Completion, Failure, FinishReason, TextParams, text_params
+from xrec.errors import Failure
+from xrec.generate.engine import Completion, FinishReason, TextParams, text_params
 from xrec.generate.shared_engine import SharedEngine
 from xrec.generate.text_rules import ExplanationKind, TextFinisher
 from xrec.graph.artifact import GraphEmbeddings

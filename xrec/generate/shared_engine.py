@@ -19,12 +19,12 @@ from dataclasses import dataclass, replace
 from functools import partial
 from queue import SimpleQueue
 
+from xrec.errors import Failure
 from xrec.generate.engine import (
     Advance,
     Completion,
     EngineCore,
     EngineReport,
-    Failure,
     RequestParams,
     TextParams,
     failed,

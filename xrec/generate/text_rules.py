@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal
 
-from xrec.checks import Checker, Refusal
+from xrec.checks import Checker
 from xrec.config import DecodingConfig, TextConfig
 from xrec.data.language import (
     TitleIndex,
@@ -23,7 +23,8 @@ from xrec.data.language import (
     title_spans,
     words,
 )
-from xrec.generate.engine import Completion, Failure
+from xrec.errors import Failure
+from xrec.generate.engine import Completion
 from xrec.llm.prompt import PairTexts, PromptBuilder
 from xrec.llm.title_placeholder import TITLE
 
@@ -74,7 +75,7 @@ class TextFinisher:
         if rules.checks.min_chosen and self._builder.prompt.aspects and not texts.aspects:
             message = "the item has no aspect that the text could name"
             return Failure("unchosen", message)
-        return _failure(self._checker.refusal_of_any(texts, rules.checks))
+        return self._checker.refusal_of_any(texts, rules.checks)
 
     def finish(
         self,
@@ -220,7 +221,7 @@ class TextFinisher:
             )
         if self._builder.prompt.people and (numbers := self._checker.made_up_numbers(text, texts)):
             return Failure("unsupported", f"no evidence has the numbers {numbers}", tuple(numbers))
-        return _failure(self._checker.refusal(text, texts, rules.checks))
+        return self._checker.refusal(text, texts, rules.checks)
 
     def _with_evidence(self, text: str, texts: PairTexts, rules: TextConfig) -> str:
         """Return `text` and a plain sentence on the aspects that it names, then on other ones.
@@ -275,10 +276,6 @@ class TextFinisher:
             ):
                 return sentence
         return None
-
-
-def _failure(refusal: Refusal | None) -> Failure | None:
-    return None if refusal is None else Failure(**vars(refusal))
 
 
 def _empty_or_repetitive(text: str, title: str, rules: TextConfig) -> Failure | None:

@@ -12,8 +12,8 @@ from xrec.adapter.pairs import Pair
 from xrec.backfill.lookup import Explained
 from xrec.config import DecodingConfig, ServeConfig, share_of_key
 from xrec.data import NamedEvidence
-from xrec.errors import DataError, ModelError, UnknownIdError
-from xrec.generate.engine import Advance, Completion, Failure, text_params
+from xrec.errors import DataError, Failure, ModelError, UnknownIdError
+from xrec.generate.engine import Advance, Completion, text_params
 from xrec.generate.explainer import Asked, Explainer, Explanation
 from xrec.generate.loading import load_explainer, sources_of
 from xrec.generate.shared_engine import EngineRequest

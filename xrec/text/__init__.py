@@ -15,15 +15,7 @@ from xrec.text.loading import (
     load_language_model,
     model_identity,
 )
-from xrec.text.messages import (
-    LanguageModel,
-    Message,
-    Prompt,
-    Reply,
-    ReplyFailure,
-    Usage,
-    about_tokens,
-)
+from xrec.text.messages import LanguageModel, Message, Prompt, Reply, Usage, about_tokens
 from xrec.text.prompt_file import PromptFile, parse_prompt_file, read_prompt_file
 from xrec.text.replies import parse_reply
 
@@ -34,7 +26,6 @@ __all__ = [
     "Prompt",
     "PromptFile",
     "Reply",
-    "ReplyFailure",
     "Usage",
     "about_tokens",
     "ask",

@@ -13,17 +13,9 @@ from itertools import takewhile
 from typing import Any, NoReturn
 
 from xrec.config import SamplingConfig
-from xrec.errors import BudgetError, EndpointError, StorageNotFoundError
+from xrec.errors import BudgetError, EndpointError, Failure, StorageNotFoundError
 from xrec.storage import Location, request_each
-from xrec.text.messages import (
-    LanguageModel,
-    Message,
-    ObjectT,
-    Prompt,
-    Reply,
-    ReplyFailure,
-    Usage,
-)
+from xrec.text.messages import LanguageModel, Message, ObjectT, Prompt, Reply, Usage
 from xrec.text.replies import parse_reply, strict_schema
 
 _MAX_QUOTED_CHARACTERS = 2000
@@ -55,9 +47,9 @@ def ask(
 
 def _parse(reply: Reply[Any], prompt: Prompt[ObjectT]) -> Reply[ObjectT]:
     parsed = reply.failure or parse_reply(reply.raw, prompt.schema, is_cut=reply.is_cut)
-    if not isinstance(parsed, ReplyFailure) and (problem := prompt.check(parsed)) is not None:
-        parsed = ReplyFailure("failed_check", problem)
-    if isinstance(parsed, ReplyFailure):
+    if not isinstance(parsed, Failure) and (problem := prompt.check(parsed)) is not None:
+        parsed = Failure("failed_check", problem)
+    if isinstance(parsed, Failure):
         return replace(reply, failure=parsed)
     return replace(reply, value=parsed)
 
@@ -157,7 +149,7 @@ class Asker:
                 self._count_refusal(reply.failure)
             yield reply
 
-    def _count_refusal(self, failure: ReplyFailure | None) -> None:
+    def _count_refusal(self, failure: Failure | None) -> None:
         self._has_replied |= failure is None
         self._num_refused += failure is not None and failure.reason == "bad_request"
         if failure is not None and self._num_refused >= _MAX_REFUSALS and not self._has_replied:
@@ -196,7 +188,7 @@ class Asker:
         except StorageNotFoundError:
             return None
         value = parse_reply(record["raw"], prompt.schema)
-        if isinstance(value, ReplyFailure):
+        if isinstance(value, Failure):
             return None
         return Reply(0, record["raw"], Usage(**record["usage"]), value=value)
 

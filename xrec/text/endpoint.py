@@ -20,8 +20,8 @@ from openai.types.chat import ChatCompletion, ChatCompletionMessage
 from pydantic import SecretStr
 
 from xrec.config import EndpointConfig, EndpointModelConfig, SamplingConfig
-from xrec.errors import EndpointAccessError, EndpointError, EndpointUnreachableError
-from xrec.text.messages import Message, Prompt, Reply, ReplyFailure, Usage, about_tokens
+from xrec.errors import EndpointAccessError, EndpointError, EndpointUnreachableError, Failure
+from xrec.text.messages import Message, Prompt, Reply, Usage, about_tokens
 from xrec.text.replies import strict_schema
 
 _OUTAGES = ("rate_limited", "endpoint_error", "timeout", "unreachable")
@@ -96,16 +96,14 @@ class Endpoint:
         self._ended = self._ended or self._judge(fault, started_at)
         if self._ended is not None:
             raise self._ended
-        assert isinstance(fault, ReplyFailure)
+        assert isinstance(fault, Failure)
         return Reply(index, "", Usage(num_requests=num_requests), failure=fault)
 
     async def _admit(self, request: object) -> None:
         if self._limiter is not None:
             await self._limiter.acquire()
 
-    def _judge(
-        self, fault: ReplyFailure | EndpointError, started_at: float
-    ) -> EndpointError | None:
+    def _judge(self, fault: Failure | EndpointError, started_at: float) -> EndpointError | None:
         """Return an error if the endpoint is to blame for a failure, rather than the prompt."""
         if isinstance(fault, EndpointError):
             return fault
@@ -188,11 +186,11 @@ class EndpointModel:
 
 def _read_error(
     error: openai.APIError | ValueError, config: EndpointConfig, key: SecretStr | None
-) -> ReplyFailure | EndpointError:
+) -> Failure | EndpointError:
     """Return what the last attempt's error means; a ValueError is an unreadable response."""
     if isinstance(error, openai.APITimeoutError):
         limit = config.timeout_seconds
-        return ReplyFailure("timeout", f"no answer within {limit:g} s (timeout_seconds)")
+        return Failure("timeout", f"no answer within {limit:g} s (timeout_seconds)")
     text = str(error.__cause__ or error)
     if isinstance(error, openai.APIStatusError):
         text = f"{error.status_code} {error.body}"
@@ -202,13 +200,13 @@ def _read_error(
     if isinstance(error, openai.APIStatusError):
         return _read_status(error.status_code, error.code or "", text, config)
     if isinstance(error, openai.APIConnectionError):
-        return ReplyFailure("unreachable", f"the connection failed: {text}")
-    return ReplyFailure("broken_response", f"invalid response: {text}")
+        return Failure("unreachable", f"the connection failed: {text}")
+    return Failure("broken_response", f"invalid response: {text}")
 
 
 def _read_status(
     status: int, code: str, text: str, config: EndpointConfig
-) -> ReplyFailure | EndpointError:
+) -> Failure | EndpointError:
     """Interpret a status; errors about the key omit the endpoint's text, which may contain it."""
     url, variable = config.base_url, config.api_key_variable
     if status == 402 or code in _USED_UP:
@@ -236,9 +234,9 @@ def _read_status(
             saw=config.model,
         )
     if status in _TEMPORARY or status >= 500:
-        return ReplyFailure("rate_limited" if status == 429 else "endpoint_error", text)
+        return Failure("rate_limited" if status == 429 else "endpoint_error", text)
     is_too_long = code == "context_length_exceeded" or status == 413
-    return ReplyFailure("prompt_too_long" if is_too_long else "bad_request", text)
+    return Failure("prompt_too_long" if is_too_long else "bad_request", text)
 
 
 def _read_answer(answer: object, index: int, words: str, num_requests: int) -> Reply[Any]:
@@ -257,7 +255,7 @@ def _read_answer(answer: object, index: int, words: str, num_requests: int) -> R
     num_reply_tokens = _count(getattr(counted, "completion_tokens", None), text)
     is_filtered = choice.finish_reason == "content_filter"
     refusal = message.refusal or ("by its content filter" if is_filtered else None)
-    failure = ReplyFailure("refused", str(refusal)) if refusal else None
+    failure = Failure("refused", str(refusal)) if refusal else None
     usage = Usage(num_prompt_tokens, num_reply_tokens, num_requests)
     return Reply(index, text, usage, is_cut=choice.finish_reason == "length", failure=failure)
 

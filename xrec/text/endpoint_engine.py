@@ -13,16 +13,16 @@ from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future
 from contextlib import suppress
-from typing import Any, cast
+from typing import Any
 
 from pydantic import SecretStr
 
-from xrec.config import EndpointConfig, PromptFailure
+from xrec.config import EndpointConfig
+from xrec.errors import Failure
 from xrec.generate.engine import (
     Advance,
     Completion,
     EngineReport,
-    Failure,
     RequestParams,
     TextParams,
     failed,
@@ -167,8 +167,7 @@ class EndpointCore:
         self.report.num_computed_prompt_tokens += usage.num_prompt_tokens
         self.report.num_decoded_tokens += usage.num_reply_tokens
         if reply.failure is not None:
-            reason = cast(PromptFailure, reply.failure.reason)  # `Endpoint` has no others
-            return failed(reply.index, Failure(reason, reply.failure.message))
+            return failed(reply.index, reply.failure)
         token_ids = self._tokenizer(reply.raw.strip())["input_ids"]
         completion = Completion(
             reply.index,

@@ -17,14 +17,14 @@ from xrec.config import (
     SamplingConfig,
     StorageConfig,
 )
-from xrec.errors import ModelError, install_command
+from xrec.errors import Failure, ModelError, install_command
 from xrec.generate.builtin.engine import load_engine
 from xrec.generate.engine import Completion, TextParams, TokenMask
 from xrec.generate.shared_engine import SharedEngine
 from xrec.llm.chat import Chat
 from xrec.llm.model import load_llm, load_tokenizer, resolve_device, stop_token_ids
 from xrec.llm.source import resolve_model
-from xrec.text.messages import Prompt, Reply, ReplyFailure, Usage
+from xrec.text.messages import Prompt, Reply, Usage
 
 _REASONS: Mapping[str, ReplyFailureReason] = {
     "prompt_too_long": "prompt_too_long",
@@ -121,7 +121,7 @@ class EngineModel:
     def _reply(self, completion: Completion, index: int, num_prompt_tokens: int) -> Reply[Any]:
         if completion.failure is not None:
             reason = _REASONS.get(completion.failure.reason, "bad_request")
-            failure = ReplyFailure(reason, completion.failure.message)
+            failure = Failure(reason, completion.failure.message)
             return Reply(index, "", Usage(num_requests=1), failure=failure)
         text = self._chat.decode(completion.token_ids)
         usage = Usage(num_prompt_tokens, len(completion.token_ids), 1)

@@ -7,7 +7,8 @@ from typing import Any, Generic, Literal, NamedTuple, Protocol, TypeVar
 
 from pydantic import BaseModel
 
-from xrec.config import ReplyFailureReason, SamplingConfig
+from xrec.config import SamplingConfig
+from xrec.errors import Failure
 
 ObjectT = TypeVar("ObjectT", bound=BaseModel)
 
@@ -61,14 +62,6 @@ def about_tokens(text: str) -> int:
 
 
 @dataclass(frozen=True)
-class ReplyFailure:
-    """Why a prompt has no valid reply; the message never contains an endpoint's key."""
-
-    reason: ReplyFailureReason
-    message: str
-
-
-@dataclass(frozen=True)
 class Reply(Generic[ObjectT]):
     """The reply to the prompt at `index`.
 
@@ -81,7 +74,7 @@ class Reply(Generic[ObjectT]):
     raw: str
     usage: Usage
     is_cut: bool = False
-    failure: ReplyFailure | None = None
+    failure: Failure | None = None
     value: ObjectT | None = None
 
 

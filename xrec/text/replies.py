@@ -8,7 +8,8 @@ import json_repair
 from pydantic import BaseModel, ValidationError
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 
-from xrec.text.messages import ObjectT, ReplyFailure
+from xrec.errors import Failure
+from xrec.text.messages import ObjectT
 
 _THOUGHTS = re.compile(r"\A\s*<think>.*?</think>", re.DOTALL)
 # JSON strings cannot contain these characters, but some grammars allow them. Outside strings, a
@@ -44,9 +45,7 @@ def strict_schema(model: type[BaseModel], *, with_lengths: bool = False) -> dict
     return model.model_json_schema(schema_generator=generator)
 
 
-def parse_reply(
-    text: str, schema: type[ObjectT], *, is_cut: bool = False
-) -> ObjectT | ReplyFailure:
+def parse_reply(text: str, schema: type[ObjectT], *, is_cut: bool = False) -> ObjectT | Failure:
     """Return the object in `text`, or why there is none.
 
     Removes fences and text around the object, and adds missing quotes and brackets. A text that was
@@ -54,22 +53,22 @@ def parse_reply(
     """
     text = _CONTROL.sub(" ", _THOUGHTS.sub("", text)).strip()
     if not text:
-        return ReplyFailure("empty_reply", "the reply has no text")
+        return Failure("empty_reply", "the reply has no text")
     with suppress(ValidationError):
         return schema.model_validate_json(text)
     if is_cut:
-        return ReplyFailure("cut_off", "the reply reached its maximum length; raise max_tokens")
+        return Failure("cut_off", "the reply reached its maximum length; raise max_tokens")
     values: Any = None
     with suppress(ValueError, RecursionError):
         values = json_repair.loads(text)
     if isinstance(values, list):
         values = next((value for value in values if isinstance(value, dict)), None)
     if not isinstance(values, dict):
-        return ReplyFailure("invalid_json", "the reply contains no JSON object")
+        return Failure("invalid_json", "the reply contains no JSON object")
     try:
         return schema.model_validate(values)
     except ValidationError as error:
-        return ReplyFailure("invalid_object", _describe(error))
+        return Failure("invalid_object", _describe(error))
 
 
 def _describe(error: ValidationError) -> str:

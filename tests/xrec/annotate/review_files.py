@@ -13,7 +13,6 @@ from tests.xrec.data.test_assemble import whole
 from xrec.annotate.annotator import (
     AnnotatorSpec,
     Aspect,
-    Failure,
     Input,
     ItemInput,
     ItemText,
@@ -30,6 +29,7 @@ from xrec.annotate.read import read_annotations
 from xrec.annotate.store import keep_source
 from xrec.config import AnnotateConfig, SplitShares, merged, parse_config
 from xrec.data import Staging, assemble
+from xrec.errors import Failure
 from xrec.storage import Location, Manifest
 
 HASHED = {"by": "hash", "test": 0, "validation": 0}
@@ -142,7 +142,7 @@ class QuotingAnnotator:
     def _pair(self, row: PairInput) -> PairText | Failure:
         """The review as explanation, and each of its words as an aspect."""
         if "refuse" in row.review.review and not (self._folder / "mended").exists():
-            return Failure(REFUSED, "it was told to", f"reply to {row.user_id}")
+            return Failure(REFUSED, "it was told to", reply=f"reply to {row.user_id}")
         words = dict.fromkeys(row.review.review.lower().replace(".", "").split())
         if "blame" in words:
             return PairText("", tuple(Aspect(word, "", "negative") for word in words))

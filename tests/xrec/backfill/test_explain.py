@@ -24,7 +24,8 @@ from xrec.backfill.identity import (
 from xrec.checks import Checker
 from xrec.config import DecodingConfig, TextConfig
 from xrec.data import AspectEvidence
-from xrec.generate.engine import Completion, Failure
+from xrec.errors import Failure
+from xrec.generate.engine import Completion
 from xrec.generate.explainer import Explainer
 from xrec.generate.loading import sources_of
 from xrec.generate.shared_engine import Again, Requests

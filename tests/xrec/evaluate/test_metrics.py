@@ -7,11 +7,11 @@ import pytest
 from scipy import stats
 
 from tests.xrec.evaluate.conftest import make_config, scored
+from xrec.errors import Failure
 from xrec.evaluate.intervals import Estimate, difference_interval, mean_interval
 from xrec.evaluate.metrics import compute_metrics as compute
 from xrec.evaluate.scores import Coverage, other_users
 from xrec.evaluate.text_metrics import aspect_pattern, named_aspects
-from xrec.generate.engine import Failure
 from xrec.generate.explainer import Explanation
 
 CONFIG = make_config()

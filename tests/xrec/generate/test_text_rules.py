@@ -12,7 +12,8 @@ from xrec.checks import Checker
 from xrec.config import ChecksConfig, DecodingConfig, PromptConfig, TextConfig
 from xrec.data import AspectEvidence
 from xrec.data.language import TitleIndex
-from xrec.generate.engine import Completion, Failure, FinishReason
+from xrec.errors import Failure
+from xrec.generate.engine import Completion, FinishReason
 from xrec.generate.text_rules import TextFinisher, cut_to_words
 from xrec.llm.collaborative import Vocabulary
 from xrec.llm.prompt import PairTexts, PromptBuilder

@@ -16,18 +16,9 @@ from tests.errors import raises
 from tests.world.endpoint import COST, LONG, ScriptedModel
 from tests.xrec.text.asked import Said, prompts
 from xrec.config import SamplingConfig
-from xrec.errors import BudgetError, EndpointError
+from xrec.errors import BudgetError, EndpointError, Failure
 from xrec.storage import open_location
-from xrec.text import (
-    Asker,
-    Message,
-    Prompt,
-    Reply,
-    ReplyFailure,
-    Usage,
-    ask,
-    parse_reply,
-)
+from xrec.text import Asker, Message, Prompt, Reply, Usage, ask, parse_reply
 from xrec.text.replies import strict_schema
 
 SAMPLING = SamplingConfig(max_tokens=2)
@@ -77,9 +68,9 @@ def test_ask_twice_without_a_valid_reply_fails_and_an_endpoints_failure_is_not_a
     model = Scripted({"word-0": ["no", "never"], "word-2": ["late"]})
     replies = _asked(model, 3)
     assert _words(replies) == [None, "word-1", None]
-    assert replies[0].failure == ReplyFailure("invalid_json", "the reply contains no JSON object")
+    assert replies[0].failure == Failure("invalid_json", "the reply contains no JSON object")
     assert replies[0].raw == "never"
-    assert replies[2].failure == ReplyFailure("timeout", "late")
+    assert replies[2].failure == Failure("timeout", "late")
     assert [reply.usage.num_requests for reply in replies] == [2, 1, 1]
     assert len(model.asked) == 4
 

@@ -11,7 +11,6 @@ from pydantic import BaseModel, Field, create_model
 from xrec.annotate.annotator import (
     LOW_RATED,
     Aspect,
-    Failure,
     Input,
     ItemText,
     PairInput,
@@ -23,6 +22,7 @@ from xrec.annotate.annotator import (
     UserText,
 )
 from xrec.config import ReplyFailureReason
+from xrec.errors import Failure
 
 Kind = Literal["item", "user", "pair"]
 
@@ -157,7 +157,7 @@ def text_of(row: Input, limits: ReplyLimits, reply: Any) -> Text | Failure:
         if isinstance(row, UserInput):
             return UserText(text)
         return ItemText(row.title or _line(reply.title), text, title_is_made=not row.title)
-    return Failure(_NO_SENTENCE, "the text has no whole sentence", reply.model_dump_json())
+    return Failure(_NO_SENTENCE, "the text has no whole sentence", reply=reply.model_dump_json())
 
 
 def _aspects(

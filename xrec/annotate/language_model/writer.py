@@ -8,16 +8,7 @@ from typing import Any
 
 from pydantic import SecretStr
 
-from xrec.annotate.annotator import (
-    STAGES,
-    AnnotatorSpec,
-    Failure,
-    Input,
-    PairInput,
-    PairText,
-    Text,
-    Written,
-)
+from xrec.annotate.annotator import STAGES, AnnotatorSpec, Input, PairInput, PairText, Text, Written
 from xrec.annotate.formats import REPLIES
 from xrec.annotate.language_model.forecast import forecast
 from xrec.annotate.language_model.prompts import Prompts, kind_of, read_prompt
@@ -35,7 +26,7 @@ from xrec.annotate.report import repeats_verbatim
 from xrec.bulk import read_status, use_of
 from xrec.config import AnnotateConfig, EndpointModelConfig, LanguageModelAnnotator, identity_of
 from xrec.data.language import language_name, other_language
-from xrec.errors import ArtifactNotFoundError, StorageNotFoundError
+from xrec.errors import ArtifactNotFoundError, Failure, StorageNotFoundError
 from xrec.llm.source import known_fingerprint
 from xrec.storage import Location
 from xrec.text import (
@@ -83,17 +74,17 @@ class LanguageModelWriter:
     def _text(self, row: Input, reply: Reply[Any]) -> Text | Failure:
         """Return the text of a reply; a copy of the example or another language is a failure."""
         if reply.failure is not None:
-            return Failure(reply.failure.reason, reply.failure.message, reply.raw)
+            return Failure(reply.failure.reason, reply.failure.message, reply=reply.raw)
         text = text_of(row, self.prompts.limits, reply.value)
         if isinstance(text, Failure):
             return text
         words = text.explanation if isinstance(text, PairText) else text.profile
         if repeats_verbatim(words, self.prompts.example(row)):
             message = "the text repeats eight consecutive words of the prompt's example"
-            return Failure(COPIES_EXAMPLE, message, reply.raw)
+            return Failure(COPIES_EXAMPLE, message, reply=reply.raw)
         if other := other_language(words, self.prompts.language):
             message = f"the text is in {other}, but annotator.language is {self.prompts.language}"
-            return Failure(OTHER_LANGUAGE, message, reply.raw)
+            return Failure(OTHER_LANGUAGE, message, reply=reply.raw)
         return text
 
 

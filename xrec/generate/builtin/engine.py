@@ -7,6 +7,7 @@ import torch
 from transformers import PreTrainedModel
 
 from xrec.config import EngineConfig
+from xrec.errors import Failure
 from xrec.generate.builtin.kv_cache import KVCache
 from xrec.generate.builtin.model import ModelRunner, PackedModel
 from xrec.generate.builtin.requests import Request, Slots, positions_needed
@@ -14,7 +15,6 @@ from xrec.generate.builtin.scheduler import Scheduler
 from xrec.generate.engine import (
     Advance,
     EngineReport,
-    Failure,
     RequestParams,
     TextParams,
     failed,

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from transformers import AttentionInterface, PreTrainedModel
 
-from xrec.errors import ModelError
+from xrec.errors import Failure, ModelError
 from xrec.generate.builtin.attention import (
     PACKED,
     Attend,
@@ -29,14 +29,7 @@ from xrec.generate.builtin.kv_cache import Block, KVCache, KVShape
 from xrec.generate.builtin.requests import Request, Slots, Span
 from xrec.generate.builtin.sampling import log_likelihoods, mask_failure, next_tokens
 from xrec.generate.builtin.scheduler import Scheduler
-from xrec.generate.engine import (
-    NOT_A_NUMBER,
-    Advance,
-    Completion,
-    EngineReport,
-    Failure,
-    failed,
-)
+from xrec.generate.engine import NOT_A_NUMBER, Advance, Completion, EngineReport, failed
 from xrec.llm.collaborative import CollaborativeEmbedding, Vocabulary
 from xrec.llm.model import unusual_layers
 

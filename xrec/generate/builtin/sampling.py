@@ -11,8 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from xrec.errors import Failure
 from xrec.generate.builtin.requests import Request
-from xrec.generate.engine import NOT_A_NUMBER, Failure, TextParams, TokenMask
+from xrec.generate.engine import NOT_A_NUMBER, TextParams, TokenMask
 
 _NUM_LIKELIEST = 256
 """Number of tokens among which sampling searches first; only if that fails, all are sorted."""

@@ -17,12 +17,12 @@ from vllm.exceptions import VLLMValidationError
 from vllm.inputs import EngineInput
 from vllm.sampling_params import RequestOutputKind
 
+from xrec.errors import Failure
 from xrec.generate.engine import (
     NOT_A_NUMBER,
     Advance,
     Completion,
     EngineReport,
-    Failure,
     FinishReason,
     LikelihoodParams,
     RequestParams,
