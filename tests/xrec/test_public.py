@@ -91,6 +91,6 @@ def test_no_module_unpickles_a_file_or_runs_what_it_reads():
                 assert called not in ("eval", "exec", "torch.load", "torch.save"), path
                 names = {each.arg for each in node.keywords}
                 assert not names & {"allow_pickle", "trust_remote_code"}, path
-    assert unpickle == {"xrec/bulk", "xrec/train"}
+    assert unpickle == {"xrec/processes", "xrec/train"}
     with pytest.raises(ConfigError, match="invalid YAML"):
         parse_yaml("a: !!python/object/apply:os.getcwd []", "file")

@@ -103,7 +103,7 @@ def test_explain_pairs_failed_rows_are_typed_and_the_rest_is_explained(scripted)
     for reason, message, texts in (
         ("unknown_user", "user 'nobody' is not among the 12 users", ("", "Place 0", GARDEN)),
         ("unknown_item", "item 'nothing' is not among the 6", ("Guest number 0.", "", "")),
-        ("prompt_too_long", "at most 400 allowed (prompt.max_prompt_tokens)", None),
+        ("prompt_too_long", "prompt.max_prompt_tokens = 400", None),
         ("empty_text", "", ("Guest number 1.", "Place 0", GARDEN)),
         ("over_memory_budget", "needs 9 GiB", ("Guest number 2.", "Place 0", GARDEN)),
     ):
