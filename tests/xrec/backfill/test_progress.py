@@ -1,0 +1,101 @@
+"""What a driver of a backfill shows: the line of progress, the metrics, the size of a chunk."""
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from ray.util import metrics
+
+from tests.xrec.backfill.runs import Runs
+from xrec.backfill.driver import BackfillMetrics, progress_line
+from xrec.backfill.plan import run_request
+from xrec.backfill.preview import preview_lines
+from xrec.bulk import Identity, Preview, Progress
+
+NOW = datetime(2026, 1, 2, tzinfo=UTC)
+BEFORE = Progress(
+    num_ok=6,
+    failed={"timeout": 2},
+    costs={"seconds": 8.0, "carried": 3, "carried_failed": 1, "num_prompt_tokens": 100},
+    written_at=NOW,
+    started_at=NOW,
+    working_since=NOW - timedelta(seconds=10),
+    num_rows_before=3,
+)
+
+
+def test_line_of_progress_has_what_is_left_and_the_rate_of_this_driver():
+    line = progress_line(BEFORE, 28, NOW)
+    assert line == "6 explained, 2 failed, 20 left; 0.5 pairs/s, 40 s to go"
+    unknown = BEFORE.model_copy(update={"working_since": None})
+    assert progress_line(unknown, 28, NOW) == "6 explained, 2 failed, 20 left"
+
+
+def test_metrics_count_what_was_done_since_the_driver_started(monkeypatch):
+    counted: dict[tuple[str, str], float] = {}
+
+    def count(self: Any, value: float, tags: dict[str, str] | None = None) -> None:
+        key = self.info["name"], next(iter((tags or {}).values()), "")
+        counted[key] = counted.get(key, 0) + value
+
+    monkeypatch.setattr(metrics.Counter, "inc", count)
+    monkeypatch.setattr(metrics.Gauge, "set", count)
+    after = BEFORE.model_copy(
+        update={
+            "num_ok": 11,
+            "failed": {"timeout": 3},
+            "costs": {**BEFORE.costs, "seconds": 9.5, "carried": 5, "num_prompt_tokens": 170},
+            "num_deaths": 1,
+        }
+    )
+    shown = BackfillMetrics(28)
+    shown.record(BEFORE)
+    assert counted == {("xrec_backfill_pairs_left", ""): 20}
+    counted.clear()
+    shown.record(after)
+    assert counted == {
+        ("xrec_backfill_pairs_total", "explained"): 3,
+        ("xrec_backfill_pairs_total", "carried"): 2,
+        ("xrec_backfill_pairs_total", "timeout"): 1,
+        ("xrec_backfill_tokens_total", "prompt"): 70,
+        ("xrec_backfill_deaths_total", ""): 1,
+        ("xrec_backfill_actor_seconds_total", ""): 1.5,
+        ("xrec_backfill_pairs_left", ""): 14,
+    }
+
+
+ENDPOINT = {"engine": {"kind": "endpoint", "model": "m", "concurrency": 4}}
+
+
+@pytest.mark.parametrize(
+    ("num_pairs", "size", "values"),
+    [
+        (0, 1, {}),
+        (100, 13, {}),  # four chunks for each of two actors
+        (100_000, 1024, {}),
+        (100, 25, ENDPOINT),  # one process, whatever `actors` says
+        (100_000, 32, ENDPOINT),  # eight rounds of requests, as their replies may be lost
+        (100_000, 7, {"rows_per_chunk": 7}),
+    ],
+)
+def test_chunk_is_small_enough_for_all_actors_and_for_what_a_kill_loses(
+    runs: Runs, num_pairs, size, values
+):
+    config = runs.config(**{"rows_per_chunk": None, **values})
+    request = run_request(config, Identity(kind="explanations", config={}, inputs={}))
+    assert request.rows_per_chunk(num_pairs) == size
+
+
+def test_preview_says_what_is_left_and_what_it_costs():
+    new = Preview(100, 4, {"id": 2}, None, None, None)
+    assert preview_lines(new, 2) == [
+        "100 pairs in 4 chunks",
+        "left out: id 2",
+        "costs are unknown because no run was measured here; set limit=50 to explain and measure "
+        "the first pairs of this run",
+    ]
+    known = replace(new, rejected={}, costs_left={"seconds": 7200.0}, measured_at="s3://b/run")
+    *_, cost, source = preview_lines(known, 2)
+    assert cost == "to come: about 2.0 h of actor time; 60 min with 2 actors, plus startup"
+    assert source == "  estimated from pairs done at s3://b/run; less if any are carried over"
