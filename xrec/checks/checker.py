@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from bisect import bisect
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -21,6 +22,8 @@ from xrec.errors import Failure
 
 if TYPE_CHECKING:
     from xrec.llm.prompt import PairTexts
+
+_PEOPLE = re.compile(r"\b(?:you|your|people|others)\b", re.IGNORECASE)
 
 
 class Checker:
@@ -131,10 +134,13 @@ class Checker:
     def _unsupported(
         self, text: str, texts: PairTexts, checks: ChecksConfig, further: Sequence[str]
     ) -> Failure | None:
+        if not checks.unsupported:
+            return None
+        if name := _misused_evidence(text, texts):
+            message = f"it names {name!r}, the item of the evidence, but nobody who chose it"
+            return Failure("unsupported", message)
         tokens = tokens_of(text)
-        spans = (
-            unsupported_spans(tokens, texts, self.aspects, further) if checks.unsupported else []
-        )
+        spans = unsupported_spans(tokens, texts, self.aspects, further)
         if not spans:
             return None
         shown = ", ".join(dict.fromkeys(repr(tokens.text[start:end]) for start, end in spans))
@@ -178,3 +184,19 @@ class Checker:
             return None
         why = self._entailment(checks.entailment).why_not(text, texts)
         return Failure("unsupported", f"model {checks.entailment}: {why}") if why else None
+
+
+def _misused_evidence(text: str, texts: PairTexts) -> str:
+    """Return the supporting item's name if a sentence has it without its people, or "".
+
+    "You went to The Fox" is evidence; "a tea room in The Fox" is made up.
+    """
+    name = "" if texts.people is None or not texts.people.item_id else texts.people.name
+    if not name or name not in text:
+        return ""
+    other, start = without_spans(text, title_spans(text, texts.item_title)), 0
+    for end in [*sentence_ends(other), len(other)]:
+        sentence, start = other[start:end], end
+        if name in sentence and not _PEOPLE.search(sentence):
+            return name
+    return ""

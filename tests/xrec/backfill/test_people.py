@@ -187,6 +187,13 @@ def test_a_text_may_name_the_evidence_and_no_other_number_or_item(explainer) -> 
     ):
         failure = finisher.unfit(text, texts, rules)
         assert (failure and failure.reason) == reason, text
+    backed = TextConfig(checks={"unsupported": True})
+    for text, is_fine in (
+        ("You went to Place 1, so you will enjoy its garden.", True),
+        ("It is a quiet garden in Place 1.", False),
+        ("You will enjoy its garden. Place 1 is quiet.", False),
+    ):
+        assert (finisher.unfit(text, texts, backed) is None) is is_fine, text
     of_category = replace(texts, people=said(explainer.dataset, "u0 i2", CATEGORY))
     rules = TextConfig(checks={"unsupported": True})
     for text, reason in (
