@@ -11,7 +11,13 @@ from transformers import PreTrainedModel
 
 from xrec.adapter.pairs import PairPrompts
 from xrec.aspects import check_prompt
-from xrec.config import BackfillConfig, EndpointConfig, identity_of
+from xrec.config import (
+    BackfillConfig,
+    EndpointConfig,
+    EngineConfig,
+    PromptConfig,
+    identity_of,
+)
 from xrec.data import Dataset, read_dataset
 from xrec.errors import ModelError
 from xrec.generate.builtin.engine import load_engine
@@ -52,9 +58,21 @@ def load_writer(config: BackfillConfig, key: SecretStr | None = None) -> Explain
         )
     folder = resolve_model(config.llm, config.storage)
     model = load_llm(config.llm, folder, resolve_device(config.actors.device))
-    tokenizer = load_tokenizer(folder)
+    return explainer_from_words(config, model, model_fingerprint(folder))
+
+
+def explainer_from_words(
+    config: BackfillConfig, model: PreTrainedModel, written_by: str
+) -> Explainer:
+    """Return an explainer whose builtin engine runs `model`, with the tokenizer of `config.llm`.
+
+    written_by: the fingerprint of the model.
+    """
+    assert config.llm is not None
+    assert isinstance(config.engine, EngineConfig)
+    tokenizer = load_tokenizer(resolve_model(config.llm, config.storage))
     engine = load_engine(model, stop_token_ids(model, tokenizer), config.engine)
-    return _from_words(config, tokenizer, engine, model_fingerprint(folder), model)
+    return _from_words(config, tokenizer, engine, written_by, model)
 
 
 def load_finisher_of(config: BackfillConfig) -> tuple[Dataset, PairPrompts, TextFinisher]:
@@ -82,8 +100,12 @@ def _from_words(
 
 
 def _pairs_from_words(config: BackfillConfig, tokenizer: Any) -> tuple[Dataset, PairPrompts]:
-    """Return the dataset, and what builds prompts without collaborative tokens."""
     dataset = read_dataset(location_of(config, "dataset"))
     check_prompt(config.prompt, dataset.manifest)
+    return dataset, PairPrompts(dataset, builder_from_words(dataset, tokenizer, config.prompt))
+
+
+def builder_from_words(dataset: Dataset, tokenizer: Any, prompt: PromptConfig) -> PromptBuilder:
+    """Return a builder of prompts without collaborative tokens."""
     words = Vocabulary(len(tokenizer), dataset.num_users, dataset.num_items, num_tokens=0)
-    return dataset, PairPrompts(dataset, PromptBuilder(tokenizer, config.prompt, words))
+    return PromptBuilder(tokenizer, prompt, words)
