@@ -28,6 +28,7 @@ from xrec.generate.engine import (
 )
 from xrec.text.endpoint import Endpoint
 from xrec.text.messages import Message, Reply
+from xrec.text.replies import without_thoughts
 
 _WORD = re.compile(r"\s?\w+|\s|[^\w\s]")
 _STEP_SECONDS = 0.05
@@ -167,7 +168,7 @@ class EndpointCore:
         self.report.num_decoded_tokens += usage.num_reply_tokens
         if reply.failure is not None:
             return failed(reply.index, reply.failure)
-        token_ids = self._tokenizer(reply.raw.strip())["input_ids"]
+        token_ids = self._tokenizer(without_thoughts(reply.raw))["input_ids"]
         completion = Completion(
             reply.index,
             token_ids,
