@@ -4,6 +4,7 @@ All of them get the same prompt, apart from collaborative tokens, and their text
 rules and checks.
 """
 
+import os
 from typing import Any
 
 from pydantic import SecretStr
@@ -30,24 +31,29 @@ from xrec.llm.model import load_llm, load_tokenizer, resolve_device, stop_token_
 from xrec.llm.prompt import PromptBuilder
 from xrec.llm.source import model_fingerprint, resolve_model
 from xrec.storage import fingerprint_of, location_of
+from xrec.text import endpoint_key
 from xrec.text.endpoint_engine import EndpointCore, WordTokenizer
+
+
+def writer_key(config: BackfillConfig) -> SecretStr | None:
+    """Return the key of the endpoint that writes, or None; raise ConfigError if it is not set."""
+    engine = config.engine
+    return endpoint_key(engine, os.environ) if isinstance(engine, EndpointConfig) else None
 
 
 def load_writer(config: BackfillConfig, key: SecretStr | None = None) -> Explainer:
     """Load the explainer of a backfill into this process; `key` is that of its endpoint.
 
-    Raises ValueError for a config whose writer is `sentences`, ModelError, and what reading the
-    artifacts raises.
+    Raises what `sources_of` and `load_explainer` raise, also ConfigError if nothing but sentences
+    about people is asked for.
     """
     if isinstance(config.engine, EndpointConfig):
         words = WordTokenizer()
         engine = SharedEngine(EndpointCore(config.engine, key, words))
         written_by = fingerprint_of(identity_of(config.engine))
         return _from_words(config, words, engine, written_by)
-    if config.writer == "adapter":
+    if config.llm is None or config.adapter is not None:
         return load_explainer(sources_of(config), device=config.actors.device, engine=config.engine)
-    if config.llm is None:
-        raise ValueError("llm is null: there is no model to load")
     if config.engine.kind == "vllm":
         raise ModelError(
             "engine.kind=vllm needs an adapter, but adapter is null; start the model with `vllm "

@@ -149,6 +149,11 @@ def test_what_a_model_thinks_before_it_answers_is_no_part_of_the_text(runs, endp
     assert row["explanation"] == "Guest of Place 0, enjoy u0 i0."
 
 
+def test_without_a_language_model_there_is_nothing_to_load(runs):
+    with raises(ConfigError, "missing", key="llm"):
+        load_writer(runs.config(llm=None))
+
+
 def test_key_that_is_not_set_is_named_before_anything_starts(runs, endpoint, monkeypatch):
     monkeypatch.delenv("OPENAI_API_KEY")
     with raises(ConfigError, "key_missing", key="OPENAI_API_KEY"):
