@@ -169,10 +169,15 @@ def test_user_without_interactions_gets_what_the_mean_user_likes(town):
     mean = graph.users.index_fill(0, torch.tensor([8]), 0).mean(dim=0)
     graph.users[8] = 0
     best = [item.item_id for item in Catalogue(dataset, graph, {}).recommend(8)]
-    order = (graph.items @ mean).argsort(descending=True, stable=True).tolist()
+    scores = graph.items @ mean
+    order = scores.argsort(descending=True, stable=True).tolist()
     known = dataset.known_edges()
     seen = known[1][known[0] == 8].tolist()
     assert best == [ITEMS[item] for item in order if item not in seen]
+    graph.users[8] = 0  # a frontend that is first asked for evidence
+    evidence = Catalogue(dataset, graph, {}).evidence(8, best[1])
+    assert evidence.rank == 2
+    assert evidence.score == pytest.approx(float(scores[ITEMS.index(best[1])]), abs=1e-5)
 
 
 def test_recommendations_from_a_history_are_those_of_its_vector_and_its_neighbors(endpoint, town):

@@ -19,6 +19,7 @@ from fastapi.testclient import TestClient
 
 from tests.world.here import PoolHere, TaskOf, plan_of
 from tests.world.program import wait_until
+from tests.xrec.serve.local_endpoint import sse
 from xrec import bulk
 from xrec.backfill.lookup import Explained
 from xrec.backfill.plan import EXPLANATIONS
@@ -32,7 +33,13 @@ from xrec.serve.api import make_api
 from xrec.serve.artifacts import PublishedTexts
 from xrec.serve.catalogue import Catalogue
 from xrec.serve.gate import RequestGate
-from xrec.serve.messages import Explanation, NoExplanation, PairRequest, Parts
+from xrec.serve.messages import (
+    Explanation,
+    NoExplanation,
+    PairRequest,
+    Parts,
+    RecommendedItem,
+)
 from xrec.serve.metrics import Metrics
 from xrec.serve.model import OVERLOADED, Draft, Event, ModelHandle, PairError
 from xrec.serve.problems import ProblemError
@@ -51,6 +58,11 @@ class Writing(ModelHandle):
         self, pairs: Sequence[PairRequest], key: str = ""
     ) -> list[Explained | PairError]:
         return [self._text] * len(pairs)
+
+    async def stream(
+        self, pair: PairRequest, parts: Parts, key: str = ""
+    ) -> AsyncGenerator[Event, None]:
+        yield self._text
 
 
 class Hanging(ModelHandle):
@@ -374,38 +386,58 @@ def test_takedown_is_kept_also_if_the_output_was_deleted_and_made_again(uri):
 
 
 @pytest.mark.parametrize(
-    ("text", "kind", "support"),
+    ("text", "kind", "support", "name"),
     [
-        ("At least 20 people who chose The Fox, as you did, also chose this.", "others", "i0"),
-        ("A quiet garden.", "history", "i0"),
-        ("A quiet garden.", "popular", None),
+        (
+            "At least 20 people who chose The Fox, as you did, also chose this.",
+            "others",
+            "i0",
+            "The Fox",
+        ),
+        ("Because you like Italian places.", "category", None, "Italian"),
+        ("A quiet garden.", "history", "i0", "The Fox"),
+        ("A quiet garden.", "popular", None, None),
     ],
 )
-def test_what_a_user_did_needs_a_key_with_evidence_or_of_that_user(text, kind, support):
+def test_what_a_user_did_needs_a_key_with_evidence_or_of_that_user(text, kind, support, name):
     options = {"shop": {}, "desk": {"scopes": ("explain", "evidence")}, "own": {"users": ["u"]}}
     hashed = {name: hashlib.sha256(name.encode()).hexdigest() for name in options}
     keys = [KeyConfig(name=n, sha256=hashed[n], **options[n]) for n in hashed]
     model = Writing(text)
-    evidence = {"evidence_kind": kind, "evidence_item_id": support, "evidence_at_least": 20}
-    model._text = replace(model._text, **evidence)
-    client = TestClient(RequestGate(make_api(lambda: answering(model)), keys, Metrics()))
+    category = name if kind == "category" else None
+    evidence = {"kind": kind, "item_id": support, "category": category, "at_least": 20}
+    model._text = replace(model._text, **{f"evidence_{n}": of for n, of in evidence.items()})
+    item = {"rank": 1, "score": 1.0, "item_id": "i0", "title": "The Inn", "answer": None}
 
-    def ask(key: str) -> list[dict[str, Any]]:
-        """Return the answers of the three routes that give texts."""
+    def current() -> ReadThrough:
+        read_through = answering(model)
+        catalogue: Any = read_through.catalogue
+        catalogue.dataset.user_ids = IdIndex(pa.chunked_array([["u"]]))
+        catalogue.recommend = lambda user: [RecommendedItem(**item)]
+        return read_through
+
+    client = TestClient(RequestGate(make_api(current), keys, Metrics()))
+
+    def ask(key: str) -> tuple[list[dict[str, Any]], str]:
+        """Return the answers of the four routes that give texts, and all that they sent."""
         given = {"headers": {"X-API-Key": key}}
         body = {"pairs": [{"user_id": "u", "item_id": "i0"}]}
-        many = client.post("/v1/explanations", json=body, **given).json()["explanations"]
-        one = client.get("/v1/explanations/u/i0", **given).json()
-        return [*many, one]
+        many = client.post("/v1/explanations", json=body, **given)
+        one = client.get("/v1/explanations/u/i0", **given)
+        best = client.get("/v1/users/u/recommendations", **given)
+        stream = client.post("/v1/explanations/stream", json=body, **given)
+        (streamed,) = (data["answer"] for event, data in sse(stream) if event == "explanation")
+        answers = [*many.json()["explanations"], one.json(), streamed]
+        answers += [each["answer"] for each in best.json()["items"]]
+        return answers, "".join(sent.text for sent in (many, one, best, stream))
 
-    name = None if support is None else "The Fox"
     people = {"kind": kind, "item_id": support, "name": name, "at_least": 20}
-    for name in ("desk", "own"):
-        assert [answer["people"] for answer in ask(name)] == [people, people]
-    many, one = ask("shop")
-    if "The Fox" in text:
-        assert many["problem"]["type"] == one["type"] == "/problems/scope"
-        assert "The Fox" not in str((many, one))
+    for key in ("desk", "own"):
+        assert [answer["people"] for answer in ask(key)[0]] == [people] * 4
+    answers, sent = ask("shop")
+    if name is not None and name in text:
+        problems = [answer.get("problem", answer) for answer in answers]
+        assert [problem["type"] for problem in problems] == ["/problems/scope"] * 4
+        assert name not in sent
     else:
-        assert (many["explanation"], many["people"]) == (text, None)
-        assert (one["explanation"], one["people"]) == (text, None)
+        assert [(each["explanation"], each["people"]) for each in answers] == [(text, None)] * 4
