@@ -114,14 +114,15 @@ class Catalogue:
         chosen = torch.tensor(sorted({self.dataset.item_index(item_id) for item_id in history}))
         own = SeenItems(torch.stack([torch.zeros_like(chosen), chosen]), self._seen.lost)
         more = None if self._neighbors is None else self._neighbors.scores(own).of
-        one = torch.zeros(1, dtype=torch.int64)
+        user = torch.tensor([0])  # the only row of `vector` and `own`
         ((_, items, scores),) = top_k_items(
-            vector, self._graph.items, own, one, self._most, more=more
+            vector, self._graph.items, own, user, self._most, more=more
         )
-        num = int((items[0] >= 0).sum())  # fewer if the catalog has no more
-        ids = [self._item_id(item) for item in items[0, :num].tolist()]
-        values = rounded(scores[0, :num].numpy()).tolist()
-        return list(map(self.as_recommended, ids, range(1, num + 1), values))
+        num_items = int((items[0] >= 0).sum())  # fewer if the catalog has no more
+        ids = [self._item_id(item) for item in items[0, :num_items].tolist()]
+        values = scores[0, :num_items].numpy()
+        shown = values if more is None else rounded(values)
+        return list(map(self.as_recommended, ids, range(1, num_items + 1), shown.tolist()))
 
     def as_recommended(
         self, item_id: str, rank: int, score: float | None

@@ -191,6 +191,8 @@ def test_recommendations_from_a_history_are_those_of_its_vector_and_its_neighbor
     scores = graph.items @ fold_in.vector(torch.tensor([1, 2, 3]))
     best = [item for item in scores.argsort(descending=True).tolist() if item not in (1, 2, 3)]
     assert [item["item_id"] for item in found["items"]] == [ITEMS[item] for item in best[:4]]
+    expected = [float(scores[item]) for item in best[:4]]
+    assert [item["score"] for item in found["items"]] == pytest.approx(expected, abs=1e-5)
     with Client(endpoint.url) as client:
         assert client.recommend_from(history, k=4).model_dump() == found
     unknown = problem(endpoint.post("/v1/recommendations", {"history": ["nothing"]}))
