@@ -234,8 +234,12 @@ def _existing(
     the run was taken back.
     """
     shown = log.shown(log.version)
-    is_own = shown is not None and run.record.is_of(shown) and shown.pass_number >= number
-    if shown is not None and is_own and not _lacks_lifted(shown, taken):
+    if (
+        shown is not None
+        and run.record.is_of(shown)
+        and shown.pass_number >= number
+        and not _lacks_lifted(shown, taken)
+    ):
         return shown.manifest
     version, commit = next(log.deciding(), (-1, None))
     if commit is None or (commit.kind == "publish" and run.record.is_of(commit.shown)):

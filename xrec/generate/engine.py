@@ -114,7 +114,8 @@ class Completion:
     finish_reason: `stop` after an end token, `length` if the text was cut off, `given` for a
         continuation in `LikelihoodParams`, and `failed` if there is no text because of `failure`.
     log_likelihoods: those of the tokens of a given continuation, in nats, at most 0.
-    num_tokens: how many tokens of prompt and text an endpoint counted, which has its own tokenizer.
+    num_tokens: numbers of tokens of the prompt and the text, if an endpoint counted them with its
+        own tokenizer.
     """
 
     index: int

@@ -101,7 +101,7 @@ class Pool(Protocol):
         ...
 
     def held(self, num_pieces: int) -> dict[str, float]:
-        """Return the CPUs and GPUs that the pool uses for so many pieces, as costs per hour."""
+        """Return the CPUs and GPUs that the pool uses for this many pieces, as costs per hour."""
         ...
 
 

@@ -345,8 +345,9 @@ async def _admitted(http: Request, pairs: list[PairRequest]) -> list[PairRequest
     for pair in pairs:
         caller.check_user(pair.user_id)
     await caller.charge(len(pairs), num_counted=1)
-    may_see_profiles = caller.may_see_history
-    return pairs if may_see_profiles else [pair.without_stored_profile() for pair in pairs]
+    if caller.may_see_history:
+        return pairs
+    return [pair.without_stored_profile() for pair in pairs]
 
 
 async def _admitted_stream(http: Request, request: StreamRequest) -> StreamRequest:
@@ -360,7 +361,7 @@ def _as_visible(http: Request, answer: Explanation | NoExplanation) -> Explanati
     if isinstance(answer, NoExplanation) or answer.people is None or may_see_history:
         return answer
     if answer.people.name is not None and answer.people.name in answer.explanation:
-        message = "the text names an item of the user's history, which needs the scope 'evidence'"
+        message = "the text names what the user chose, which needs the scope 'evidence'"
         problem = refused("scope", message).problem
         return NoExplanation(user_id=answer.user_id, item_id=answer.item_id, problem=problem)
     return answer.model_copy(update={"people": None})

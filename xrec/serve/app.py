@@ -71,7 +71,7 @@ class Frontend:
         self._config, self._generator, self._metrics = config, generator, Metrics()
         self._chosen = config
         self._seen: tuple[ServeConfig, Base] | None = None  # the choice and version last looked at
-        self._wanted, self._is_in_use = (config, ""), False
+        self._wanted, self._uses_wanted = (config, ""), False
         self._current: ReadThrough | None = None
         self._next: ReadThrough | None = None  # replaces the current one once all models are loaded
         self._in_use = WeakSet[ReadThrough]()  # by new requests and by requests in flight
@@ -126,9 +126,9 @@ class Frontend:
         if self._seen != (seen := (self._chosen, newest)):
             config = await asyncio.to_thread(present, self._chosen)
             self._wanted = config, await asyncio.to_thread(models_of, config)
-            self._seen, self._is_in_use = seen, False
-        if not self._is_in_use:
-            self._is_in_use = await self._use(*self._wanted)
+            self._seen, self._uses_wanted = seen, False
+        if not self._uses_wanted:
+            self._uses_wanted = await self._use(*self._wanted)
 
     async def _use(self, config: ServeConfig, models: str) -> bool:
         """Switch to these artifacts if all model replicas have loaded the models."""
