@@ -17,6 +17,7 @@ import torch
 
 from benchmarks.report import sources_of
 from xrec.adapter.pairs import Pair, PairPrompts
+from xrec.backfill.writers import builder_from_words
 from xrec.config import EngineConfig, SampleSource, Split, TrainAdapterConfig
 from xrec.data import Dataset, HeldOutPair, held_out_pairs, read_dataset
 from xrec.errors import DataError
@@ -24,7 +25,6 @@ from xrec.generate.builtin.engine import load_engine
 from xrec.generate.explainer import Explainer, checker_of
 from xrec.generate.loading import load_explainer
 from xrec.graph.artifact import read_graph
-from xrec.lab.baselines.lora import text_vocabulary
 from xrec.lab.compare.text_only import frozen_model
 from xrec.llm.model import load_tokenizer, stop_token_ids
 from xrec.llm.prompt import PairTexts, PromptBuilder
@@ -121,8 +121,7 @@ class Town:
         config = self.config
         model = frozen_model(sources_of(config.workspace, config.llm), torch.device("cpu"))
         tokenizer = load_tokenizer(resolve_model(config.llm, config.storage))
-        vocabulary = text_vocabulary(model.get_input_embeddings().num_embeddings, self.dataset)
-        builder = PromptBuilder(tokenizer, config.prompt, vocabulary)
+        builder = builder_from_words(self.dataset, tokenizer, config.prompt)
         prompts = StatedTaste(self.dataset, builder, self.favourites)
         engine = load_engine(model, stop_token_ids(model, tokenizer), EngineConfig())
         graph = read_graph(location_of(config, "graph"))

@@ -1,6 +1,5 @@
 """Explaining pairs as a task of `xrec.bulk`, with a language model or without."""
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -11,15 +10,14 @@ from pydantic import SecretStr
 
 from xrec.backfill.explain import explain_pairs, failed_by, say_pairs, why_again
 from xrec.backfill.identity import shared_key
-from xrec.backfill.writers import load_writer
+from xrec.backfill.writers import load_writer, writer_key
 from xrec.bulk import Identity, Outcome
-from xrec.config import BackfillConfig, DecodingConfig, EndpointConfig, TextConfig
+from xrec.config import BackfillConfig, DecodingConfig, TextConfig
 from xrec.data import Dataset, read_dataset
 from xrec.generate.engine import EngineReport
 from xrec.generate.explainer import Explainer
 from xrec.schemas import PAIRS
 from xrec.storage import location_of
-from xrec.text import endpoint_key
 
 # What torch, transformers and vLLM raise if a batch fails, including out of memory.
 _ENGINE_ERRORS = (RuntimeError, ValueError, ArithmeticError, LookupError)
@@ -63,10 +61,7 @@ def explain_task(
 
     Raises ConfigError if the endpoint's key is not in the environment.
     """
-    key = None
-    if isinstance(config.engine, EndpointConfig):
-        key = endpoint_key(config.engine, os.environ)
-    return MakeExplainTask(config, shared_key(identity), load, key)
+    return MakeExplainTask(config, shared_key(identity), load, writer_key(config))
 
 
 @dataclass

@@ -4,6 +4,7 @@ All of them get the same prompt, apart from collaborative tokens, and their text
 rules and checks.
 """
 
+import os
 from typing import Any
 
 from pydantic import SecretStr
@@ -11,7 +12,13 @@ from transformers import PreTrainedModel
 
 from xrec.adapter.pairs import PairPrompts
 from xrec.aspects import check_prompt
-from xrec.config import BackfillConfig, EndpointConfig, identity_of
+from xrec.config import (
+    BackfillConfig,
+    EndpointConfig,
+    EngineConfig,
+    PromptConfig,
+    identity_of,
+)
 from xrec.data import Dataset, read_dataset
 from xrec.errors import ModelError
 from xrec.generate.builtin.engine import load_engine
@@ -24,24 +31,29 @@ from xrec.llm.model import load_llm, load_tokenizer, resolve_device, stop_token_
 from xrec.llm.prompt import PromptBuilder
 from xrec.llm.source import model_fingerprint, resolve_model
 from xrec.storage import fingerprint_of, location_of
+from xrec.text import endpoint_key
 from xrec.text.endpoint_engine import EndpointCore, WordTokenizer
+
+
+def writer_key(config: BackfillConfig) -> SecretStr | None:
+    """Return the key of the endpoint that writes, or None; raise ConfigError if it is not set."""
+    engine = config.engine
+    return endpoint_key(engine, os.environ) if isinstance(engine, EndpointConfig) else None
 
 
 def load_writer(config: BackfillConfig, key: SecretStr | None = None) -> Explainer:
     """Load the explainer of a backfill into this process; `key` is that of its endpoint.
 
-    Raises ValueError for a config whose writer is `sentences`, ModelError, and what reading the
-    artifacts raises.
+    Raises what `sources_of` and `load_explainer` raise, also ConfigError if nothing but sentences
+    about people is asked for.
     """
     if isinstance(config.engine, EndpointConfig):
         words = WordTokenizer()
         engine = SharedEngine(EndpointCore(config.engine, key, words))
         written_by = fingerprint_of(identity_of(config.engine))
         return _from_words(config, words, engine, written_by)
-    if config.writer == "adapter":
+    if config.llm is None or config.adapter is not None:
         return load_explainer(sources_of(config), device=config.actors.device, engine=config.engine)
-    if config.llm is None:
-        raise ValueError("llm is null: there is no model to load")
     if config.engine.kind == "vllm":
         raise ModelError(
             "engine.kind=vllm needs an adapter, but adapter is null; start the model with `vllm "
@@ -52,9 +64,21 @@ def load_writer(config: BackfillConfig, key: SecretStr | None = None) -> Explain
         )
     folder = resolve_model(config.llm, config.storage)
     model = load_llm(config.llm, folder, resolve_device(config.actors.device))
-    tokenizer = load_tokenizer(folder)
+    return explainer_from_words(config, model, model_fingerprint(folder))
+
+
+def explainer_from_words(
+    config: BackfillConfig, model: PreTrainedModel, written_by: str
+) -> Explainer:
+    """Return an explainer whose builtin engine runs `model`, with the tokenizer of `config.llm`.
+
+    written_by: the fingerprint of the model.
+    """
+    assert config.llm is not None
+    assert isinstance(config.engine, EngineConfig)
+    tokenizer = load_tokenizer(resolve_model(config.llm, config.storage))
     engine = load_engine(model, stop_token_ids(model, tokenizer), config.engine)
-    return _from_words(config, tokenizer, engine, model_fingerprint(folder), model)
+    return _from_words(config, tokenizer, engine, written_by, model)
 
 
 def load_finisher_of(config: BackfillConfig) -> tuple[Dataset, PairPrompts, TextFinisher]:
@@ -82,8 +106,12 @@ def _from_words(
 
 
 def _pairs_from_words(config: BackfillConfig, tokenizer: Any) -> tuple[Dataset, PairPrompts]:
-    """Return the dataset, and what builds prompts without collaborative tokens."""
     dataset = read_dataset(location_of(config, "dataset"))
     check_prompt(config.prompt, dataset.manifest)
+    return dataset, PairPrompts(dataset, builder_from_words(dataset, tokenizer, config.prompt))
+
+
+def builder_from_words(dataset: Dataset, tokenizer: Any, prompt: PromptConfig) -> PromptBuilder:
+    """Return a builder of prompts without collaborative tokens."""
     words = Vocabulary(len(tokenizer), dataset.num_users, dataset.num_items, num_tokens=0)
-    return dataset, PairPrompts(dataset, PromptBuilder(tokenizer, config.prompt, words))
+    return PromptBuilder(tokenizer, prompt, words)

@@ -108,7 +108,8 @@ def json_block(file: str, text: str, first: int, wanted: Collection[str]) -> Blo
         data, values = text.encode(), json.loads(text.partition("\n")[0])
         types = {name: _JSON_TYPES[type(values[name])] for name in wanted if name in values}
         missing = [name for name in wanted if name not in values]
-        if not types or any(f'"{name}"' in text for name in missing):
+        spelled = [key for name in missing for key in (f'"{name}"', json.dumps(name))]
+        if not types or any(key in text for key in spelled):  # a later line has it
             return None
         table = pyarrow.json.read_json(
             io.BytesIO(data),

@@ -1,13 +1,10 @@
 """Explain one pair in this process, and show what the model was given: `xrec explain`."""
 
-import os
-
 from xrec.adapter.pairs import Pair
-from xrec.backfill.writers import load_writer
-from xrec.config import BackfillConfig, EndpointConfig
+from xrec.backfill.writers import load_writer, writer_key
+from xrec.config import BackfillConfig, EngineConfig
 from xrec.generate.explainer import Explanation
 from xrec.jobs import check_readable
-from xrec.text import endpoint_key
 
 
 def explain(config: BackfillConfig, user_id: str, item_id: str) -> list[str]:
@@ -16,13 +13,11 @@ def explain(config: BackfillConfig, user_id: str, item_id: str) -> list[str]:
     Raises UnknownIdError for an id that is not in the dataset, and what `load_writer` raises.
     """
     check_readable(config)
-    engine, key = config.engine, None
-    if isinstance(engine, EndpointConfig):
-        key = endpoint_key(engine, os.environ)
-    elif engine.kind == "auto" and engine.num_gpus == 1:
+    engine = config.engine
+    if isinstance(engine, EngineConfig) and engine.kind == "auto" and engine.num_gpus == 1:
         # vLLM starts too slowly for one text.
         config = config.model_copy(update={"engine": engine.model_copy(update={"kind": "builtin"})})
-    explainer = load_writer(config, key)
+    explainer = load_writer(config, writer_key(config))
     dataset, pairs = explainer.dataset, explainer.pairs
     pair = Pair(dataset.user_index(user_id), dataset.item_index(item_id))
     prompt, texts = pairs.prompt(pair), pairs.texts(pair)

@@ -80,7 +80,7 @@ class Endpoint:
         """Return the reply to a request; raise EndpointError if no prompt can get one."""
         if self._ended is not None:
             raise self._ended
-        words = "".join(message["content"] for message in fields.get("messages", ()))
+        words = "".join(message["content"] for message in fields["messages"])
         started_at, num_requests = time.monotonic(), 1
         try:
             response = await self._client.chat.completions.with_raw_response.create(**fields)

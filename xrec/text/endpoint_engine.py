@@ -9,7 +9,6 @@ import queue
 import re
 import threading
 import time
-from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future
 from contextlib import suppress
@@ -29,6 +28,7 @@ from xrec.generate.engine import (
 )
 from xrec.text.endpoint import Endpoint
 from xrec.text.messages import Message, Reply
+from xrec.text.replies import without_thoughts
 
 _WORD = re.compile(r"\s?\w+|\s|[^\w\s]")
 _STEP_SECONDS = 0.05
@@ -88,7 +88,7 @@ class EndpointCore:
         self.report, self.max_rows = EngineReport(), config.concurrency
         self._tokenizer, self._endpoint = tokenizer, Endpoint(config, key)
         self._num_requests = 0
-        self._waiting: deque[tuple[int, str, TextParams]] = deque()
+        self._waiting: dict[int, tuple[str, TextParams]] = {}  # the oldest first
         self._running: dict[int, Future[Reply[Any]]] = {}
         self._ended: queue.SimpleQueue[Future[Reply[Any]]] = queue.SimpleQueue()
         self._refused: list[Advance] = []
@@ -120,8 +120,7 @@ class EndpointCore:
             self._refused.append(failed(self._num_requests, failure))
         else:
             assert isinstance(params, TextParams)
-            text = self._tokenizer.decode(prompt)
-            self._waiting.append((self._num_requests, text, params))
+            self._waiting[self._num_requests] = self._tokenizer.decode(prompt), params
             self._send_waiting()
         return self._num_requests
 
@@ -142,13 +141,14 @@ class EndpointCore:
 
     def cancel(self, request_id: int) -> None:
         """Drop a request; the endpoint may still write, and charge for, its text."""
-        self._waiting = deque(each for each in self._waiting if each[0] != request_id)
+        self._waiting.pop(request_id, None)
         if (future := self._running.pop(request_id, None)) is not None:
             future.cancel()
 
     def _send_waiting(self) -> None:
         while self._waiting and len(self._running) < self.max_rows:
-            request_id, text, params = self._waiting.popleft()
+            request_id = next(iter(self._waiting))
+            text, params = self._waiting.pop(request_id)
             future = self._endpoint.send(
                 request_id,
                 [Message("user", text)],
@@ -168,7 +168,7 @@ class EndpointCore:
         self.report.num_decoded_tokens += usage.num_reply_tokens
         if reply.failure is not None:
             return failed(reply.index, reply.failure)
-        token_ids = self._tokenizer(reply.raw.strip())["input_ids"]
+        token_ids = self._tokenizer(without_thoughts(reply.raw))["input_ids"]
         completion = Completion(
             reply.index,
             token_ids,

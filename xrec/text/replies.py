@@ -45,13 +45,18 @@ def strict_schema(model: type[BaseModel], *, with_lengths: bool = False) -> dict
     return model.model_json_schema(schema_generator=generator)
 
 
+def without_thoughts(text: str) -> str:
+    """Return a reply without surrounding whitespace and what a model thought before it."""
+    return _THOUGHTS.sub("", text).strip()
+
+
 def parse_reply(text: str, schema: type[ObjectT], *, is_cut: bool = False) -> ObjectT | Failure:
     """Return the object in `text`, or why there is none.
 
     Removes fences and text around the object, and adds missing quotes and brackets. A text that was
     cut off is not repaired: nobody would notice that its last words are missing.
     """
-    text = _CONTROL.sub(" ", _THOUGHTS.sub("", text)).strip()
+    text = _CONTROL.sub(" ", without_thoughts(text)).strip()
     if not text:
         return Failure("empty_reply", "the reply has no text")
     with suppress(ValidationError):

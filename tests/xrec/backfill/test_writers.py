@@ -139,6 +139,21 @@ def test_refused_text_is_drawn_again_with_another_seed_and_temperature(runs, end
     assert manifest.metrics["costs"]["num_prompt_tokens"] > 31  # the refused text was paid for too
 
 
+def test_what_a_model_thinks_before_it_answers_is_no_part_of_the_text(runs, endpoint):
+    def behave(asked: Asked) -> Answer:
+        return Answer(text=f"<think>\nA guest, a garden.\n</think>\n\n{_liked(asked).text}")
+
+    with stub_endpoint(behave) as stub:
+        runs.run("u0 i0", toy=load_task_explainer, **endpoint(stub.url))
+    (row,) = published_rows(runs.output)
+    assert row["explanation"] == "Guest of Place 0, enjoy u0 i0."
+
+
+def test_without_a_language_model_there_is_nothing_to_load(runs):
+    with raises(ConfigError, "missing", key="llm"):
+        load_writer(runs.config(llm=None))
+
+
 def test_key_that_is_not_set_is_named_before_anything_starts(runs, endpoint, monkeypatch):
     monkeypatch.delenv("OPENAI_API_KEY")
     with raises(ConfigError, "key_missing", key="OPENAI_API_KEY"):

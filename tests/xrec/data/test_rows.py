@@ -1,6 +1,7 @@
 """Rows of a file by example: cells, line numbers, broken lines, missing columns, quotes."""
 
 import io
+import json
 from collections.abc import Mapping
 from datetime import date
 from decimal import Decimal
@@ -154,6 +155,15 @@ def test_optional_column_that_the_first_row_of_a_block_lacks_is_read(block_bytes
     optional = {"split": parse_split}
     parts = stream_rows("x.jsonl", io.BytesIO(data), COLUMNS, optional, block_bytes=block_bytes)
     assert joined_rows(parts).table["split"].to_pylist() == [None, None, None, "test"]
+
+
+@pytest.mark.parametrize("is_escaped", [True, False])
+def test_optional_column_with_an_accent_is_read_however_json_spells_it(is_escaped):
+    rows = [{"user_id": "1", "profile": "tea"}] * 8 + [{"user_id": "2", "profile": "a", "é": "x"}]
+    lines = (json.dumps(row, ensure_ascii=is_escaped) + "\n" for row in rows)
+    data, optional = "".join(lines).encode(), {"é": parse_text}
+    parts = stream_rows("x.jsonl", io.BytesIO(data), COLUMNS, optional, block_bytes=180)
+    assert joined_rows(parts).table["é"].to_pylist() == [*[None] * 8, "x"]
 
 
 SEEN = ("userid", "profile")

@@ -15,29 +15,22 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from xrec.adapter.pairs import PairPrompts
+from xrec.backfill.writers import builder_from_words
 from xrec.data import Dataset
 from xrec.errors import DataError, ModelError
 from xrec.lab.baselines.baseline import Baseline
 from xrec.lab.baselines.writer import Trained
-from xrec.llm.collaborative import Vocabulary
 from xrec.llm.loss import Batch, Example, token_nll
-from xrec.llm.model import load_tokenizer, read_text_config
-from xrec.llm.prompt import PromptBuilder
+from xrec.llm.model import load_tokenizer
 
 TARGET_MODULES = ("q_proj", "k_proj", "v_proj", "o_proj")
 _ALPHA = 16.0
 
 
-def text_vocabulary(num_text_tokens: int, dataset: Dataset) -> Vocabulary:
-    """Return a vocabulary without tokens for users and items."""
-    return Vocabulary(num_text_tokens, dataset.num_users, dataset.num_items, num_tokens=0)
-
-
 def prompt_examples(baseline: Baseline, dataset: Dataset, explanations: pa.Table) -> list[Example]:
     """Return the examples of the table; raise DataError if none fits."""
-    folder, prompt = baseline.llm_folder(), baseline.config.prompt
-    vocabulary = text_vocabulary(read_text_config(folder).vocab_size, dataset)
-    builder = PromptBuilder(load_tokenizer(folder), prompt, vocabulary)
+    tokenizer = load_tokenizer(baseline.llm_folder())
+    builder = builder_from_words(dataset, tokenizer, baseline.config.prompt)
     prompts = PairPrompts(dataset, builder)
     examples, left_out = prompts.examples(explanations, baseline.recipe.max_explanation_tokens)
     if not examples:

@@ -11,22 +11,17 @@ from functools import partial
 import torch
 from transformers import PreTrainedModel
 
-from xrec.adapter.pairs import PairPrompts
 from xrec.backfill.task import MakeExplainTask
+from xrec.backfill.writers import explainer_from_words
 from xrec.bulk import Identity
-from xrec.config import CompareConfig, EngineConfig, PromptConfig, identity_of
-from xrec.data import read_dataset
-from xrec.generate.builtin.engine import load_engine
-from xrec.generate.explainer import Explainer, checker_of
+from xrec.config import CompareConfig, identity_of
+from xrec.generate.explainer import Explainer
 from xrec.generate.loading import Sources, sources_of
-from xrec.graph.artifact import read_graph
-from xrec.lab.baselines.lora import text_vocabulary
 from xrec.lab.compare.entries import ComparedPairs, Entry, backfill_of
 from xrec.lab.compare.texts import EntryTexts, write_texts
-from xrec.llm.model import load_llm, load_tokenizer, resolve_device, stop_token_ids
-from xrec.llm.prompt import PromptBuilder
+from xrec.llm.model import load_llm, resolve_device
 from xrec.llm.source import model_fingerprint, resolve_model
-from xrec.storage import fingerprint_of, manifest_of, open_location
+from xrec.storage import fingerprint_of, manifest_of
 
 logger = logging.getLogger("xrec")
 
@@ -60,11 +55,7 @@ def text_only_texts(
     folder = resolve_model(llm, config.storage)
     identity = Identity(
         kind="explanations",
-        config={
-            **identity_of(backfill),
-            "prompt": identity_of(config.prompt),
-            "pairs": pairs.fingerprint,
-        },
+        config={**identity_of(backfill), "pairs": pairs.fingerprint},
         inputs={
             "dataset": dataset.fingerprint,
             "graph": manifest_of(config, "graph").fingerprint,
@@ -72,28 +63,11 @@ def text_only_texts(
             **inputs,
         },
     )
-    texts = write_texts(backfill, identity, partial(load_text_only, config.prompt, load))
+    texts = write_texts(backfill, identity, partial(load_text_only, load))
     return replace(texts, costs={**texts.costs, "num_trained_parameters": 0})
 
 
-def load_text_only(prompt: PromptConfig, load: LoadModel, made: MakeExplainTask) -> Explainer:
-    """The explainer in an actor's process, whose prompts have no collaborative tokens."""
-    sources, device = sources_of(made.config), resolve_device(made.config.actors.device)
-    assert isinstance(made.config.engine, EngineConfig)
-    dataset = read_dataset(open_location(sources.dataset, sources.storage))
-    graph = read_graph(open_location(sources.graph, sources.storage))
-    folder = resolve_model(sources.llm, sources.storage)
-    model = load(sources, device)
-    tokenizer = load_tokenizer(folder)
-    vocabulary = text_vocabulary(model.get_input_embeddings().num_embeddings, dataset)
-    builder = PromptBuilder(tokenizer, prompt, vocabulary)
-    engine = load_engine(model, stop_token_ids(model, tokenizer), made.config.engine)
-    return Explainer(
-        model,
-        engine,
-        PairPrompts(dataset, builder),
-        dataset,
-        graph,
-        fingerprint_of(made.shared_key),
-        checker_of(dataset, sources.storage),
-    )
+def load_text_only(load: LoadModel, made: MakeExplainTask) -> Explainer:
+    """Return the explainer in an actor's process, whose prompts have no collaborative tokens."""
+    model = load(sources_of(made.config), resolve_device(made.config.actors.device))
+    return explainer_from_words(made.config, model, fingerprint_of(made.shared_key))
