@@ -165,7 +165,7 @@ def validate(
             keys = _keys_at(values, detail["loc"], is_missing=detail["type"] == "missing")
             before = f"{details[keys]['msg']}, or " if keys in details else ""  # types of a union
             details[keys] = {**detail, "msg": before + detail["msg"]}
-        return None, [_mistake(config_type, *each) for each in details.items()]
+        return None, [_mistake(config_type, values, *each) for each in details.items()]
 
 
 def config_error(source: str, mistakes: Sequence[Mistake]) -> ConfigError:
@@ -244,13 +244,13 @@ def _keys_at(values: Any, location: Sequence[str | int], *, is_missing: bool) ->
 
 
 def _mistake(
-    config_type: type[Config], keys: tuple[str, ...], detail: Mapping[str, Any]
+    config_type: type[Config], values: Any, keys: tuple[str, ...], detail: Mapping[str, Any]
 ) -> Mistake:
     code, value, is_secret = detail["type"], detail["input"], not _SECRETS.isdisjoint(keys)
     if code == "missing":
         return Mistake(keys, code, "required, but not given")
     if code == "extra_forbidden":
-        text = unknown_key(keys[-1], _known_beside(config_type, keys))
+        text = unknown_key(keys[-1], _known_beside(config_type, values, keys))
         if is_secret and not _PLAIN_KEY.fullmatch(keys[-1]):  # {key:secret}, for example
             keys = (*keys[:-1], "(not shown)")
         return Mistake(keys, code, text)
@@ -262,14 +262,17 @@ def _mistake(
     return Mistake(keys, code, f"{text}, saw {_shown(value)}", value)
 
 
-def _known_beside(config_type: type[Config], keys: Sequence[str]) -> list[str]:
+def _known_beside(config_type: type[Config], values: Any, keys: Sequence[str]) -> list[str]:
     """Return the keys that are valid in the section that contains the last of `keys`."""
-    names, prefix = [key.name for key in keys_of(config_type)], ""
+    sections = [config_type]  # several while the kind is not known
     for key in keys[:-1]:
-        if f"{prefix}{key}" in names:  # else it is a name in a mapping, or an index
-            prefix += f"{key}."
-    below = (name.removeprefix(prefix) for name in names if name.startswith(prefix))
-    return [name for name in dict.fromkeys(below) if "." not in name]
+        values = child(values, key)
+        fields = [each.model_fields[key] for each in sections if key in each.model_fields]
+        inner = [section for field in fields for section in sections_of(field.annotation)]
+        sections = inner or sections  # a name in a mapping or an index leads to no other section
+        kind = child(values, "kind")
+        sections = [each for each in sections if _kind_of(each) == kind] or sections
+    return list(sections[0].model_fields)
 
 
 def _kind_of(section: type[Config]) -> str | None:

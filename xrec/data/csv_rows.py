@@ -35,10 +35,9 @@ def csv_blocks(
     """
     head, end, rest = next(texts, "").partition("\n")
     texts = itertools.chain([rest] if rest else [], texts)
-    if is_line := is_simple(head + end, delimiter):
-        records = _records(file, [head + end], delimiter, 1, 0)
-    else:
-        records = _records(file, itertools.chain([head + end], texts), delimiter, 1, 0)
+    is_line = is_simple(head + end, delimiter)
+    whole = itertools.chain([head + end], () if is_line else texts)
+    records = _records(file, whole, delimiter, 1, 0)
     number, _, header, problem = next(records, (1, "", [], ""))
     if problem:
         raise DataError(

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 
 from xrec.data.language import words
 from xrec.text import Asker, Prompt, PromptFile, parse_prompt_file
@@ -20,8 +20,6 @@ class Claim(BaseModel):
 
     # The docstrings here are part of the schema that the model sees.
 
-    model_config = ConfigDict(extra="ignore")
-
     claim: str
     verdict: Literal["supported", "unsupported"]
     quote: str
@@ -29,8 +27,6 @@ class Claim(BaseModel):
 
 class ClaimsReply(BaseModel):
     """All claims of the text, in order."""
-
-    model_config = ConfigDict(extra="ignore")
 
     claims: list[Claim]
 

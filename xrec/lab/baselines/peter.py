@@ -58,10 +58,8 @@ class PETER(Writer):
         num_layers: int = 2,
         dropout: float = 0.2,
     ):
-        super().__init__()
+        super().__init__(num_users, num_items, embedding_dim)
         size = embedding_dim
-        self.users = nn.Embedding(num_users, size)
-        self.items = nn.Embedding(num_items, size)
         self.words = nn.Embedding(num_tokens, size)
         self.dropout = nn.Dropout(dropout)
         self.layers = nn.ModuleList(
@@ -95,8 +93,7 @@ class PETER(Writer):
 
     def hidden(self, pairs: TextBatch, token_ids: Tensor) -> Tensor:
         """Return the last layer at the user, the item, and S tokens, (B, 2 + S, D)."""
-        read = [self.users(pairs.users)[:, None], self.items(pairs.items)[:, None]]
-        vectors = torch.cat([*read, self.words(token_ids)], dim=1)
+        vectors = torch.cat([self.pair_vectors(pairs), self.words(token_ids)], dim=1)
         length, size = vectors.shape[1:]
         hidden: Tensor = self.dropout(vectors * math.sqrt(size) + sines(length, size).to(vectors))
         masked = ~attends(length).to(vectors.device)

@@ -59,7 +59,19 @@ class Trained(nn.Module):
 
 
 class Writer(Trained):
-    """A model of texts, trained by the mean NLL of their tokens; subclasses may add losses."""
+    """A model of texts, trained by the mean NLL of their tokens; subclasses may add losses.
+
+    It has a vector of D numbers for each of U users and I items.
+    """
+
+    def __init__(self, num_users: int, num_items: int, embedding_dim: int):
+        super().__init__()
+        self.users = nn.Embedding(num_users, embedding_dim)
+        self.items = nn.Embedding(num_items, embedding_dim)
+
+    def pair_vectors(self, pairs: TextBatch) -> Tensor:
+        """Return the vectors of each pair's user and item, (B, 2, D)."""
+        return torch.stack([self.users(pairs.users), self.items(pairs.items)], dim=1)
 
     def logits(self, pairs: TextBatch, token_ids: Tensor) -> Tensor:
         """Return the logits after each of S tokens (B, S), which start with <bos>: (B, S, V)."""
@@ -82,8 +94,13 @@ class Writer(Trained):
             logits = self.logits(pairs, token_ids)[:, -1]
             logits[:, [PAD, BEGIN, UNKNOWN]] = -torch.inf
             token_ids = torch.cat([token_ids, logits.argmax(dim=1, keepdim=True)], dim=1)
-        rows = token_ids[:, 1:].tolist()
-        return [row[: row.index(END) + 1] if END in row else row[:max_words] for row in rows]
+        return ended(token_ids[:, 1:], END, max_words)
+
+
+def ended(token_ids: Tensor, end: int, max_words: int) -> list[list[int]]:
+    """Return each text (B, S) up to its end token, or `max_words` tokens of one without an end."""
+    rows: list[list[int]] = token_ids.tolist()
+    return [row[: row.index(end) + 1] if end in row else row[:max_words] for row in rows]
 
 
 def draw_uniformly(scale: float, *modules: nn.Embedding | nn.Linear) -> None:

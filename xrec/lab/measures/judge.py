@@ -18,7 +18,7 @@ from typing import Annotated, Any
 
 import numpy as np
 import pyarrow as pa
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
+from pydantic import BaseModel, Field, SecretStr, model_validator
 
 from xrec.config import (
     Device,
@@ -55,8 +55,6 @@ class ScoreReply(BaseModel):
     """What a judge is to answer: a score from 0 to 100. Further fields are ignored."""
 
     # The docstring is part of the schema that the model sees, and of the keys of stored replies.
-
-    model_config = ConfigDict(extra="ignore")
 
     score: Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
 

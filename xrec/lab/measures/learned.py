@@ -14,15 +14,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch.nn.functional import cross_entropy
-from transformers import (
-    AutoModelForSeq2SeqLM,
-    AutoModelForSequenceClassification,
-    AutoTokenizer,
-)
+from transformers import AutoModelForSeq2SeqLM, AutoModelForSequenceClassification
 
 from xrec.errors import ModelError
+from xrec.evaluate.encoder import load_pretrained, short_name
 from xrec.evaluate.measure import Floats, Measure, Metric, Score
-from xrec.llm.source import ENCODER_ADVICE, encoder_folder
 
 _BATCH_SIZE = 16
 _MAX_TOKENS = 512
@@ -35,7 +31,7 @@ def bart_score(source: str, references: Sequence[str], device: str) -> Measure:
 
     An empty text is scored like any other: it says nothing of its reference.
     """
-    metric = Metric("bart_score", f"BARTScore ({_short(source)}), nats per token")
+    metric = Metric("bart_score", f"BARTScore ({short_name(source)}), nats per token")
 
     def load() -> Score:
         model, encode = _load(AutoModelForSeq2SeqLM, source, device, "bart")
@@ -57,7 +53,7 @@ def bart_score(source: str, references: Sequence[str], device: str) -> Measure:
 
 def bleurt(source: str, references: Sequence[str], device: str) -> Measure:
     """Measure BLEURT by `source`, a model with one regression output."""
-    metric = Metric("bleurt", f"BLEURT ({_short(source)})")
+    metric = Metric("bleurt", f"BLEURT ({short_name(source)})")
 
     def load() -> Score:
         model, encode = _load(AutoModelForSequenceClassification, source, device, "bleurt")
@@ -79,17 +75,8 @@ def bleurt(source: str, references: Sequence[str], device: str) -> Measure:
 
 
 def _load(loader: Any, source: str, device: str, key: str) -> tuple[Any, Callable[..., Any]]:
-    """Return the model and a function that encodes batches; raise ModelError if there is none."""
-    name = str(encoder_folder(source) or source)
-    try:
-        model, tokenizer = loader.from_pretrained(name), AutoTokenizer.from_pretrained(name)
-    except (OSError, ValueError) as error:
-        raise ModelError(
-            f"model {source!r} cannot be loaded: {error}; {ENCODER_ADVICE}",
-            code="model_not_loadable",
-            key=key,
-            saw=source,
-        ) from error
+    """Return the model and a function that encodes batches; raise what `load_pretrained` raises."""
+    model, tokenizer = load_pretrained(loader, source, key)
     longest = min(tokenizer.model_max_length, _MAX_TOKENS)
 
     def encode(*texts: Sequence[str]) -> Any:
@@ -109,7 +96,3 @@ def _in_batches(rate: Rate, texts: Sequence[str], references: Sequence[str]) -> 
         for start in starts
     ]
     return np.concatenate([part.double().cpu().numpy() for part in scores])
-
-
-def _short(source: str) -> str:
-    return source.rstrip("/").rsplit("/", 1)[-1].removeprefix("pypi:")

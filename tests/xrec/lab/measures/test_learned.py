@@ -67,3 +67,6 @@ def test_bleurt_is_the_output_for_reference_and_text_and_needs_one_output(tmp_pa
         bleurt(two, REFERENCES, "cpu").load()
     with raises(ModelError, "model_not_loadable", "bart"):
         bart_score(two, REFERENCES, "cpu").load()
+    (tmp_path / "one" / "model.safetensors").write_bytes(b"not tensors")
+    with raises(ModelError, "model_not_loadable", "bleurt"):
+        bleurt(str(tmp_path / "one"), REFERENCES, "cpu").load()
