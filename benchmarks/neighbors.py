@@ -51,15 +51,7 @@ def evidence(
     """Coverage, told apart, fidelity and truth of reasons."""
     rows = []
     for workspace in workspaces:
-        config = parse_config(RecommendConfig, {"workspace": workspace})
-        dataset = read_dataset(location_of(config, "dataset"))
-        graph, neighbors = read_graph_if_any(config, dataset), read_neighbors(config)
-        assert neighbors is not None
-        nothing, uncategorized = (
-            np.zeros(dataset.num_items, bool),
-            np.full(dataset.num_items, "", object),
-        )
-        reasons = reasons_of(dataset, graph, neighbors, nothing, uncategorized)
+        config, dataset, reasons = loaded(workspace)
         for pairs, (users, items) in (
             ("recommended", recommended_pairs(config, dataset)),
             ("held out", held_out_pairs(dataset)),
@@ -84,12 +76,8 @@ def night(
     """The share of recommended pairs with another reason after a night, and seconds of a build."""
     rows = []
     for workspace in workspaces:
-        config = parse_config(RecommendConfig, {"workspace": workspace})
-        dataset = read_dataset(location_of(config, "dataset"))
-        graph, table = read_graph_if_any(config, dataset), read_neighbors(config)
-        assert table is not None
-        nothing = np.zeros(dataset.num_items, bool), np.full(dataset.num_items, "", object)
-        today = reasons_of(dataset, graph, table, *nothing)
+        config, dataset, today = loaded(workspace)
+        table = today.table
         edges = today.history.edges.numpy()
         is_old = np.random.default_rng(0).random(edges.shape[1]) >= new_share
         began = time.perf_counter()
@@ -141,6 +129,17 @@ def build_at_sizes(
         rows.append(row | {"peak GiB": peak_of_process()})
         Results(output).append("build", rows[-1])
     write_tables(output, "build", {"Builds": rows})
+
+
+def loaded(workspace: str) -> tuple[RecommendConfig, Dataset, Reasons]:
+    """Return what a workspace has; no item is excluded, and none has a category."""
+    config = parse_config(RecommendConfig, {"workspace": workspace})
+    dataset = read_dataset(location_of(config, "dataset"))
+    graph, table = read_graph_if_any(config, dataset), read_neighbors(config)
+    assert table is not None
+    size = dataset.num_items
+    nothing = np.zeros(size, bool), np.full(size, "", object)
+    return config, dataset, reasons_of(dataset, graph, table, *nothing)
 
 
 def recommended_pairs(config: RecommendConfig, dataset: Dataset) -> tuple[Ints, Ints]:
