@@ -78,8 +78,8 @@ class ItemIndex:
             scores[some], at = stable_top_k(of_found.masked_fill(is_out, -torch.inf), k)
             best[some] = found.gather(1, at)
         rest = (scores[:, -1] == -torch.inf).nonzero()[:, 0]
-        exact = list(zip(*top_k_items(users, items, seen, rows[rest], k), strict=True))[1:]
-        best[rest], scores[rest] = map(torch.cat, exact)
+        exact = top_k_items(users, items, seen, rows[rest], k, more=more)
+        _, best[rest], scores[rest] = map(torch.cat, zip(*exact, strict=True))
         yield rows, best, scores
 
     def _search(self, users: torch.Tensor, number: int) -> torch.Tensor:

@@ -125,10 +125,14 @@ def test_ranking_adds_the_neighbors_part(choices: np.ndarray) -> None:
     assert (best.numpy() == wanted[1:]).all()
 
 
+@pytest.mark.parametrize("k", [3, 43])
 def test_an_index_finds_what_neighbors_add(
-    choices: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    choices: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, k: int
 ) -> None:
-    """The items with the largest sums are candidates, though their vectors are far away."""
+    """The items with the largest sums are candidates, though their vectors are far away.
+
+    With the larger k, the index is too small for some users, who are ranked exactly.
+    """
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     found = build(edges_of(choices), NUM_USERS, NUM_ITEMS)
     seen = SeenItems(torch.from_numpy(edges_of(choices)))
@@ -137,8 +141,8 @@ def test_an_index_finds_what_neighbors_add(
     users, items = (torch.randn(n, 4, generator=generator) for n in (NUM_USERS, NUM_ITEMS))
     asked = torch.arange(1, NUM_USERS)
     index = ItemIndex("items", items, np.empty(0, np.int64), num_links=4, num_search=5)
-    ((_, *found_by_index),) = index.top_k(users, items, seen, asked, 3, more=scores.of)
-    exact = top_k_items(users, items, seen, asked, 3, more=scores.of)
+    ((_, *found_by_index),) = index.top_k(users, items, seen, asked, k, more=scores.of)
+    exact = top_k_items(users, items, seen, asked, k, more=scores.of)
     best, values = (torch.cat(parts) for parts in list(zip(*exact, strict=True))[1:])
     assert torch.equal(found_by_index[0], best)
     torch.testing.assert_close(found_by_index[1], values)
