@@ -26,7 +26,7 @@ from xrec.graph.lightgcn import symmetric_product
 from xrec.graph.partition import Partition
 from xrec.graph.ranking import More, SeenItems
 from xrec.graph.sampling import NegativeSampler
-from xrec.neighbors.build import build
+from xrec.neighbors.build import build, pair_matrix
 from xrec.neighbors.scores import RELATIVE_WEIGHTS, NeighborScores, fit
 from xrec.storage import open_location
 
@@ -259,7 +259,7 @@ def _with_neighbors(data: BenchmarkData, vectors: Vectors, relative: Sequence[fl
     found = build(data.train.numpy(), data.num_users, data.num_items)
     history, num_people = SeenItems(data.train), torch.bincount(data.train[1])
     num_people = torch.nn.functional.pad(num_people, (0, data.num_items - len(num_people)))
-    scores = NeighborScores(found.starts, found.targets, found.weights, history)
+    scores = NeighborScores(pair_matrix(found.starts, found.targets, found.weights), history)
     given = vectors.users, vectors.items, scores, num_people, history, data.validation
     best = fit(*given, relative=relative)[0]
     factors = best.weight * num_people.clamp(min=1) ** (0.5 - best.power)

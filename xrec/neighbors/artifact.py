@@ -13,14 +13,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import safetensors.numpy
-import scipy.sparse as sp
 import torch
 
 from xrec.config import JobConfig
 from xrec.data import Dataset
 from xrec.graph.artifact import GraphEmbeddings, read_graph
 from xrec.graph.ranking import SeenItems
-from xrec.neighbors.build import Neighbors
+from xrec.neighbors.build import Neighbors, pair_matrix
 from xrec.neighbors.identity import find_neighbors, ranking_manifests
 from xrec.neighbors.scores import NeighborScores
 from xrec.neighbors.steps import lower_bounds
@@ -62,8 +61,7 @@ class NeighborTable:
 
     def scores(self, history: SeenItems) -> NeighborScores:
         """Return b times the sums over the histories of users."""
-        starts, targets = self.arrays["starts"], self.arrays["targets"]
-        return NeighborScores(starts, targets, self.arrays["weights"], history, self.weight)
+        return NeighborScores(self._weights, history, self.weight)
 
     def weighted(self, history: Ints, items: Ints) -> npt.NDArray[np.float32]:
         """Return b w_ji of each pair of `history` and `items`, (M,) float32."""
@@ -82,8 +80,7 @@ class NeighborTable:
         return self._matrix("bounds")
 
     def _matrix(self, name: str) -> Any:
-        parts = self.arrays[name], self.arrays["targets"], self.arrays["starts"]
-        return sp.csr_array(parts, shape=(len(self.item_bounds),) * 2)
+        return pair_matrix(self.arrays["starts"], self.arrays["targets"], self.arrays[name])
 
 
 def _of_pairs(matrix: Any, history: Ints, items: Ints) -> npt.NDArray[Any]:

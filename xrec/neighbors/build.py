@@ -41,6 +41,17 @@ class Neighbors:
     num_people: Ints
 
 
+def pair_matrix(starts: Ints, targets: Ints, values: npt.NDArray[Any]) -> Any:
+    """Return the values (N,) of pairs as a matrix (I, I), from history items to items.
+
+    `starts` and `targets` are those of `Neighbors`. The matrix shares the memory of `targets` and
+    `values`; SciPy would copy `targets` if `starts` had another type.
+    """
+    if starts[-1] <= np.iinfo(targets.dtype).max:
+        starts = starts.astype(targets.dtype)
+    return sp.csr_array((values, targets, starts), shape=(len(starts) - 1,) * 2)
+
+
 def build(
     edges: Ints,
     num_users: int,

@@ -9,7 +9,7 @@ import torch
 from xrec.config import NeighborsConfig
 from xrec.data import read_dataset
 from xrec.neighbors.artifact import WEIGHT, read_graph_if_any, write_neighbors
-from xrec.neighbors.build import build
+from xrec.neighbors.build import build, pair_matrix
 from xrec.neighbors.identity import neighbors_identity
 from xrec.neighbors.scores import RELATIVE_WEIGHTS, NeighborScores, fit, histories
 from xrec.storage import Manifest, finished, location_of
@@ -34,7 +34,7 @@ def make_neighbors(config: NeighborsConfig) -> Manifest:
     tried = fit(
         graph.users,
         graph.items,
-        NeighborScores(found.starts, found.targets, found.weights, history),
+        NeighborScores(pair_matrix(found.starts, found.targets, found.weights), history),
         torch.from_numpy(num_people),
         history,
         torch.from_numpy(dataset.interaction_edges("validation")),

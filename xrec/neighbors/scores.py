@@ -35,29 +35,21 @@ def histories(dataset: Dataset) -> SeenItems:
 
 
 class NeighborScores:
-    """Sums over the histories of users, among `num_items` items."""
+    """Sums over the histories of users."""
 
-    def __init__(
-        self,
-        starts: npt.NDArray[Any],
-        targets: npt.NDArray[Any],
-        weights: npt.NDArray[np.float32],
-        history: SeenItems,
-        weight: float = 1.0,
-    ):
-        """Take the arrays of `xrec.neighbors.build.Neighbors`, and b."""
-        self.num_items = len(starts) - 1
-        shape = self.num_items, self.num_items
-        self._weights = sp.csr_array((weights, targets, starts), shape=shape)
-        self._history, self._weight = history, np.float32(weight)
+    def __init__(self, weights: Any, history: SeenItems, weight: float = 1.0):
+        """Take w_ji as a matrix (I, I) of `xrec.neighbors.build.pair_matrix`, and b."""
+        self._weights, self._history, self._weight = weights, history, np.float32(weight)
 
     def of(self, users: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return positions in `users` (B,), items, and sums that are not zero, (M,) each."""
-        rows, items = (part.numpy() for part in self._history.of(users))
-        values = np.ones(len(rows), np.float32)
-        history = sp.csr_array((values, (rows, items)), shape=(len(users), self.num_items))
-        sums = (history @ self._weights).tocoo()
-        return tuple(map(torch.from_numpy, (sums.row, sums.col, self._weight * sums.data)))  # type: ignore[return-value]
+        # With another type of index in the history, SciPy would copy the indices of all weights.
+        index = self._weights.indices.dtype
+        rows, items = (part.numpy().astype(index) for part in self._history.of(users))
+        values, shape = np.ones(len(rows), np.float32), (len(users), self._weights.shape[0])
+        sums = (sp.csr_array((values, (rows, items)), shape=shape) @ self._weights).tocoo()
+        of, added = (torch.from_numpy(part.astype(np.int64)) for part in (sums.row, sums.col))
+        return of, added, torch.from_numpy(self._weight * sums.data)
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,12 @@
 """Neighbors, scores and reasons against their definitions, over dense matrices."""
 
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.sparse as sp
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,7 +16,7 @@ from xrec.graph.fold_in import FoldIn
 from xrec.graph.index import ItemIndex
 from xrec.graph.ranking import SeenItems, top_k_items
 from xrec.neighbors.artifact import NeighborTable
-from xrec.neighbors.build import Neighbors, build
+from xrec.neighbors.build import Neighbors, build, pair_matrix
 from xrec.neighbors.reasons import ABSTAINED, CATEGORY, HISTORY, OTHERS, POPULAR, Reasons
 from xrec.neighbors.scores import NeighborScores, fit
 from xrec.neighbors.steps import lower_bounds
@@ -41,6 +43,10 @@ def edges_of(choices: np.ndarray) -> np.ndarray:
 
 def sources_of(found: Neighbors) -> np.ndarray:
     return np.repeat(np.arange(NUM_ITEMS), np.diff(found.starts))
+
+
+def weights_of(found: Neighbors) -> sp.csr_array:
+    return pair_matrix(found.starts, found.targets, found.weights)
 
 
 def dense(choices: np.ndarray, found: Neighbors) -> np.ndarray:
@@ -101,10 +107,26 @@ def test_lower_bounds_hold_and_say_nothing_of_small_groups(numbers: list[int], l
         assert bound == least or str(bound).rstrip("0") in ("", "1", "2", "5")
 
 
+def test_scores_of_a_user_do_not_copy_the_weights_of_all_items() -> None:
+    num_items, num_pairs = 1000, 10**6
+    starts = np.linspace(0, num_pairs, num_items + 1).astype(np.int64)
+    targets = np.tile(np.arange(num_items, dtype=np.int32), num_pairs // num_items)
+    seen = SeenItems(torch.tensor([[0, 0], [3, 5]]))
+    tracemalloc.start()
+    matrix = pair_matrix(starts, targets, np.ones(num_pairs, np.float32))
+    _, before = tracemalloc.get_traced_memory()
+    *_, sums = NeighborScores(matrix, seen).of(torch.tensor([0]))
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert sums.tolist() == [2.0] * num_items
+    assert np.shares_memory(matrix.indices, targets)
+    assert most - before < targets.nbytes / 2
+
+
 def test_scores_are_the_sums_over_the_history(choices: np.ndarray) -> None:
     found = build(edges_of(choices), NUM_USERS, NUM_ITEMS)
     seen = SeenItems(torch.from_numpy(edges_of(choices)))
-    scores = NeighborScores(found.starts, found.targets, found.weights, seen)
+    scores = NeighborScores(weights_of(found), seen)
     users = torch.tensor([5, 0, 9])
     rows, items, sums = scores.of(users)
     made = torch.zeros(3, NUM_ITEMS).index_put((rows, items), sums)
@@ -114,7 +136,7 @@ def test_scores_are_the_sums_over_the_history(choices: np.ndarray) -> None:
 def test_ranking_adds_the_neighbors_part(choices: np.ndarray) -> None:
     found = build(edges_of(choices), NUM_USERS, NUM_ITEMS)
     seen = SeenItems(torch.from_numpy(edges_of(choices)))
-    scores = NeighborScores(found.starts, found.targets, found.weights, seen)
+    scores = NeighborScores(weights_of(found), seen)
     generator = torch.Generator().manual_seed(0)
     users, items = (torch.randn(n, 4, generator=generator) for n in (NUM_USERS, NUM_ITEMS))
     both = (users @ items.T).numpy() + choices @ dense(choices, found)
@@ -136,7 +158,7 @@ def test_an_index_finds_what_neighbors_add(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     found = build(edges_of(choices), NUM_USERS, NUM_ITEMS)
     seen = SeenItems(torch.from_numpy(edges_of(choices)))
-    scores = NeighborScores(found.starts, found.targets, 1000 * found.weights, seen)
+    scores = NeighborScores(1000 * weights_of(found), seen)
     generator = torch.Generator().manual_seed(0)
     users, items = (torch.randn(n, 4, generator=generator) for n in (NUM_USERS, NUM_ITEMS))
     asked = torch.arange(1, NUM_USERS)
@@ -154,7 +176,7 @@ def test_the_weight_ranks_held_out_pairs_best(choices: np.ndarray) -> None:
     train, held_out = edges_of(choices & ~is_held_out), torch.from_numpy(edges_of(is_held_out))
     found = build(train, NUM_USERS, NUM_ITEMS)
     seen = SeenItems(torch.from_numpy(train))
-    scores = NeighborScores(found.starts, found.targets, found.weights, seen)
+    scores = NeighborScores(weights_of(found), seen)
     generator = torch.Generator().manual_seed(0)
     users, items = (torch.randn(n, 4, generator=generator) for n in (NUM_USERS, NUM_ITEMS))
     num_people = torch.from_numpy((choices & ~is_held_out).sum(0))
