@@ -148,6 +148,17 @@ class Dataset:
 
         return self._cached(("interactions",), f"{split}-edges", make)["edges"]
 
+    def chosen_edges(self) -> npt.NDArray[np.int64]:
+        """Return the training interactions that users did not dislike, like `interaction_edges`."""
+        edges, dislikes = self.interaction_edges("train"), self.dislikes
+        if dislikes is None or not dislikes.num_rows:
+            return edges
+
+        def make() -> Arrays:
+            return {"edges": edges[:, ~np.isin(index_keys(*edges), pair_keys(dislikes))]}
+
+        return self._cached(("interactions", "dislikes"), "chosen", make)["edges"]
+
     def known_edges(self) -> npt.NDArray[np.int64]:
         """Return the E pairs that are never recommended, (2, E) int64, sorted by user.
 

@@ -16,7 +16,7 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor
 
-from xrec.data import Dataset, index_keys, pair_keys
+from xrec.data import Dataset
 from xrec.graph.ranking import SeenItems, stable_top_k, users_with_items
 
 RELATIVE_WEIGHTS = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0)
@@ -28,10 +28,8 @@ _SCORES_AT_ONCE, _USERS_OF_SCALE, _K = 2**24, 512, 20
 
 def histories(dataset: Dataset) -> SeenItems:
     """Return what users chose and did not dislike, by the training interactions alone."""
-    edges = dataset.interaction_edges("train")
-    if dataset.dislikes is not None and dataset.dislikes.num_rows:
-        edges = edges[:, ~np.isin(index_keys(*edges), pair_keys(dataset.dislikes))]
-    return SeenItems(torch.from_numpy(edges), torch.from_numpy(dataset.lost_items))
+    edges, lost = (torch.from_numpy(part) for part in (dataset.chosen_edges(), dataset.lost_items))
+    return SeenItems(edges, lost)
 
 
 class NeighborScores:
