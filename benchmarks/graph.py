@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import torch
 import typer
 
+from benchmarks.bulk_work import forget_peak, peak_mb
 from benchmarks.graph_methods import METHODS, BenchmarkData, Budget, Vectors
 from benchmarks.report import (
     BENCHMARKS,
@@ -67,23 +68,11 @@ def quality(
             for snapshot in METHODS[name](data, budget):
                 about: dict[str, Any] = {"dataset": Path(uri).resolve().parent.name, "method": name}
                 cost = {"setting": snapshot.setting, "seconds": round(snapshot.seconds, 1)}
-                memory = {"peak GiB": peak_of_process()}
+                memory = {"peak GiB": round(peak_mb() / 1024, 2)}
                 points.append(about | scores(data, snapshot.vectors) | cost | memory)
                 Results(output).append("graph", points[-1])
             rows.append(max(points, key=lambda point: point[VALIDATION]))
     write_tables(output, "quality", {f"D = {embedding_dim}": rows})
-
-
-def forget_peak() -> None:
-    """Let Linux count the most memory of this process from here on."""
-    Path("/proc/self/clear_refs").write_text("5")
-
-
-def peak_of_process() -> float:
-    """The most memory since `forget_peak`, in GiB."""
-    status = Path("/proc/self/status").read_text()
-    (line,) = [line for line in status.splitlines() if line.startswith("VmHWM")]
-    return round(int(line.split()[1]) / 2**20, 2)
 
 
 def read_data(uri: str) -> BenchmarkData:

@@ -24,7 +24,7 @@ import pyarrow as pa
 import torch
 import typer
 
-from benchmarks.graph import forget_peak, peak_of_process
+from benchmarks.bulk_work import forget_peak, peak_mb
 from benchmarks.report import BENCHMARKS, Output, Record, Results, command_line, write_tables
 from xrec.config import RecommendConfig, parse_config
 from xrec.data import EVIDENCE_KINDS, Dataset, read_dataset
@@ -126,7 +126,7 @@ def build_at_sizes(
         seconds = time.perf_counter() - began
         row: Record = {"interactions": len(keys), "users": num_users, "items": num_items}
         row |= {"pairs": len(found.targets), "seconds": round(seconds, 1)}
-        rows.append(row | {"peak GiB": peak_of_process()})
+        rows.append(row | {"peak GiB": round(peak_mb() / 1024, 2)})
         Results(output).append("build", rows[-1])
     write_tables(output, "build", {"Builds": rows})
 
