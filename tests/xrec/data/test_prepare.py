@@ -194,18 +194,18 @@ def test_settings_of_aspects_from_profiles_have_the_version_of_the_rules(tmp_pat
         parse_config(PrepareConfig, {"workspace": "w", **values})
 
 
-def test_prepare_from_s3_to_s3_equals_local(s3, tmp_path, release):
-    bucket = s3.new_bucket()
+def test_prepare_from_s3_to_s3_equals_local(s3, bucket, tmp_path, release):
+    place = open_location(f"{bucket}/prepare", s3.storage)
     for path in release.iterdir():
-        (open_location(f"{bucket}/release", s3.storage) / path.name).write_bytes(path.read_bytes())
-    source = {"kind": "xrec_release", "uri": f"{bucket}/release"}
-    config = _config(f"{bucket}/work", source, storage=s3.storage)
+        (place / "release" / path.name).write_bytes(path.read_bytes())
+    source = {"kind": "xrec_release", "uri": (place / "release").uri}
+    config = _config(place.uri, source, storage=s3.storage)
     remote = prepare_dataset(config)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Location, "digest", lambda file: pytest.fail(f"{file} was read"))
         assert prepare_dataset(config) == remote
     assert remote.files == prepare_dataset(_release_config(tmp_path, release)).files
-    assert read_dataset(open_location(f"{bucket}/work/dataset", s3.storage)).manifest == remote
+    assert read_dataset(place / "dataset").manifest == remote
 
 
 # Counts from ../shared/data/README.md.
