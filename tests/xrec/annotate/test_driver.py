@@ -56,9 +56,9 @@ pytestmark = pytest.mark.usefixtures("actor_here")
 
 TOWN = SecretTown(
     "The {secret} is great. I love its {secret}, which is a warm sound. It has a great tone.",
-    num_users=12,
-    reviews_per_user=5,
-    num_items=7,
+    num_users=8,
+    reviews_per_user=4,
+    num_items=5,
 )
 REFUSED = "refused"
 
