@@ -11,9 +11,9 @@ from tests.xrec.backfill.runs import DECODING, pairs_of, published_rows
 from xrec.backfill.driver import run_backfill
 from xrec.backfill.plan import open_backfill
 from xrec.backfill.task import load_task_explainer
-from xrec.backfill.writers import load_finisher_of, load_writer
 from xrec.config import EngineConfig
 from xrec.errors import ConfigError, EndpointAccessError, ModelError
+from xrec.text.writers import load_finisher_of, load_writer
 
 PAIRS = [f"u{user} i{item}" for user in range(4) for item in range(3)]
 ASKED = re.compile(r"Guest number (\d+)\.\nItem:  Place (\d+)\.")
@@ -151,7 +151,7 @@ def test_what_a_model_thinks_before_it_answers_is_no_part_of_the_text(runs, endp
 
 def test_without_a_language_model_there_is_nothing_to_load(runs):
     with raises(ConfigError, "missing", key="llm"):
-        load_writer(runs.config(llm=None))
+        load_writer(runs.config(llm=None), "cpu")
 
 
 def test_key_that_is_not_set_is_named_before_anything_starts(runs, endpoint, monkeypatch):
@@ -169,4 +169,4 @@ def test_model_without_adapter_writes_from_words_and_its_texts_can_be_checked(ru
     assert dataset.num_users == 12
     vllm = config.model_copy(update={"engine": EngineConfig(kind="vllm")})
     with raises(ModelError, "needs_adapter", key="engine.kind", saw="vllm"):
-        load_writer(vllm)
+        load_writer(vllm, "cpu")
