@@ -91,6 +91,14 @@ class BulkConfig(ActorsJobConfig):
 _Limit = Annotated[float, Field(ge=0, le=1)]
 GATE: Mapping[str, float | None] = {
     "kept": 0.7,
+    "rows": 0.7,
+    "users": 0.7,
+    "items": 0.5,
+    "pairs": 0.3,
+    "pairs_trained": 0.05,
+    "frequent": 0.5,
+    "catalogue": 0.0,
+    "recall": 0.7,
     "coverage": 0.6,
     "plain": 0.7,
     "refused": 0.85,

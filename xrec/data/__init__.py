@@ -10,7 +10,13 @@ aspects, evidence          what the texts say of items and users, and what backs
 language                   what can be said of a text without a language model: its own facade
 """
 
-from xrec.data.aspects import NamedAspects, aspect_counts, check_aspects, visited_aspects
+from xrec.data.aspects import (
+    LOW_RATED,
+    NamedAspects,
+    aspect_counts,
+    check_aspects,
+    visited_aspects,
+)
 from xrec.data.assemble import assemble, check_not_empty
 from xrec.data.block import MISSING
 from xrec.data.dataset import (
@@ -74,6 +80,7 @@ __all__ = [
     "ASPECTS_FROM",
     "EVIDENCE_KINDS",
     "EXTENDS",
+    "LOW_RATED",
     "MISSING",
     "SECOND_BITS",
     "SPLITS",
