@@ -36,7 +36,7 @@ ONE_OF_EACH = {
         "test_pair_is_picked_and_its_text_and_evidence_are_shown_by_keyboard_alone",
     ),
     "tests/xrec/bulk/test_chaos.py": ("test_commands_in_chaos_leave_a_row_once_at_each_version",),
-    "tests/xrec/cluster/test_submit.py": (
+    "tests/xrec/cluster/test_two_nodes.py": (
         "test_submit_run_follows_the_log_and_leaves_the_artifact_on_s3",
     ),
 }

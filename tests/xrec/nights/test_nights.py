@@ -7,11 +7,8 @@ import pkgutil
 import re
 import signal
 import socket
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
@@ -27,13 +24,13 @@ import yaml
 from ray import serve
 
 from tests.errors import raises
+from tests.world.here import Killed
 from tests.world.models import EMBEDDING_DIM, save_toy_model
-from tests.world.program import python, refused, said, xrec
+from tests.world.program import driver, python, refused, said, wait_until, xrec
 from tests.world.shop import SAMPLE, review, write_json_lines, write_project, write_shop, write_yaml
 from tests.world.workspace import make_town
-from tests.xrec.jobs.conftest import DECODING, work_here
+from tests.xrec.jobs.conftest import DECODING, train_in_process, work_here
 from tests.xrec.serve.local_endpoint import ITEMS, USERS, held_port, serve_config
-from tests.xrec.train.worker import fit_here
 from xrec.backfill import present, read_explanations, read_failed
 from xrec.backfill.identity import PARTS
 from xrec.bulk import check_output, take_down
@@ -72,19 +69,9 @@ def no_pools():
         yield
 
 
-@contextmanager
-def training_here() -> Iterator[None]:
-    """Train in this process too; without it, Ray trains."""
-    with pytest.MonkeyPatch.context() as patch:
-        for module in ("graph", "adapter"):
-            patch.setattr(f"xrec.train.{module}.fit", fit_here)
-        yield
-
-
 @pytest.fixture
-def trains_here():
-    with training_here():
-        yield
+def trains_here(monkeypatch):
+    train_in_process(monkeypatch)
 
 
 ONE_WORKER = {"num_processes": 1, "device": "cpu"}
@@ -110,7 +97,8 @@ class ProjectHere:
 
     def begin(self) -> None:
         """Run all jobs in this process."""
-        with training_here():
+        with pytest.MonkeyPatch.context() as patch:
+            train_in_process(patch)
             pipeline_job.run(self.configs("pretrain-graph.folds=0"), tell=print)
 
     def refresh(self, *overrides: str, train: bool = False) -> tuple[Manifest, list[str]]:
@@ -429,10 +417,6 @@ def forget(path: Path, *arguments: object) -> dict[str, Any]:
     return report
 
 
-class Killed(BaseException):
-    """Ends a command as a signal does."""
-
-
 STEPS = (
     ("xrec.bulk.upkeep.forget_on_list", "before"),
     ("xrec.bulk.upkeep.open_whole", "before"),
@@ -495,27 +479,45 @@ def test_forgotten_person_is_in_no_byte_of_a_project(shop):
     assert check_output(str(shop.workspace / "explanations")) == []
 
 
-def test_command_serves_what_the_project_published_until_ctrl_c(ray_cluster, shop, tmp_path):
+@pytest.fixture
+def interrupts():
+    """Let Ctrl-C interrupt this process, and restore the handlers of signals after the test."""
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = [signal.signal(number, signal.default_int_handler) for number in numbers]
+    yield
+    for number, handler in zip(numbers, before, strict=True):
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("interrupts")
+def test_command_serves_what_the_project_published_until_ctrl_c(
+    ray_cluster, shop, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("RAY_ADDRESS", ray.get_runtime_context().gcs_address)
     (user, item), row = next(each for each in shop.texts().items() if each[0][0] != PERSON)
-    with held_port() as port:
+
+    def ask_and_interrupt(url: str) -> list[dict[str, Any]]:
+        wait_until(lambda: signal.getsignal(signal.SIGHUP) is not signal.default_int_handler)
+        try:
+            return [requests.get(f"{url}/{n}/{item}", timeout=60).json() for n in (user, "nobody")]
+        finally:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with held_port() as port, ThreadPoolExecutor() as threads:
         serving = {
             "http": {"port": port},
             "engine": {"max_rows": 8, "kv_cache_gib": 0.05},
             "models": {"device": "cpu"},
         }
         values = {**yaml.safe_load(shop.path.read_text()), "serve": serving}
-        path = write_yaml(tmp_path / "serve.yaml", values)
-        with Server(path, RAY_ADDRESS=ray.get_runtime_context().gcs_address) as server:
-            server.wait_for(f"serving at http://127.0.0.1:{port} ")
-            url = f"http://127.0.0.1:{port}/v1/explanations"
-            answer = requests.get(f"{url}/{user}/{item}", timeout=60).json()
-            assert (answer["source"], answer["explanation"]) == ("backfill", row["explanation"])
-            unknown = requests.get(f"{url}/nobody/{item}", timeout=60).json()
-            assert unknown["type"] == "/problems/unknown_user"
-            server.process.send_signal(signal.SIGINT)
-            assert server.process.wait(180) == 130
+        url = f"http://127.0.0.1:{port}"
+        asked = threads.submit(ask_and_interrupt, f"{url}/v1/explanations")
+        code, out, err = xrec("serve", write_yaml(tmp_path / "serve.yaml", values))
+        assert (code, f"serving at {url} " in out + err) == (130, True), err
+        answer, unknown = asked.result()
     serve.shutdown()
-    assert answer["explanation"] not in server.output.read_text() + server.errors.read_text()
+    assert (answer["source"], answer["explanation"]) == ("backfill", row["explanation"])
+    assert unknown["type"] == "/problems/unknown_user"
 
 
 @pytest.mark.slow
@@ -680,57 +682,25 @@ def test_init_and_run_turn_csv_files_of_other_names_into_explanations(command, t
     assert read_manifest(workspace / "evaluation", "evaluation").metrics
 
 
-@pytest.mark.slow
-def test_command_that_cannot_listen_says_so(tmp_path):
+@pytest.mark.usefixtures("ray_cluster")
+def test_serve_with_a_port_in_use_or_a_bad_tls_file_is_refused(tmp_path, monkeypatch):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
     config, path = serve_config(make_town(tmp_path)), tmp_path / "serve.yaml"
     with socket.create_server(("127.0.0.1", 0), reuse_port=True) as taken:
-        port = taken.getsockname()[1]
-        for http in ({"port": port}, {"tls": str(path)}):
-            write_project(path, config, http=http)
-            done = python("-m", "xrec.cli", "serve", str(path), RAY_ADDRESS="")
-            told = [f"http.{name}={value}" for name, value in http.items()]
-            assert (done.returncode, "Traceback" in done.stderr) == (1, False)
-            assert all(part in done.stderr for part in (*told, "expected a free port"))
-
-
-class Server:
-    """`xrec serve` in a process of its own, which is killed at the end."""
-
-    def __init__(self, path: Path, **variables: str):
-        self.output, self.errors = path.with_suffix(".output"), path.with_suffix(".errors")
-        command = [sys.executable, "-m", "xrec.cli", "serve", str(path)]
-        with self.output.open("w") as output, self.errors.open("w") as errors:
-            self.process = subprocess.Popen(
-                command, stdout=output, stderr=errors, env={**os.environ, **variables}
-            )
-
-    def __enter__(self) -> "Server":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.process.kill()
-
-    def wait_for(self, condition: str | Callable[[], bool]) -> None:
-        """Wait until a text is in what the process writes, or until `condition` holds."""
-        deadline = time.monotonic() + 180
-        while not (
-            condition in self.output.read_text() + self.errors.read_text()
-            if isinstance(condition, str)
-            else condition()
-        ):
-            assert self.process.poll() is None, self.errors.read_text()
-            assert time.monotonic() < deadline, self.errors.read_text()
-            time.sleep(0.1)
+        for http in ({"port": taken.getsockname()[1]}, {"tls": str(path)}):
+            error = refused("serve", write_project(path, config, http=http))
+            assert error.code == "not_started"
+            assert all(f"http.{name}={value}" in str(error) for name, value in http.items())
 
 
 @pytest.mark.slow
 def test_command_serves_swaps_on_sighup_and_ends_on_ctrl_c(tmp_path):
-    town, path = make_town(tmp_path), tmp_path / "serve.yaml"
+    town, path, log = make_town(tmp_path), tmp_path / "serve.yaml", tmp_path / "log"
     config = serve_config(town)
     with held_port() as port:
         write_project(path, config, http={"port": port})
-        with Server(path, RAY_ADDRESS="") as server:
-            server.wait_for(f"serving at http://127.0.0.1:{port} ")
+        with driver("serve", path, log) as process:
+            wait_until(lambda: f"serving at http://127.0.0.1:{port} " in log.read_text())
             pair = f"http://127.0.0.1:{port}/v1/explanations/{USERS[0]}/{ITEMS[0]}"
 
             def model() -> str:
@@ -738,18 +708,18 @@ def test_command_serves_swaps_on_sighup_and_ends_on_ctrl_c(tmp_path):
                 return str(answer.json()["model_fingerprint"])
 
             first = model()
-            server.wait_for('"request_id": "mine"')
+            wait_until(lambda: '"request_id": "mine"' in log.read_text())
             path.write_text("serve: {htpp: {}}")
-            server.process.send_signal(signal.SIGHUP)
-            server.wait_for("the earlier one stays")
+            process.send_signal(signal.SIGHUP)
+            wait_until(lambda: "the earlier one stays" in log.read_text())
             assert model() == first
             write_project(path, config, http={"port": port}, adapter=str(town / "adapter-2"))
-            server.process.send_signal(signal.SIGHUP)
-            server.wait_for(lambda: model() != first)
-            server.process.send_signal(signal.SIGINT)
-            assert server.process.wait(180) == 130
+            process.send_signal(signal.SIGHUP)
+            wait_until(lambda: model() != first)
+            process.send_signal(signal.SIGINT)
+            assert process.wait(180) == 130
         with pytest.raises(requests.exceptions.ConnectionError):
             requests.get(pair, timeout=5)
-    _, *lines = server.output.read_text().splitlines()  # the first one tells the address
-    assert {json.loads(line)["status"] for line in lines} == {200}
-    assert USERS[0] not in server.output.read_text() + server.errors.read_text()
+    requested = [line for line in log.read_text().splitlines() if line.startswith("{")]
+    assert {json.loads(line)["status"] for line in requested} == {200}
+    assert USERS[0] not in log.read_text()
