@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[1]
 ONE_OF_EACH = {
     "tests/xrec/nights/test_nights.py": (
         "test_init_and_run_turn_csv_files_of_other_names_into_explanations",
-        "test_night_publishes_texts_of_who_is_new_once",
+        "test_night_publishes_texts_of_new_users_once",
         "test_forgotten_person_is_in_no_byte_of_a_project",
         "test_command_serves_what_the_project_published_until_ctrl_c",
     ),

@@ -1,10 +1,8 @@
-"""A project's life: set up, a night, people who leave, and the endpoint as a process."""
+"""The life of a project: setup, nights, people who are forgotten, and the endpoint."""
 
-import csv
 import json
 import os
 import pkgutil
-import re
 import signal
 import socket
 from collections.abc import Iterator
@@ -50,7 +48,6 @@ from xrec.jobs import job_named
 from xrec.jobs import pipeline as pipeline_job
 from xrec.jobs.pipeline import chosen_configs
 from xrec.sample import generate_town, town_tables
-from xrec.sample.language_model import build_model, train_tokenizer
 from xrec.schemas import RANKS
 from xrec.storage import (
     Manifest,
@@ -77,13 +74,10 @@ def trains_here(monkeypatch):
 ONE_WORKER = {"num_processes": 1, "device": "cpu"}
 VECTORS = {"embedding_dim": EMBEDDING_DIM, "initialization": "random"}
 ADAPTER = {"training": {"max_steps": 2, "global_batch_size": 8}, "workers": ONE_WORKER}
-BACKFILL = {
-    "actors": {"num_processes": 1, "device": "cpu"},
-}
 
 
 class ProjectHere:
-    """A project of these sections in a folder, and what its commands say."""
+    """A project of these sections in a folder, with a toy language model."""
 
     def __init__(self, folder: Path, **sections: dict[str, Any]):
         self.folder, self.workspace = folder, folder / "workspace"
@@ -108,9 +102,10 @@ class ProjectHere:
         return manifest, [line for line in lines if "done in" not in line]
 
     def costs(self, night: int) -> tuple[dict[str, dict[str, float]], dict[str, float]]:
-        """What each job of a night cost, and all of them."""
-        of = json.loads((self.workspace / f"nights/{night}/costs.json").read_text())
-        return of, {n: sum(job.get(n, 0) for job in of.values()) for n in {*chain(*of.values())}}
+        """Return what each job of a night cost, and their total."""
+        jobs = json.loads((self.workspace / f"nights/{night}/costs.json").read_text())
+        names = {*chain(*jobs.values())}
+        return jobs, {name: sum(job.get(name, 0) for job in jobs.values()) for name in names}
 
     def texts(self) -> dict[tuple[str, str], dict[str, Any]]:
         rows = read_explanations(str(self.workspace / "explanations")).to_pylist()
@@ -121,7 +116,6 @@ class ProjectHere:
         return users
 
     def vectors(self, night: str) -> torch.Tensor:
-        """Of all users by index."""
         return read_graph(open_location(str(self.workspace / night / "graph"))).users.clone()
 
 
@@ -146,26 +140,27 @@ TRAINING = {
 
 
 def write_day(folder: Path, gone: tuple[str, ...], num_users: int, num_visits: int) -> None:
-    """The first users' visits; those from user 60 on have made only `num_visits` of their ten."""
+    """Write the first users and their visits, without those in `gone`.
+
+    Users from the 61st on have made only `num_visits` of their ten visits. Once someone is gone,
+    one item has a new profile.
+    """
     tables = town_tables(generate_town(SOURCE))
     users = [f"resident-{n}" for n in range(1, num_users + 1)]
-    here = pa.array([each for each in users if each not in gone])
-    late = pa.array(users[60:])
-    place = pa.array([number % 10 for number in range(tables["interactions"].num_rows)])
-    visits = tables["interactions"].append_column("place", place)
-    made = pc.or_(pc.less(place, num_visits), pc.invert(pc.is_in(visits["user_id"], late)))
-    tables["interactions"] = visits.filter(made).drop_columns("place")
+    visits = tables["interactions"]
+    is_early = pa.array([row % 10 < num_visits for row in range(visits.num_rows)])
+    is_late_user = pc.is_in(visits["user_id"], pa.array(users[60:]))
+    tables["interactions"] = visits.filter(pc.or_(is_early, pc.invert(is_late_user)))
+    if gone:
+        items = tables["items"].to_pylist()
+        items[3]["profile"] += " Now with a cellar."
+        tables["items"] = pa.Table.from_pylist(items, tables["items"].schema)
+    here = pa.array([user for user in users if user not in gone])
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("users", "items", "interactions", "explanations"):
         rows = tables[name]
-        if "user_id" in rows.column_names:
+        if name != "items":
             rows = rows.filter(pc.is_in(rows["user_id"], here))
-        if name == "items" and gone:
-            profiles = [
-                f"{text} Now with a cellar." if row == 3 else text
-                for row, text in enumerate(rows["profile"].to_pylist())
-            ]
-            rows = rows.set_column(rows.schema.get_field_index("profile"), "profile", [profiles])
         pq.write_table(rows, folder / f"{name}.parquet")
 
 
@@ -177,7 +172,7 @@ def town_in(folder: Path) -> ProjectHere:
         pretrain_graph={"model": VECTORS, "training": TRAINING, "workers": ONE_WORKER},
         train_adapter={"model": {"num_experts": 2}, **ADAPTER},
         recommend={"k": 3},
-        backfill={**BACKFILL, "max_failed_share": 0.5},
+        backfill={"actors": ONE_WORKER, "max_failed_share": 0.5},
     )
 
 
@@ -188,18 +183,14 @@ def town(tmp_path):
     return town
 
 
-def _same_text(row: dict[str, Any], other: dict[str, Any]) -> bool:
-    """Whether two rows differ in rank and score at most."""
-    return all(row[name] == other[name] for name in row if name not in RANKS.names)
-
-
 def _check_night(
     town: ProjectHere, before: dict[Any, Any], now: dict[Any, Any], made: Manifest
 ) -> None:
-    """What nothing changed for is the same row; all others are counted by what changed."""
+    """Check that unchanged pairs keep their rows, and that all others are counted by a reason."""
     keys = {pair: row["content_key"] for pair, row in before.items()}
     same = {pair for pair, row in now.items() if keys.get(pair) == row["content_key"]}
-    assert all(_same_text(now[pair], before[pair]) for pair in same)
+    columns = {*next(iter(now.values()))} - {*RANKS.names}
+    assert all(now[pair][name] == before[pair][name] for pair in same for name in columns)
     again, num_carried = made.metrics["written_again"], made.metrics["num_carried"]
     assert num_carried == len(same)
     uri = str(town.workspace / "explanations")
@@ -220,7 +211,7 @@ def _killed(config: JobConfig) -> Manifest:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("trains_here")
-def test_two_nights_with_a_user_removed_keep_what_did_not_change(town, monkeypatch):
+def test_two_nights_keep_what_did_not_change(town, monkeypatch):
     first, raw = town.texts(), town.folder / "raw"
     vectors = [town.vectors("")]
     write_day(raw, ("resident-7",), 78, 7)
@@ -276,7 +267,7 @@ def test_two_nights_with_a_user_removed_keep_what_did_not_change(town, monkeypat
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
-def test_night_with_training_writes_all_again_and_its_candidate_can_be_looked_at(town):
+def test_night_with_training_rewrites_all_texts_and_its_candidate_can_be_inspected(town):
     first, words = town.texts(), ("pretrain-graph.folds=2", "backfill.gate.coverage=1")
     write_day(town.folder / "raw", (), 78, 7)
     a_second = "backfill.prices={cpu_hour: 3600}"
@@ -327,7 +318,7 @@ def test_night_with_training_writes_all_again_and_its_candidate_can_be_looked_at
     assert by_job["backfill"]["tokens"] > 0
 
 
-def test_a_night_that_cannot_be_is_refused(tmp_path):
+def test_refresh_of_an_incomplete_or_unfinished_project_is_refused(tmp_path):
     town = town_in(tmp_path)
     with pytest.raises(ArtifactNotFoundError):
         town.refresh()
@@ -348,7 +339,7 @@ TRACES += [json.dumps(PERSON)[1:-1].encode()]
 
 
 def write_reviews(folder: Path, *more: dict[str, Any]) -> Path:
-    """Twelve users; the person's reviews say what no other does, of items that others praise."""
+    """Write reviews of twelve users, and of PERSON, who alone uses some of WORDS."""
     rows = [
         review(
             f"u{user}",
@@ -380,14 +371,14 @@ def shop_in(folder: Path) -> ProjectHere:
         pretrain_graph={"model": VECTORS, "training": training, "workers": ONE_WORKER},
         train_adapter={**ADAPTER, "prompt": {"aspects": 2}},
         recommend={"k": 2},
-        backfill={**BACKFILL, "max_failed_share": 1, "gate": None},
+        backfill={"actors": ONE_WORKER, "max_failed_share": 1, "gate": None},
     )
     shop.begin()
     return shop
 
 
 def contents(folder: Path) -> Iterator[tuple[Path, bytes]]:
-    """Each file below a folder as it is, and Parquet decoded, by all columns; nothing is zipped."""
+    """Yield the bytes of each file, and the decoded rows of Parquet files; nothing is zipped."""
     for path in (each for each in folder.rglob("*") if each.is_file()):
         data = path.read_bytes()
         yield path, data
@@ -397,7 +388,7 @@ def contents(folder: Path) -> Iterator[tuple[Path, bytes]]:
 
 
 def traces(*folders: Path) -> set[str]:
-    """The files that have the person's id or words, in their content or their names."""
+    """Return the files with the person's ID or words in their content or name."""
     return {
         str(path)
         for folder in folders
@@ -408,7 +399,7 @@ def traces(*folders: Path) -> set[str]:
 
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory):
-    """The shop, for the tests below, each of which goes on with it."""
+    """The shop; each of the tests below continues with it."""
     return shop_in(tmp_path_factory.mktemp("shop"))
 
 
@@ -427,11 +418,11 @@ STEPS = (
     ("xrec.bulk.delete_runs", "after"),
     ("xrec.bulk.vacuum", "after"),
 )
-"""Where the command is killed, one call after the other."""
+"""The steps at which the command is killed, one call after the other."""
 
 
 def kill_at(patch: pytest.MonkeyPatch, step: str, when: str) -> None:
-    """Let the process die before a step, after it, or as it deletes most of some files."""
+    """Make the process die before a step, after it, or halfway through deleting files."""
     do = pkgutil.resolve_name(step)
 
     def die(*arguments: Any, **options: Any) -> Any:
@@ -446,7 +437,7 @@ def kill_at(patch: pytest.MonkeyPatch, step: str, when: str) -> None:
 
 
 @pytest.mark.usefixtures("trains_here")
-def test_night_publishes_texts_of_who_is_new_once(shop):
+def test_night_publishes_texts_of_new_users_once(shop):
     before = shop.texts()
     new = [review("late", f"i{item}", "The tone is warm.", time=9) for item in range(2)]
     write_reviews(shop.folder, *new)
@@ -587,9 +578,7 @@ def test_forgotten_person_is_in_no_byte_and_stays_away_wherever_the_command_is_k
         (("--user", "u1", "--retention", "inf"), "", None),
     ],
 )
-def test_forget_of_bad_input_is_refused_and_writes_nothing(
-    tmp_path, monkeypatch, arguments, code, saw
-):
+def test_forget_refuses_bad_input_and_writes_nothing(tmp_path, monkeypatch, arguments, code, saw):
     values = {"workspace": str(tmp_path / "workspace"), "prepare": {"source": {"kind": "sample"}}}
     path = write_yaml(tmp_path / "shop.yaml", values)
     (tmp_path / "blank.txt").write_text("u1\n\nu2 \n")
@@ -642,24 +631,6 @@ def _xrec(*arguments: object) -> str:
     return done.stdout
 
 
-def _save_llm(folder: Path, feedback: Path) -> None:
-    """A toy model that says words and nothing else: every other token has the score zero.
-
-    Its tokenizer knows the words of the explanations, which then fit the budget that init chose.
-    """
-    texts = [row["why_bought"] for row in csv.DictReader(feedback.open(newline=""))]
-    tokenizer = train_tokenizer(texts, 600)
-    torch.manual_seed(0)
-    model = build_model(tokenizer, hidden_size=32, num_layers=1)
-    tokens = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
-    is_word = torch.tensor([re.fullmatch("\u0120[a-z]{3,}", token) is not None for token in tokens])
-    model.config.tie_word_embeddings = False
-    model.lm_head.weight = torch.nn.Parameter(torch.randn(len(tokens), 32) * is_word[:, None])
-    folder.mkdir()
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-
-
 @pytest.mark.usefixtures("trains_here")
 @pytest.mark.parametrize(
     "command", [said, pytest.param(_xrec, marks=pytest.mark.slow)], ids=["here", "processes"]
@@ -667,7 +638,7 @@ def _save_llm(folder: Path, feedback: Path) -> None:
 def test_init_and_run_turn_csv_files_of_other_names_into_explanations(command, tmp_path):
     """The model is a toy, given on the command line; no file is edited."""
     write_shop(tmp_path / "export")
-    _save_llm(tmp_path / "llm", tmp_path / "export" / "feedback.csv")
+    save_toy_model(tmp_path / "llm")
     project = tmp_path / "project" / "xrec.yaml"
     found = command("init", tmp_path / "project", "--from", tmp_path / "export")
     assert "60 users, 24 items, 480 interactions, 240 explanations" in found
@@ -675,10 +646,12 @@ def test_init_and_run_turn_csv_files_of_other_names_into_explanations(command, t
     model = (f"llm.model={tmp_path / 'llm'}", *_TEXTS)
     command("run", project, *model, *_TRAINING)
     workspace = open_location(str(tmp_path / "project" / "workspace"))
-    explained = read_explanations((workspace / "explanations").uri)
-    users = {f"resident-{n}" for n in range(1, 61)}
-    assert set(explained["user_id"].to_pylist()) == users
-    assert explained["rank"].to_pylist() == [1] * 60
+    uri = (workspace / "explanations").uri
+    explained = read_explanations(uri)
+    users = [*explained["user_id"].to_pylist(), *read_failed(uri).to_table()["user_id"].to_pylist()]
+    assert sorted(users) == sorted(f"resident-{n}" for n in range(1, 61))
+    assert explained.num_rows > 30
+    assert set(explained["rank"].to_pylist()) == {1}
     assert read_manifest(workspace / "evaluation", "evaluation").metrics
 
 
