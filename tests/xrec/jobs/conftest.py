@@ -146,7 +146,7 @@ def work_here(patch: pytest.MonkeyPatch) -> None:
     patch.setattr("xrec.backfill.driver.gpus_each", lambda *arguments: 0)
     patch.setattr("xrec.processes.map_in_processes", map_here)
     for name in ("ensure_ray", "ready_cluster"):
-        patch.setattr(f"xrec.cluster.{name}", lambda *arguments: nullcontext())
+        patch.setattr(f"xrec.cluster.{name}", lambda *arguments, **options: nullcontext())
 
 
 @pytest.fixture
