@@ -270,6 +270,15 @@ def test_candidate_that_does_not_pass_stays_until_it_is_published_by_force(runs,
         ) == (1, True, True), err
 
 
+@pytest.mark.usefixtures("actors_here")
+def test_texts_of_a_refused_run_are_carried_unless_they_were_refused_themselves(runs):
+    for num_left_out, figure, num_written in ((0, "commonest", 60), (1, "frequent", 59)):
+        with raises(GateError, "gate_not_passed", "gate", (figure,)):
+            runs.run(*PAIRS[num_left_out:], gate={figure: 0.0})
+        assert len(runs.calls()) == num_written
+    assert runs.run(*PAIRS[2:]).metrics["num_carried"] == 58
+
+
 def test_gate_of_unknown_figures_or_bounds_is_refused(runs):
     for gate, key in (({"failed": 0.1}, "gate"), ({"plain": float("nan")}, "gate.plain")):
         with pytest.raises(ConfigError) as raised:
