@@ -299,16 +299,17 @@ def test_night_with_training_writes_all_again_and_its_candidate_can_be_looked_at
     with pytest.raises(GateError) as stopped:
         town.refresh(*words, train=True)
     assert town.texts() == first
-    (by_job, costs), told = town.costs(1), stopped.value.metrics
+    (by_job, costs), told = town.costs(2), stopped.value.metrics
     assert [*by_job] == ["prepare", "pretrain-graph", "train-adapter", "recommend", "backfill"]
     assert told["night"] == pytest.approx(costs)
     assert (told["gate"]["passed"], by_job["backfill"]["tokens"] > 0) == (False, True)
-    assert (town.workspace / "nights/1/report.html").is_file()
+    assert (town.workspace / "nights/2/report.html").is_file()
 
-    # Once more: seconds are added, and what the run cost counts once, in the night's budget too.
+    # Once more, also without --train: seconds are added, and what the run cost counts once, in the
+    # night's budget too.
     words += (f"backfill.budget.tokens={costs['tokens']:.0f}",)
-    code, out, err = xrec("refresh", town.path, *words, "--train", "--json")
-    told, again = json.loads(out), town.costs(1)[0]
+    code, out, err = xrec("refresh", town.path, *words, "--json")
+    told, again = json.loads(out), town.costs(2)[0]
     assert (code, told["exit_code"], "all jobs" in err) == (3, 3, True), err
     assert told["metrics"]["night.tokens"] == by_job["backfill"]["tokens"]
     assert again["backfill"]["seconds"] > by_job["backfill"]["seconds"]
@@ -318,20 +319,20 @@ def test_night_with_training_writes_all_again_and_its_candidate_can_be_looked_at
     code, out, err = xrec("publish", town.path, "--force", "it is a toy", "--json")
     assert code == 0, err
     metrics = json.loads(out)["metrics"]
-    assert metrics["made_from.adapter"] == "workspace:nights/1/adapter"
+    assert metrics["made_from.adapter"] == "workspace:nights/2/adapter"
     again = {name: n for name, n in metrics.items() if name.startswith("written_again.")}
     assert metrics["num_carried"] == 0
     others = {"written_again.new", "written_again.failed"}
     assert all(name in others or "settings" in name for name in again)
-    graph = read_manifest(open_location(str(town.workspace / "nights/1/graph")), "graph")
+    graph = read_manifest(open_location(str(town.workspace / "nights/2/graph")), "graph")
     assert graph.metrics["num_moved"] > 0
 
     # The next night has the trained adapter, and carries its texts over.
     write_day(town.folder / "raw", (), 79, 8)
     manifest, _ = town.refresh(a_second)
-    assert manifest.metrics["made_from"]["adapter"] == "workspace:nights/1/adapter"
+    assert manifest.metrics["made_from"]["adapter"] == "workspace:nights/2/adapter"
     assert manifest.metrics["num_carried"] > 0
-    night, (by_job, costs) = manifest.metrics["night"], town.costs(2)
+    night, (by_job, costs) = manifest.metrics["night"], town.costs(3)
     assert [*by_job] == ["prepare", "pretrain-graph", "recommend", "backfill"]
     assert night == pytest.approx(costs)
     assert night["money"] == pytest.approx(3600 * night["cpu_hours"])
