@@ -27,7 +27,7 @@ ONE_OF_EACH = {
         "test_command_serves_what_the_project_published_until_ctrl_c",
     ),
     "tests/xrec/train/test_adapter_resume.py": (
-        "test_run_whose_worker_was_killed_goes_on_and_ends_as_an_unbroken_one",
+        "test_run_whose_worker_was_killed_resumes_and_ends_like_an_uninterrupted_one",
     ),
     "tests/xrec/train/test_adapter_training.py": (
         "test_two_workers_at_stage_3_have_the_losses_and_weights_of_one_at_stage_1",

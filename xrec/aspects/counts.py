@@ -55,7 +55,7 @@ class ReviewCounts:
         if dataset.aspects is None:
             raise DataError(
                 "the dataset has no aspects; expected one that was prepared from annotations "
-                "(`xrec annotate`), or with prepare.aspects_from: profiles",
+                "(`xrec annotate`) or a table of aspects, or with prepare.aspects_from: profiles",
                 code="no_aspects",
                 key="aspects_from",
             )

@@ -57,7 +57,7 @@ class Dataset:
     profiles are as the source gave them, and may repeat what the pair's review says. Only the
     generated sample has `planted`. The tables of aspects exist if `aspects_from` is not None, and
     count training pairs only. `explanation_aspects` also has held-out pairs, whose aspects are
-    references. `low_rated_aspects` is what reviews below the minimum rating say about items.
+    references. `low_rated_aspects` is what users said about items that they disliked.
 
     Rows are in the order of their IDs, unless `user_order` and `item_order` list the indices in
     that order. Only in that case can there be holes; U and I include them.

@@ -63,6 +63,7 @@ def prepare_dataset(
         tables = dict(assembled.tables)
         if find_aspects is not None:
             whole = {name: staging.table(query) for name, query in TABLES.items()}
+            tables.pop("low_rated_aspects", None)  # of another vocabulary
             tables.update(profile_aspect_tables(whole, find_aspects))
         aspects_from: AspectsFrom = "reviews" if find_aspects is None else "profiles"
         metrics = {

@@ -78,6 +78,13 @@ def test_keys_lists_every_key_of_the_job(job):
     assert "PydanticUndefined" not in out
 
 
+def test_keys_with_words_lists_the_keys_that_contain_one_and_says_if_there_are_none():
+    out = said("backfill", "--keys", "retry_")
+    assert "  retry_failed  (" in out
+    assert "limit" not in out
+    assert said("prepare", "--keys", "xyz") == "no key of prepare contains 'xyz'\n"
+
+
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_section_of_every_config_file_is_valid(path):
     project = read_project(path)

@@ -174,6 +174,42 @@ def test_gate_by_default_stops_inputs_that_were_swapped(figure, value, stops):
     assert (value() < GATE[figure]) == stops
 
 
+def shop(num_users: int, per_user: int, num_items: int, offset: int = 0) -> tuple[str, ...]:
+    """Pairs of users and of items that follow one another."""
+    return tuple(
+        f"u{user} i{(user * per_user + place + offset) % num_items}"
+        for user in range(num_users)
+        for place in range(per_user)
+    )
+
+
+@pytest.mark.usefixtures("actors_here")
+def test_gate_by_default_stops_a_night_that_lost_part_of_the_shop(runs):
+    """The small dataset knows few of these users, so most pairs fail, which is not judged here."""
+    small = {"gate": {"coverage": None}, "rows_per_chunk": 1024}
+    runs.run(*shop(1000, 20, 500), **small)
+    for tonight, stops in (
+        (shop(1000, 1, 3), {"rows", "items", "pairs"}),  # each gets one of three bestsellers
+        (shop(1000, 1, 500)[:200], {"rows", "users", "items", "pairs"}),  # 1 % of the rows
+        (shop(400, 20, 25), {"rows", "users", "items", "pairs"}),
+    ):
+        with raises(GateError, "gate_not_passed", "gate") as raised:
+            runs.run(*tonight, **small)
+        assert set(raised.value.saw) == stops
+    assert runs.run(*shop(1000, 20, 500)[1000:], **small).version == 1
+
+
+def test_bound_is_tightened_by_the_last_nights_and_never_loosened():
+    figure = GateFigure("rows", 0.85, 0.7)
+    assert figure.beside([1.0] * 13).passes  # too few nights
+    assert not figure.beside([1.0] * 14).passes
+    assert figure.beside([1.0, 0.8] * 7).passes  # their median differs from them by as much
+    assert GateFigure("rows", 0.6, 0.7).beside([0.2] * 14).bound == 0.7
+    assert not GateFigure("frequent", 0.1, 0.5).beside([0.01] * 14).passes
+    assert not GateFigure("recall", float("nan"), 0.7).passes
+    assert GateFigure("recall", 0.1, None).beside([1.0] * 14).passes
+
+
 PAIRS = tuple(f"u{user} i{item}" for user in range(12) for item in range(5))
 
 
@@ -218,6 +254,15 @@ def test_candidate_that_does_not_pass_stays_until_it_is_published_by_force(runs,
             "version 0 cannot be read because its file part-" in err,
             "choose another" in err,
         ) == (1, True, True), err
+
+
+@pytest.mark.usefixtures("actors_here")
+def test_texts_of_a_refused_run_are_carried_unless_they_were_refused_themselves(runs):
+    for num_left_out, figure, num_written in ((0, "commonest", 60), (1, "frequent", 59)):
+        with raises(GateError, "gate_not_passed", "gate", (figure,)):
+            runs.run(*PAIRS[num_left_out:], gate={figure: 0.0})
+        assert len(runs.calls()) == num_written
+    assert runs.run(*PAIRS[2:]).metrics["num_carried"] == 58
 
 
 def test_gate_of_unknown_figures_or_bounds_is_refused(runs):

@@ -278,16 +278,17 @@ def test_night_with_training_rewrites_all_texts_and_its_candidate_can_be_inspect
     with pytest.raises(GateError) as stopped:
         town.refresh(*words, train=True)
     assert town.texts() == first
-    (jobs, costs), metrics = town.costs(1), stopped.value.metrics
+    (jobs, costs), metrics = town.costs(2), stopped.value.metrics
     assert [*jobs] == ["prepare", "pretrain-graph", "train-adapter", "recommend", "backfill"]
     assert metrics["night"] == pytest.approx(costs)
     assert (metrics["gate"]["passed"], jobs["backfill"]["tokens"] > 0) == (False, True)
-    assert (town.workspace / "nights/1/report.html").is_file()
+    assert (town.workspace / "nights/2/report.html").is_file()
 
-    # Repeated: seconds add up, but the run's tokens count once, in the night's budget too.
+    # Repeated, without --train too: seconds add up, but the run's tokens count once, also in the
+    # night's budget.
     words += (f"backfill.budget.tokens={costs['tokens']:.0f}",)
-    code, out, err = xrec("refresh", town.path, *words, "--train", "--json")
-    report, again = json.loads(out), town.costs(1)[0]
+    code, out, err = xrec("refresh", town.path, *words, "--json")
+    report, again = json.loads(out), town.costs(2)[0]
     assert (code, report["exit_code"], "all jobs" in err) == (3, 3, True), err
     assert report["metrics"]["night.tokens"] == jobs["backfill"]["tokens"]
     assert again["backfill"]["seconds"] > jobs["backfill"]["seconds"]
@@ -295,20 +296,20 @@ def test_night_with_training_rewrites_all_texts_and_its_candidate_can_be_inspect
     assert "pairs differ" in said("publish", town.path, "--look")
     published = json.loads(said("publish", town.path, "--force", "it is a toy", "--json"))
     metrics = published["metrics"]
-    assert metrics["made_from.adapter"] == "workspace:nights/1/adapter"
+    assert metrics["made_from.adapter"] == "workspace:nights/2/adapter"
     assert metrics["num_carried"] == 0
     others = {"written_again.new", "written_again.failed"}
     reasons = {name for name in metrics if name.startswith("written_again.")} - others
     assert all("settings" in name for name in reasons)
-    graph = read_manifest(open_location(str(town.workspace / "nights/1/graph")), "graph")
+    graph = read_manifest(open_location(str(town.workspace / "nights/2/graph")), "graph")
     assert graph.metrics["num_moved"] > 0
 
     # The next night has the trained adapter, and carries its texts over.
     write_day(town.folder / "raw", (), 79, 8)
     manifest, _ = town.refresh(a_second)
-    assert manifest.metrics["made_from"]["adapter"] == "workspace:nights/1/adapter"
+    assert manifest.metrics["made_from"]["adapter"] == "workspace:nights/2/adapter"
     assert manifest.metrics["num_carried"] > 0
-    night, (jobs, costs) = manifest.metrics["night"], town.costs(2)
+    night, (jobs, costs) = manifest.metrics["night"], town.costs(3)
     assert [*jobs] == ["prepare", "pretrain-graph", "recommend", "backfill"]
     assert night == pytest.approx(costs)
     assert night["money"] == pytest.approx(3600 * night["cpu_hours"])
