@@ -159,8 +159,9 @@ class BackfillConfig(BulkConfig, ExplanationsJobConfig, PromptJobConfig):
     )
     """The pairs to explain."""
     carry_from: Literal["published"] | Uri | None = "published"
-    """Where to take unchanged explanations from: published (what this output has published), or
-    the URI of another output. If null, all are generated."""
+    """Where to take unchanged explanations from: published (what this output has published, and its
+    unpublished runs since, unless their gate refused their texts), the URI of another output, or
+    that of a run, OUTPUT/_xrec/runs/RUN. If null, all are generated."""
     gate: Annotated[Mapping[str, _Limit | None] | None, with_defaults(GATE)] = GATE
     """Limits that a run must meet to be published, by figure (docs/night.md). Limits that are not
     given keep their defaults; a limit of null is off. Without a gate (null), every finished run is

@@ -107,11 +107,11 @@ class TableFiles(Config):
 
 
 class ReleaseSource(Config):
-    """The files of the public XRec release: total_{trn,val,tst}.csv, data.jsonl or data.json."""
+    """The public XRec release: total_{trn,val,tst}.csv, and {trn,val,tst}.pkl or data.json."""
 
     kind: Literal["xrec_release"]
     uri: Uri
-    """Folder of the files."""
+    """Folder of a dataset in a clone of github.com/HKUDS/XRec, for example XRec/data/yelp."""
 
 
 TABLE_COLUMNS: TableColumns = {

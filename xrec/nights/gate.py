@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from xrec.backfill import resolve
+from xrec.backfill.plan import VERDICT
 from xrec.bulk import BulkRun, Published, Survey
 from xrec.config import BackfillConfig, RecommendedPairs
 from xrec.data import read_dataset
@@ -41,6 +42,8 @@ _CONTINUITY = frozenset(
     {"pairs", "recall", "length", "distinct", "aspects", "rewritten", "own_item", "own_user"}
 )
 """Figures that compare with the published version, and change when the models do."""
+_NOT_OF_TEXTS = frozenset({"frequent", "catalogue", "recall", "coverage", "failed", *_KEPT})
+"""If only these stop a run, later runs carry its texts over."""
 _NUM_NIGHTS, _NUM_MADS = 14, 4
 _FLOOR, _FLOORS = 0.1, {"frequent": 0.05, "failed": 0.03, "commonest": 0.05, "recall": 0.15}
 """The smallest distance from the median that is a reason to stop, by figure."""
@@ -107,6 +110,7 @@ class Gate:
         verdict = {
             "passed": passed,
             "stopped_by": stopped_by,
+            "keeps_texts": {*stopped_by} <= _NOT_OF_TEXTS,
             "pass_number": len(self._run.passes()) - 1,
             "beside_version": sample.version,
             "was_trained": _was_trained(self._config, sample),
@@ -115,7 +119,7 @@ class Gate:
             },
             "bounds": {figure.name: figure.bound for figure in figures},
         }
-        name = f"gate-{fingerprint_of(verdict)}.json"
+        name = f"{VERDICT}{fingerprint_of(verdict)}.json"
         (self._run.folder / name).create_bytes(json.dumps(verdict, indent=2).encode())
         self.metrics = {"gate": {**verdict, **self.metrics.get("gate", {})}}
         if not passed and not self.force:

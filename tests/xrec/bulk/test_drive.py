@@ -387,6 +387,39 @@ def test_rule_11_good_rows_are_carried_and_the_others_done(here, rows_per_chunk)
     assert bulk.check_output(later.uri) == []
 
 
+def test_rule_11_work_of_a_run_that_ended_early_is_carried_unless_it_was_taken_back(here):
+    """Of several rows, the one of the latest run counts; a run may also be named."""
+    settings = {"rows_per_chunk": 3, "carry_from": here.uri}
+    identities = [OTHER.model_copy(update={"config": {"words": n}}) for n in range(5, 11)]
+    here("a").complete()
+    halves = [here("a b", identity=identities[n], **settings) for n in (0, 1)]
+    texts = {}
+    for half in halves:
+        half.drive(max_rows=12)  # by a task that carries nothing
+        results = half.run.passes()[0].results
+        for chunk in results.sizes():
+            rows = results.read(chunk, half.run.format.table_schema)[0].to_pylist()
+            texts |= {(r["user"], r["item"]): r["text"] for r in rows if r["item"] == "a"}
+    whole = here("a b c", identity=identities[2], **settings)
+    assert drive_carrying(whole).costs["carried"] == 12
+    whole.publish()
+    assert texts.items() <= texts_of(whole).items()
+    bulk.rollback(here.uri, 0)
+    after = here("a d", identity=identities[3], **settings)
+    assert texts.items().isdisjoint(_earlier_texts(after).items())
+    name = f"{here.uri}/_xrec/runs/{halves[1].run.record.run}"
+    named = here("a d", identity=identities[4], **{**settings, "carry_from": name})
+    assert texts.items() <= _earlier_texts(named).items()
+    with raises(errors.ArtifactNotFoundError, "no_run", "carry_from"):
+        here("a e", identity=identities[5], **{**settings, "carry_from": f"{name}0"})
+
+
+def _earlier_texts(toy: Any) -> dict[tuple[str, str], str]:
+    plan = toy.run.passes()[0].plan
+    rows = [row for n in range(plan.size.num_chunks) for row in plan.rows(n).to_pylist()]
+    return {(r["user"], r["item"]): r["earlier"]["text"] for r in rows if r["earlier"]}
+
+
 def test_rule_11_nothing_is_carried_where_nothing_is_published_or_a_task_cannot(here):
     toy = here(carry_from=here.uri)
     assert drive_carrying(toy).costs["carried"] == 0
@@ -440,7 +473,7 @@ def test_wide_rows_are_carried_over_in_less_memory_than_their_size(here):
 def test_each_row_gets_the_earlier_row_with_its_keys_for_any_numbers_of_buckets(here, sizes):
     """The table has several files; it is read and planned in small ranges."""
     here.in_parts(1000)
-    few = {"input.BYTES_AT_ONCE": 1, "input.ROWS_AT_ONCE": 16, "request.ROWS_AT_ONCE": 5}
+    few = {"input.BYTES_AT_ONCE": 1, "input.ROWS_AT_ONCE": 16, "earlier.ROWS_AT_ONCE": 5}
     for name, value in {**few, "request.ROWS_PER_BUCKET": sizes[0]}.items():
         here.patch.setattr(f"xrec.bulk.{name}", value)
     first = here("a c odd-1")
