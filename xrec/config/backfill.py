@@ -96,6 +96,14 @@ class BulkConfig(ActorsJobConfig, PricesConfig):
 _Limit = Annotated[float, Field(ge=0, le=1)]
 GATE: Mapping[str, float | None] = {
     "kept": 0.7,
+    "rows": 0.7,
+    "users": 0.7,
+    "items": 0.5,
+    "pairs": 0.3,
+    "pairs_trained": 0.05,
+    "frequent": 0.5,
+    "catalogue": 0.0,
+    "recall": 0.7,
     "coverage": 0.6,
     "plain": 0.7,
     "refused": 0.85,
@@ -190,8 +198,9 @@ class BackfillConfig(BulkConfig, ExplanationsJobConfig):
     )
     """The pairs to explain."""
     carry_from: Literal["published"] | Uri | None = "published"
-    """Where to take unchanged explanations from: published (what this output has published), or
-    the URI of another output. If null, all are generated."""
+    """Where to take unchanged explanations from: published (what this output has published, and its
+    unpublished runs since, unless their gate refused their texts), the URI of another output, or
+    that of a run, OUTPUT/_xrec/runs/RUN. If null, all are generated."""
     gate: Annotated[Mapping[str, _Limit | None] | None, with_defaults(GATE)] = GATE
     """Limits that a run must meet to be published, by figure (docs/night.md). Limits that are not
     given keep their defaults; a limit of null is off. Without a gate (null), every finished run is
