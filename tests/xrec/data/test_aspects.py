@@ -11,7 +11,7 @@ import pytest
 from tests.world.town import dataset_of
 from xrec import schemas
 from xrec.data import Dataset
-from xrec.data.aspects import NamedAspects, aspect_tables, low_rated_aspects, profile_aspect_tables
+from xrec.data.aspects import NamedAspects, aspect_tables, profile_aspect_tables
 from xrec.data.evidence import Menus, Opinions
 from xrec.storage import Manifest
 
@@ -85,18 +85,29 @@ def test_menus_have_the_aspects_that_training_reviews_do_not_criticize():
 @pytest.mark.parametrize(
     ("low_rated", "menu"),
     [
-        ([(60, HORN, "tone", "", "positive")], {"price", "tone"}),
-        ([(60, HORN, "tone", "", "negative")], {"price"}),
-        ([(60, STAND, "tone", "", "negative")], {"price", "tone"}),
-        ([(60, HORN, "smell", "", "negative")], {"price", "tone"}),
-        ([(60, HORN, "price", "", "negative")], {"tone"}),
+        ((HORN, "tone", "", "positive"), {"price", "tone"}),
+        ((HORN, "tone", "", "negative"), {"price"}),
+        ((STAND, "tone", "", "negative"), {"price", "tone"}),
+        ((HORN, "smell", "", "negative"), {"price", "tone"}),
+        ((HORN, "price", "", "negative"), {"tone"}),
     ],
 )
 def test_menus_count_praise_and_criticism_of_low_rated_reviews(low_rated, menu):
-    dataset = _dataset(SAID)
-    table = low_rated_aspects(_named(low_rated), dataset.aspects)
-    assert table.schema.equals(schemas.LOW_RATED_ASPECTS)
-    assert Menus(replace(dataset, low_rated_aspects=table)).of(1) == menu
+    dataset = _dataset([*SAID, (60, *low_rated, "low_rated")])
+    assert dataset.aspects.equals(_dataset(SAID).aspects)
+    assert Menus(dataset).of(1) == menu
+
+
+def test_complaints_are_aspects_that_more_of_a_users_reviews_criticize_than_praise():
+    def complaints(*more: Said) -> frozenset[str]:
+        return Menus(_dataset([*SAID, *((0, *each, "low_rated") for each in more)])).complaints(0)
+
+    others = [Menus(_dataset(SAID)).complaints(user) for user in (1, 2, 3)]
+    assert (complaints(), *others) == ({"price"}, {"build"}, set(), set())
+    tone = (DRUM, "tone", "", "negative")
+    assert complaints(tone) == {"price"}  # praised once and criticized once
+    assert complaints(tone, (STAND, "tone", "", "negative")) == {"price", "tone"}
+    assert complaints((DRUM, "price", "", "positive")) == set()
 
 
 def _opinion(said: Sequence[Said], aspect: str = "build", without: int | None = None) -> str:

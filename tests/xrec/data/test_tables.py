@@ -2,23 +2,22 @@
 
 import gzip
 import json
+import os
+import pickle
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import pandas as pd
 import pytest
 
 from tests.errors import raises
 from xrec.config import PrepareConfig, SplitShares, TablesSource, parse_config
-from xrec.data.sources import (
-    TABLES,
-    find_release_files,
-    find_table_files,
-    read_release,
-    read_tables,
-)
+from xrec.data.release import find_release_files, is_release, read_release
+from xrec.data.sources import TABLES, find_table_files, read_tables
 from xrec.data.staging import Staging
 from xrec.errors import ConfigError, DataError
 from xrec.storage import Location, content_hash, open_location
@@ -240,6 +239,50 @@ def test_find_release_files_takes_either_ending_and_profiles_if_there(tmp_path):
         (tmp_path / name).write_bytes(data)
     found = find_release_files(folder).values()
     assert {name for each in found for name in each} == set(files)
-    (tmp_path / "data.json").unlink()
-    with raises(DataError, "missing_file", "data.jsonl or data.json"):
+    assert is_release(folder)
+    for name in ("data.json", "trn.pkl"):  # as in a clone without Git LFS
+        (tmp_path / name).write_text(
+            "version https://git-lfs.github.com/spec/v1\noid sha256:46a3b7"
+        )
+    with raises(DataError, "missing_file", "trn.pkl"):
         find_release_files(folder)
+
+
+def pickled(*lines: str) -> bytes:
+    """Return explained pairs as in a clone of the release: texts are objects, rows are shuffled."""
+    rows = pd.DataFrame(map(json.loads, lines), range(len(lines), 0, -1))
+    texts = {name: object for name in rows if rows[name].dtype != "int64"}
+    return pickle.dumps(rows.astype(texts).set_axis(rows.columns.astype(object), axis=1))
+
+
+@pytest.mark.parametrize("has_training", [True, False])
+def test_read_release_uses_the_splits_of_pickles_if_training_is_among_them(has_training):
+    lines = [explained(user, user % 5) for user in range(40)]
+    files = _release(data__jsonl=b"{broken")
+    if has_training:
+        splits = {"trn.pkl": lines[:20], "val.pkl": lines[20:25], "tst.pkl": lines[25:]}
+        files |= {name: pickled(*of_split) for name, of_split in splits.items()}
+    else:
+        files["tst.pkl"] = pickled(*lines)
+        del files["data.jsonl"]
+    own = {"train": 20, "validation": 5, "test": 15}
+    by_shares = {"train": 40}
+    counts = Counter(_read_release(files)["explanations.split"])
+    assert counts == (own if has_training else by_shares)
+
+
+class Command:
+    def __init__(self, *call: Any):
+        self.call = call
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return self.call[0], self.call[1:]
+
+
+@pytest.mark.parametrize("call", [(os.system, "touch {}"), (pd.read_pickle, "{}"), (list,)])
+def test_read_release_refuses_a_pickle_of_anything_but_a_table_and_runs_nothing(tmp_path, call):
+    mark = tmp_path / "mark"
+    data = pickle.dumps(Command(call[0], *(each.format(mark) for each in call[1:])))
+    with raises(DataError, "broken_file", "trn.pkl"):
+        _read_release(_release(trn__pkl=data))
+    assert not mark.exists()
