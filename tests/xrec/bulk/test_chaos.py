@@ -12,7 +12,7 @@ from contextlib import closing
 import pytest
 
 from tests.seeds import SEED
-from tests.world.cluster import LocalCluster, add_node, local_cluster, running, stop_nodes
+from tests.world.cluster import LocalCluster, add_node, local_cluster, running
 from tests.world.here import Place
 from tests.world.program import wait_until
 from tests.xrec.bulk.chaos import (
@@ -150,7 +150,7 @@ def test_pool_grows_onto_a_new_node_and_a_lost_one_fails_no_row(disk_on_ray):
                 wait_until(lambda: driver.process.exitcode is not None, 400)
                 assert driver.process.exitcode == 0, chaos.log(driver)
             finally:
-                stop_nodes(cluster.nodes[2:])
+                cluster.nodes[2].kill()
     table = toy.published()
     assert rows_of(table, keys=FORMAT.keys) == toy.rows
     assert table.manifest.row_counts == {"explanations": len(toy.rows), "failed": 0}
