@@ -103,6 +103,16 @@ _TITLES = (
     ),
 )
 
+_COMPLAINTS = Metric(
+    "names_complaint",
+    "Texts that name what the user complains of",
+    better="lower",
+    is_share=True,
+    group=_TRUTH,
+    meaning="Share of texts that name an aspect that more of the user's reviews criticize than "
+    "praise, among those for users with such an aspect.",
+)
+
 
 def measures_of(pairs: Sequence[ScoredPair], config: EvaluateConfig) -> list[Measure]:
     """Return the measures of the pairs' texts."""
@@ -113,6 +123,7 @@ def measures_of(pairs: Sequence[ScoredPair], config: EvaluateConfig) -> list[Mea
         Measure((GAIN, _NLL), lambda: lambda texts: _likelihoods(pairs)),
         Measure(_ASPECTS, lambda: lambda texts: _aspects(pairs, texts)),
         Measure(_TITLES, lambda: lambda texts: _titles(pairs)),
+        Measure((_COMPLAINTS,), lambda: lambda texts: [_complaints(pairs)]),
         corpus(references),
         *(embedding(name, references, str(resolve_device("auto"))) for name in encoders),
     ]
@@ -172,6 +183,10 @@ def _aspects(pairs: Sequence[ScoredPair], texts: Sequence[str]) -> list[Floats |
         float(np.nanmean(of_references)),
         names_none_beside(texts, aspects, pattern),
     ]
+
+
+def _complaints(pairs: Sequence[ScoredPair]) -> Floats:
+    return _column([pair.names_complaint for pair in pairs])
 
 
 def _titles(pairs: Sequence[ScoredPair]) -> list[Floats]:

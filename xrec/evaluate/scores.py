@@ -35,6 +35,7 @@ SCORED_PAIRS = pa.schema(
         pa.field("item_title", pa.string(), nullable=False),
         pa.field("names_item", pa.bool_()),
         pa.field("other_title", pa.string()),
+        pa.field("names_complaint", pa.bool_()),
     ]
 )
 _MUCH = 1 / 3  # largest share of texts that a template may write without a warning
@@ -51,6 +52,8 @@ class ScoredPair:
     the correct aspect to name, `aspects` are all aspects of the item; both are None outside the
     generated sample. `names_item`: whether the explanation contains the item's title, None if it
     has no title. `other_title`: the title of another item that the explanation names, or None.
+    `names_complaint`: whether the explanation names what the user complains of, None if they do not
+    complain.
     """
 
     user_id: str
@@ -65,6 +68,7 @@ class ScoredPair:
     item_title: str = ""
     names_item: bool | None = None
     other_title: str | None = None
+    names_complaint: bool | None = None
 
     @property
     def gain(self) -> float | None:
@@ -198,4 +202,5 @@ def _scored(
         item_title=title,
         names_item=bool(titles.own_spans(written, title)) if title else None,
         other_title=titles.other_title(written, title, (said.user_profile, said.item_profile)),
+        names_complaint=bool(explainer.checker.complaint(text, said)) if said.complaints else None,
     )

@@ -25,7 +25,7 @@ from xrec.config import DecodingConfig, TextConfig
 from xrec.data import AspectEvidence
 from xrec.generate.explainer import Explainer
 from xrec.generate.loading import sources_of
-from xrec.schemas import FAILED, GENERATED, SUPPORT
+from xrec.schemas import FAILED, GENERATED, SUPPORT, USER_ASPECTS
 from xrec.storage import run_fingerprint
 
 GARDEN = "Quiet, with a garden."
@@ -204,3 +204,18 @@ def test_text_is_kept_when_only_evidence_that_it_does_not_show_changed(explainer
     assert why(**nothing, reason="abstained") == "evidence"
     assert why(**nothing, reason="abstained", content_key=key) is None
     assert why(**nothing, reason="engine_error", content_key=key) == "failed"
+
+    counts = dict(zip(USER_ASPECTS.names, [[1], [0], [1], [0], [1]], strict=True))
+    blamed = replace(
+        dataset,
+        aspects=pa.table({"aspect": ["garden"]}),
+        user_aspects=pa.table(counts),
+    )
+    prompts = PairPrompts(blamed, explainer.pairs.builder)
+    showing = changed(explainer, pairs=prompts, checker=Checker(["garden"]))
+    row = {**ids, "status": "ok", "reason": None, "content_key": key, "kind": "written"}
+    row |= {"explanation": GARDEN, "aspects": (), **dict.fromkeys(SUPPORT.names)}
+    for is_on in (True, False):  # a text that praises what its user complains of now
+        rules = TextConfig(checks={"complained": is_on})
+        (reason,) = why_again(showing, pa.Table.from_pylist([row]), rules, "s").to_pylist()
+        assert reason == ("complained" if is_on else None)

@@ -109,6 +109,17 @@ def test_menus_count_what_low_rated_reviews_praise_and_blame(low_rated, menu):
     assert Menus(dataset).of(1) == menu
 
 
+def test_complaints_are_what_more_of_a_users_reviews_blame_than_praise():
+    menus = Menus(dataset_of(SAID))
+    assert [menus.complaints(user) for user in range(4)] == [{"price"}, {"build"}, set(), set()]
+    low_rated = [("u0", "drum", "tone", "", "negative", "low_rated")]
+    assert Menus(dataset_of([*SAID, *low_rated])).complaints(0) == {"price"}  # tone is even
+    other = ("u0", "stand", "tone", "", "negative", "low_rated")
+    assert Menus(dataset_of([*SAID, *low_rated, other])).complaints(0) == {"price", "tone"}
+    praise = ("u0", "drum", "price", "", "positive", "low_rated")
+    assert Menus(dataset_of([*SAID, praise])).complaints(0) == set()
+
+
 def _opinion(said: Sequence[Said], aspect: str = "build", without: int | None = None) -> str:
     dataset = dataset_of(said)
     return Opinions(dataset).of(0, dataset.aspects["aspect"].index(aspect).as_py(), without)
