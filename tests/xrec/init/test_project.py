@@ -2,7 +2,6 @@
 
 import csv
 import gzip
-import shlex
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from tests.errors import raises
 from tests.world.program import said
 from tests.world.shop import write_json_lines, write_shop
 from tests.xrec.data.test_tables import explained, pickled
-from xrec.config import CONFIG_TYPES, PrepareConfig, load_config, read_project
+from xrec.config import PrepareConfig, load_config, read_project
 from xrec.errors import ConfigError, DataError, StorageNotFoundError
 from xrec.init import Findings, init_project
 from xrec.init.files import Folder, read_folder
@@ -155,22 +154,6 @@ def test_init_reads_semicolons_tabs_and_gzip(tmp_path, shop):
     _gzip(shop / "feedback.csv", (shop / "feedback.csv").read_text().replace(";", ",").encode())
     with raises(DataError, "several_delimiters", saw=(";", ",")):
         _init(tmp_path, shop, force=True)
-
-
-def test_readmes_commands_fit_the_file_that_init_writes(tmp_path, shop):
-    _init(tmp_path, shop)
-    readme = (Path(__file__).parents[3] / "README.md").read_text().replace("\\\n", "")
-    project, ran = str(tmp_path / "project" / "xrec.yaml"), []
-    for line in readme.splitlines():
-        if not (line.startswith("    xrec ") and "shop/xrec.yaml" in line):
-            continue
-        command = shlex.split(line.replace("shop/xrec.yaml", project), comments=True)[1:]
-        ran.append(command[0])
-        if command[0] == "submit":
-            command = command[1 : command.index("--address")]
-        if command[0] in (*CONFIG_TYPES, "run"):
-            said(*command, "--dry-run")
-    assert {"run", "serve", "prepare", "submit"} <= {*ran}
 
 
 def test_init_from_a_bucket_or_a_file_alone(tmp_path, shop, s3, bucket, monkeypatch):
