@@ -127,10 +127,12 @@ def _rollback(setting: Setting, draw: random.Random, *_: object) -> int | None:
 
 
 def _takedown(setting: Setting, draw: random.Random, *_: object) -> None:
-    """Take down a pair, or all pairs of a user."""
-    user = {"user_id": f"u-{draw.randrange(setting.num_users)}"}
-    row = draw.choice([user, {**user, "item_id": draw.choice(ITEMS)}])
-    _take_down(setting, [row], rows=[row])
+    """Take down all pairs of a user, or some pairs, as an audit does."""
+    rows = [{"user_id": f"u-{draw.randrange(setting.num_users)}"}]
+    if draw.random() < 0.7:
+        pairs = draw.sample(setting.rows("main"), draw.choice([1, 20]))
+        rows = [dict(zip(FORMAT.keys, pair, strict=True)) for pair in pairs]
+    _take_down(setting, rows, rows=rows)
 
 
 def _take_down(setting: Setting, named: Sequence[Mapping[str, str]], **what: Any) -> None:
@@ -144,16 +146,6 @@ def _forget(setting: Setting, draw: random.Random, *_: object) -> None:
     users = [f"u-{draw.randrange(setting.num_users)}" for _ in range(2)]
     people = Forgotten(KEY, frozenset(map(Forgotten(KEY).hash_of, users)))
     _take_down(setting, [{"user_id": each} for each in users], forgotten=people)
-
-
-def _audit(setting: Setting, draw: random.Random, *_: object) -> None:
-    """Take down some published pairs, as an audit does."""
-    uri, storage = setting.place.uri, setting.place.storage
-    with suppress(ArtifactNotFoundError):
-        table = bulk.published(uri, storage=storage)
-        rows = table.dataset().to_table(columns=[*FORMAT.keys]).to_pylist()
-        if bad := draw.sample(rows, min(20, len(rows))):
-            _take_down(setting, bad, rows=bad)
 
 
 def _lift(setting: Setting, draw: random.Random, *_: object) -> None:
@@ -215,7 +207,6 @@ COMMANDS: dict[str, Callable[..., object]] = {
     "empty": lambda at, *_: bulk.empty(at.place.uri, at.place.storage),
     "rollback": _rollback,
     "takedown": _takedown,
-    "audit": _audit,
     "lift": _lift,
     "forget": _forget,
     "restart": _restart,
