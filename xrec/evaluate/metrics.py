@@ -76,6 +76,8 @@ _ASPECTS = (
         meaning="Share of texts that name no aspect that the item lacks.",
     ),
 )
+OF_VECTORS = (GAIN, _NLL, _ASPECTS[1])
+"""The metrics that texts from words alone do not have."""
 _TITLES = (
     Metric(
         "title_accuracy",
@@ -174,11 +176,12 @@ def _aspects(pairs: Sequence[ScoredPair], texts: Sequence[str]) -> list[Floats |
     if not known:
         return [np.nan] * len(_ASPECTS)
     pattern = aspect_pattern(aspect for own in known for aspect in own)
-    shuffled = [pair.shuffled_explanation or "" for pair in pairs]
+    others = [pair.shuffled_explanation for pair in pairs]
+    shuffled = names_only([text or "" for text in others], right, pattern)
     of_references = names_only([pair.reference for pair in pairs], right, pattern)
     return [
         names_only(texts, right, pattern),
-        names_only(shuffled, right, pattern),
+        np.nan if others.count(None) == len(others) else shuffled,
         float(np.mean([1 / len(set(own)) for own in known])),
         float(np.nanmean(of_references)),
         names_none_beside(texts, aspects, pattern),

@@ -129,19 +129,23 @@ def score_pairs(
 ) -> tuple[list[ScoredPair], Coverage]:
     """Explain pairs, and score them with the user's own vector and with another user's.
 
-    The same rules are applied to both texts. The pairs must belong to at least two users.
+    The same rules are applied to both texts. The pairs must belong to at least two users. Without
+    an adapter there are no vectors, so the texts are only written once, and nothing is weighed.
     """
     users = other_users([pair.user_id for pair in pairs])
     others = [explainer.dataset.user_index(user) for user in users]
     fits = fitting_pairs(explainer, pairs)
-    weighed = nll_own_and_shuffled(explainer, pairs, others, fits)
+    has_vectors = explainer.graph is not None
+    weighed: list[tuple[float, float] | tuple[None, None]] = [(None, None)] * len(pairs)
+    if has_vectors:
+        weighed = nll_own_and_shuffled(explainer, pairs, others, fits)
     can_be_asked = {
         pair: other for pair, other, fit in zip(pairs, others, fits, strict=True) if fit
     }
     asked = [*can_be_asked]
     written = generated_texts(explainer, own_pairs(asked), decoding, "explanations")
     texts = _shown(pairs, asked, written)
-    planted = [pair for pair in pairs if pair.aspect is not None]
+    planted = [pair for pair in pairs if has_vectors and pair.aspect is not None]
     shuffled_asked = [pair for pair in planted if pair in can_be_asked]
     prompts = shuffled_pairs(shuffled_asked, [can_be_asked[pair] for pair in shuffled_asked])
     of_others = generated_texts(explainer, prompts, decoding, "texts with another user's vector")

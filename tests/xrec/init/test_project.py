@@ -185,14 +185,13 @@ def test_readme_s_commands_fit_the_file_that_init_writes(tmp_path, shop):
         said(*words, "--dry-run")
 
 
-def test_init_from_a_bucket_or_a_file_alone(tmp_path, shop, s3, monkeypatch):
+def test_init_from_a_bucket_or_a_file_alone(tmp_path, shop, s3, bucket, monkeypatch):
     for name, value in s3.environment.items():
         monkeypatch.setenv(name, value)
-    bucket = s3.new_bucket()
     for path in shop.iterdir():
-        (open_location(bucket) / "raw" / path.name).write_bytes(path.read_bytes())
-    init_project(str(tmp_path / "project"), f"{bucket}/raw", machine=CPU)
-    assert _written(tmp_path)["prepare"]["source"]["uri"] == f"{bucket}/raw"
+        (open_location(bucket) / "shop" / path.name).write_bytes(path.read_bytes())
+    init_project(str(tmp_path / "project"), f"{bucket}/shop", machine=CPU)
+    assert _written(tmp_path)["prepare"]["source"]["uri"] == f"{bucket}/shop"
     _init(tmp_path, shop / "orders.csv", force=True)
     source = _written(tmp_path)["prepare"]["source"]
     assert (source["uri"], source["files"]) == (str(shop), {"interactions": "orders.csv"})
