@@ -12,7 +12,7 @@ from dataclasses import replace
 import pytest
 
 from tests.seeds import SEED
-from tests.world.cluster import LocalCluster, add_node, local_cluster, running, stop_nodes
+from tests.world.cluster import LocalCluster, add_node, local_cluster, running
 from tests.world.here import Place
 from tests.world.program import wait_until
 from tests.xrec.bulk.chaos import (
@@ -118,7 +118,7 @@ def test_driver_on_ray_uses_new_nodes_survives_lost_ones_and_ends_if_stopped_or_
                 check_ended(toy, driver, REFUSED)
                 assert "\nray_ended " in chaos.log(driver)
             finally:
-                stop_nodes(cluster.nodes[2:])
+                cluster.nodes[2].kill()
     with local_cluster(num_workers=0, cpus_per_node=4) as cluster:
         setting = replace(setting, seconds_per_chunk=0.1, address=cluster.address)
         with closing(Chaos(setting, 0, cluster)) as chaos:
