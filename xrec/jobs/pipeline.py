@@ -18,6 +18,8 @@ from xrec.jobs.output import TABLES, Found, Output
 from xrec.storage import (
     CHECKPOINTS,
     Manifest,
+    at_work,
+    open_location,
     refuse_driver,
 )
 
@@ -130,9 +132,10 @@ def refresh(
     night = nights.plan_night(configs, _state, train=train, reread=reread)
     night.begin()
     tell(night.title)
-    costs = nights.NightCosts(night)
+    costs, first = nights.NightCosts(night), next(iter(night.jobs.values()))
     try:
-        manifest = run(night.jobs, redo=True, source=source, costs=costs, tell=tell)
+        with at_work(open_location(first.workspace, first.storage)):
+            manifest = run(night.jobs, redo=True, source=source, costs=costs, tell=tell)
     except XRecError as error:
         costs.end(error.metrics)
         outcome = f"{type(error).__name__}, exit code {error.exit_code}"

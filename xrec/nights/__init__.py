@@ -11,7 +11,7 @@ the previous ones. `xrec refresh` (xrec.jobs.pipeline) runs a night.
 """
 
 from xrec.nights.costs import NightCosts
-from xrec.nights.forget import forget
+from xrec.nights.forget import check_forgotten, forget
 from xrec.nights.gate import Gate, GateFigure, check_kept, make_gate
 from xrec.nights.plan import plan_night
 from xrec.nights.publish import look_at_candidate, publish_candidate
@@ -22,6 +22,7 @@ __all__ = [
     "GateFigure",
     "NightCosts",
     "Sample",
+    "check_forgotten",
     "check_kept",
     "diff_lines",
     "forget",

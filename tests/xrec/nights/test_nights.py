@@ -5,6 +5,7 @@ import json
 import os
 import pkgutil
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -62,6 +63,7 @@ from xrec.storage import (
     open_location,
     read_manifest,
     write_manifest,
+    write_table,
 )
 
 
@@ -483,7 +485,9 @@ def test_forgotten_person_is_in_no_byte_of_a_project(shop):
     assert {place.split("/")[0] for place in places} > MADE_OF_PEOPLE
     rejected = str(shop.workspace / "annotations" / "reviews" / "rejected.parquet")
     assert rejected in traces(shop.workspace)
-    forget(shop.path, "--user", "nobody")  # no hash finds them among rows that were rejected
+    forget(
+        shop.path, "--user", "nobody", "--allow-unknown"
+    )  # no hash finds them among rows that were rejected
     assert rejected not in traces(shop.workspace)
     training = open_location(str(shop.workspace / "graph")) / "checkpoints"
     with pytest.raises(LeaseError), only_driver(training, holder="a driver"):
@@ -492,6 +496,8 @@ def test_forgotten_person_is_in_no_byte_of_a_project(shop):
     report = forget(shop.path, "--user", PERSON, "--retention", 0)
     assert traces(shop.workspace, mapped) == set()
     assert report["on_list"] == 2
+    table = str(shop.workspace / "explanations")
+    assert refused("table", "rollback", table, "--version", 0).code == "inputs_gone"
     assert {user for user, _ in shop.texts()} > {"u1", "u2", "u3"}
     assert check_output(str(shop.workspace / "explanations")) == []
 
@@ -563,7 +569,7 @@ def test_forgotten_person_is_in_no_byte_and_stays_away_wherever_the_command_is_k
     again = forget(shop.path, "--user", PERSON)
     assert (again["found"], again["deleted"], again["tables"][uri]["files_deleted"]) == (0, [], 0)
     (shop.folder / "leaving.txt").write_text("nobody-1\r\n\nnobody-2\n", "utf-8-sig")
-    other = forget(shop.path, "--users", shop.folder / "leaving.txt")
+    other = forget(shop.path, "--users", shop.folder / "leaving.txt", "--allow-unknown")
     assert (other["given"], other["on_list"], other["found"], other["deleted"]) == (2, 3, 0, [])
 
     # The next night reads the same files with a review more.
@@ -606,7 +612,9 @@ def test_forget_without_published_texts_deletes_what_has_the_person(tmp_path):
     path = write_yaml(tmp_path / "shop.yaml", values)
     said("prepare", path)
     assert forget(path, "--user", "resident-3", "--later")["tables"] == {}
-    assert forget(path, "--user", "resident-99")["deleted"] == [f"{tmp_path}/w/dataset"]
+    assert forget(path, "--user", "resident-99", "--allow-unknown")["deleted"] == [
+        f"{tmp_path}/w/dataset"
+    ]
     said("prepare", path)
     manifest = read_manifest(open_location(f"{tmp_path}/w/dataset"), "dataset")
     left_out = manifest.metrics["num_rejected"]
@@ -615,6 +623,56 @@ def test_forget_without_published_texts_deletes_what_has_the_person(tmp_path):
     assert (report["on_list"], report["found"], report["deleted"]) == (2, 0, [])
     (tmp_path / "w/forgotten/key").unlink()
     assert xrec("prepare", path, "artifacts.dataset=workspace:other")[0] == 1
+
+
+def test_forget_and_its_check_find_people_in_folders_of_any_name(tmp_path):
+    values = {"workspace": str(tmp_path / "w"), "prepare": {"source": SAMPLE}}
+    path, workspace = write_yaml(tmp_path / "shop.yaml", values), open_location(f"{tmp_path}/w")
+    said("prepare", path)
+    dataset = read_manifest(workspace / "dataset", "dataset")
+    for copy in ("monday", "nights/3/dataset"):
+        shutil.copytree(tmp_path / "w/dataset", tmp_path / "w" / copy)
+    rows = pa.table({"user_id": ["resident-3", "resident-4"], "text": ["mine", "other"]})
+    made = {
+        "recommendations": "recommendations",
+        "nights/3/graph": "graph",
+        "adapter-2": "adapter",
+        "evaluation-2": "evaluation",
+        "tuesday/neighbors": "neighbors",
+        "random": "baseline",
+    }
+    for folder, kind in made.items():
+        write_table(
+            workspace / folder / "rows.parquet", rows.select(["text"]), rows.schema.remove(0)
+        )
+        inputs = {} if kind == "evaluation" else {"dataset": dataset.fingerprint}
+        write_manifest(workspace / folder, kind, config={}, inputs=inputs)
+    for name in ("nights/3/annotations/reviews/1.parquet", "exports/of-march.parquet"):
+        write_table(workspace / name, rows, rows.schema)
+    sources = {"dataset", "monday", "nights/3/dataset", "nights/3/annotations"}
+
+    def remains(code: int) -> set[str]:
+        ended, out, _ = xrec("forget", path, "--check")
+        report = json.loads(out)
+        assert (ended, report["is_clean"], "resident" in out) == (code, code == 0, False)
+        return {each["file"].removeprefix(f"{workspace}/") for each in report["remains"]}
+
+    error = refused("forget", path, "--user", "resident-3", "--user", "resdient-4", "--later")
+    assert (error.code, error.saw, error.exit_code) == ("unknown_users", 1, 2)
+    assert refused("forget", path, "--check").code == "nobody_to_forget"
+    forget(path, "--user", "resident-3", "--later")
+    assert {name.rpartition("/")[0].removesuffix("/reviews") for name in remains(1)} == {
+        *sources,
+        "exports",
+    }
+    report = forget(path)
+    assert {*report["deleted"]} == {f"{workspace}/{folder}" for folder in {*sources, *made}}
+    assert report["not_understood"] == [f"{workspace}/exports"]
+    assert remains(1) == {"exports/of-march.parquet"}
+    (workspace / "exports").delete()
+    assert remains(0) == set()
+    (kept,) = (workspace / "forgotten" / "reports").sizes()
+    assert json.loads((workspace / "forgotten" / "reports" / kept).read_text()) == report
 
 
 _TRAINING = (
