@@ -231,7 +231,9 @@ def _in_use(configs: Mapping[str, JobConfig]) -> dict[str, str]:
     ):
         return {}
     uris = last_night(config)[1]
-    named = {kind: uri for c in configs.values() for kind, uri in c.artifacts.items() if uri}
+    named: dict[str, str] = {
+        kind: uri for c in configs.values() for kind, uri in c.artifacts.items() if uri
+    }
     return {
         **named,
         **uris,

@@ -10,7 +10,7 @@ from xrec.backfill import last_night, present
 from xrec.config import JobConfig, PretrainGraphConfig
 from xrec.data import EXTENDS
 from xrec.errors import ArtifactNotFoundError, ConfigError
-from xrec.storage import Kind, Location, location_of
+from xrec.storage import Kind, Location, location_of, open_location, read_manifest
 
 _TRAINED: Mapping[str, Kind] = {"train-adapter": "adapter"}
 """Jobs that a night only runs if it trains."""
@@ -81,6 +81,7 @@ def plan_night(
             key=missing[0],
         )
     number, uris = last_night(configs["backfill"])
+    read_manifest(open_location(uris["dataset"], configs["prepare"].storage), "dataset")
     if not train and not reread and _is_prepared(configs, uris, number, state):
         jobs = [name for name in ("recommend", "backfill") if name in configs]
         return Night({name: present(configs[name]) for name in jobs}, None)

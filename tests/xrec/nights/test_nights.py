@@ -27,6 +27,7 @@ import torch
 import yaml
 from ray import serve
 
+from benchmarks.sixty_nights import BAD, Nights
 from tests.errors import raises
 from tests.world.models import EMBEDDING_DIM, save_toy_model
 from tests.world.program import python, refused, said, xrec
@@ -53,6 +54,7 @@ from xrec.jobs import backfill as backfill_job
 from xrec.jobs import job_named
 from xrec.jobs import pipeline as pipeline_job
 from xrec.jobs.pipeline import chosen_configs
+from xrec.nights.metrics import HELP
 from xrec.sample import generate_town, town_tables
 from xrec.sample.language_model import build_model, train_tokenizer
 from xrec.schemas import RANKS
@@ -355,6 +357,23 @@ def test_a_night_that_cannot_be_is_refused(tmp_path):
     assert not town.workspace.exists()
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("trains_here")
+def test_ten_nights_with_churn_kills_forgets_and_bad_files(tmp_path):
+    nights = Nights(tmp_path, num_users=200, num_items=40, seed=0)
+    for number in range(1, 11):
+        nights.night(number)
+    assert nights.stopped.keys() == BAD.keys()
+    assert f"{nights.published().version}" in said(
+        "table", "history", f"{tmp_path}/workspace/explanations"
+    )
+    states = {
+        line.split()[1]
+        for line in said("nights", "list", nights.folder / "xrec.yaml").splitlines()[1:]
+    }
+    assert states == {"published", "kept"}
+
+
 PERSON = "Zoë Quillfeather/77"
 WORDS = ("zorgulent", "luscious", "heavenly")
 TRACES = [each.encode() for each in (PERSON, "Quillfeather", *WORDS)]
@@ -469,8 +488,20 @@ def test_night_publishes_texts_of_who_is_new_once(shop):
     before = shop.texts()
     new = [review("late", f"i{item}", "The tone is warm.", time=9) for item in range(2)]
     write_reviews(shop.folder, *new)
-    told = json.loads(said("refresh", shop.path, "--json"))
+    ahead = said("refresh", shop.path, "--dry-run")
+    assert f"night: {shop.workspace}/nights/1\n" in ahead
+    assert f"explanations: about {len(before):,}, of which" in ahead
+    assert not (shop.workspace / "nights").exists()
+    metrics = shop.folder / "night.prom"
+    told = json.loads(said("refresh", shop.path, "--json", "--metrics", metrics))
     assert told["version"] == 1
+    values = dict(
+        line.rsplit(" ", 1) for line in metrics.read_text().splitlines() if line[0] != "#"
+    )
+    assert values["xrec_night_exit_code"] == "0"
+    assert float(values["xrec_night_success_timestamp_seconds"]) > time.time() - 3600
+    assert values.keys() == {f"xrec_night_{name}" for name in HELP.keys() - {"money", "gate"}}
+    assert said("nights", "list", shop.path).splitlines()[1].split()[:2] == ["1", "published"]
     assert told["metrics"]["made_from.graph"] == "workspace:nights/1/graph"
     now = shop.texts()
     assert "late" in {user for user, _ in now} - {user for user, _ in before}

@@ -212,6 +212,18 @@ def test_process_that_was_killed_has_died_even_if_nobody_waited_for_it():
     assert has_died(holder)
 
 
+def test_file_that_nobody_opened_for_a_week_is_deleted_by_who_makes_another(cache):
+    def use(name: str) -> str:
+        return mapped(name, lambda path: path.write_text(name), Path.read_text)
+
+    for name in ("old", "used", "other"):
+        use(name)
+        os.utime(cache / name, (0, 0))
+    use("used")
+    use("new")
+    assert {path.name for path in cache.iterdir() if path.suffix != ".lock"} == {"used", "new"}
+
+
 def test_process_whose_id_another_one_has_now_has_died():
     host, _, unique = this_process().rpartition("-")
     assert not has_died(f"{host}-{unique}")
