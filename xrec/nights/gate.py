@@ -30,7 +30,6 @@ from xrec.storage import (
     find_manifest,
     fingerprint_of,
     location_of,
-    manifest_of,
     open_location,
 )
 
@@ -201,8 +200,9 @@ def judge(config: BackfillConfig, run: BulkRun, sample: Sample) -> list[GateFigu
 
 
 def num_items_of(config: BackfillConfig) -> int:
-    """Return the number of items in the config's dataset."""
-    return manifest_of(config, "dataset").row_counts["items"]
+    """Return the number of items in the config's dataset, without those that are gone."""
+    dataset = read_dataset(location_of(config, "dataset"))
+    return dataset.num_items - len(dataset.lost_items)
 
 
 def _was_trained(config: BackfillConfig, sample: Sample) -> bool:
