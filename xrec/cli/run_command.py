@@ -87,8 +87,7 @@ def refresh(
 
     Examples:
       xrec refresh shop/xrec.yaml
-      xrec refresh shop/xrec.yaml --train
-      xrec refresh shop/xrec.yaml --dry-run
+      xrec refresh shop/xrec.yaml --train --dry-run
     """
     configs = _chosen(config_path, overrides)
     from xrec.jobs import pipeline

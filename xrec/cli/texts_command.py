@@ -126,7 +126,6 @@ def forget(
 
     Examples:
       xrec forget shop/xrec.yaml --users leaving.txt
-      xrec forget shop/xrec.yaml --user 17 --retention 0
       xrec forget shop/xrec.yaml --check
     """
     from xrec.config import read_project

@@ -81,7 +81,6 @@ def plan_night(
             key=missing[0],
         )
     number, uris = last_night(configs["backfill"])
-    read_manifest(open_location(uris["dataset"], configs["prepare"].storage), "dataset")
     if not train and not reread and _is_prepared(configs, uris, number, state):
         jobs = [name for name in ("recommend", "backfill") if name in configs]
         return Night({name: present(configs[name]) for name in jobs}, None)
@@ -93,7 +92,9 @@ def plan_night(
         night = _next_night(configs, uris, existing, trains)
         if trains >= train and not _is_of_others(night, state):
             return night
-    return _next_night(configs, uris, max([number, *later]) + 1, train)
+    night = _next_night(configs, uris, max([number, *later]) + 1, train)
+    read_manifest(open_location(uris["dataset"], configs["prepare"].storage), "dataset")
+    return night
 
 
 def _is_of_others(night: Night, state: JobState) -> bool:

@@ -131,7 +131,13 @@ def only_driver(
 
 @contextmanager
 def at_work(workspace: Location, *, term: timedelta = TERM) -> Iterator[None]:
-    """Show during the `with` block that a job of the workspace is running; several may be."""
+    """Show during the `with` block that a job of the workspace is running; several may be.
+
+    Nothing is shown in a workspace that does not exist yet, where nobody was forgotten.
+    """
+    if not workspace.exists():
+        yield
+        return
     file = workspace / AT_WORK / f"{uuid.uuid4().hex}.json"
 
     def sign() -> None:
