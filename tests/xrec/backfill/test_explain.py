@@ -140,6 +140,30 @@ def key_of(explainer: Explainer, shared: str, user: int, item: int, **texts: Any
     return content_key(explainer, shared, pair, replace(explainer.pairs.texts(pair), **texts))
 
 
+def test_texts_per_user_leaves_the_others_to_plain_sentences_by_rank_and_hash(scripted):
+    explainer = scripted(*["A garden."] * 30)
+    ids = [f"u{user} i{item}" for user in range(10) for item in range(3)]
+    ranks = pa.array([1, 2, 3] * 10, pa.int32())
+    pairs = pairs_table(*ids)
+    pairs = pairs.set_column(pairs.schema.get_field_index("rank"), "rank", ranks)
+    decoding = DecodingConfig(text={"fallback": "plain"})
+    generated, failed = explain_pairs(explainer, pairs, decoding, "0123", 1.4)
+    written = {
+        tuple(row["item_id"] for row in generated.to_pylist() if row["user_id"] == f"u{user}")
+        for user in range(10)
+    }
+    assert written == {("i0",), ("i0", "i1")}
+    assert {row["reason"] for row in failed.to_pylist()} == {"abstained"}  # no evidence here
+    assert generated.num_rows + failed.num_rows == 30
+    rows = generated.append_column("status", pa.repeat("ok", generated.num_rows))
+    rows = rows.append_column("reason", pa.nulls(rows.num_rows, pa.string()))
+    places = [ids.index(f"{row['user_id']} {row['item_id']}") for row in generated.to_pylist()]
+    rows = rows.set_column(rows.schema.get_field_index("rank"), "rank", ranks.take(places))
+    for share, num_again in ((1.4, 0), (None, 0), (1, generated.num_rows - 10)):
+        again = why_again(explainer, rows, decoding.text, "0123", share)
+        assert len(again) - again.null_count == num_again
+
+
 def test_content_key_depends_only_on_the_texts_and_vectors_of_the_pair(explainer):
     def keys(explainer: Explainer, shared: str = "s") -> dict[tuple[int, int], str]:
         pairs = itertools.product(range(3), range(3))

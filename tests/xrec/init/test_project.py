@@ -19,7 +19,8 @@ from xrec.errors import ConfigError, DataError, StorageNotFoundError
 from xrec.init import Findings, init_project
 from xrec.init.files import Folder, read_folder
 from xrec.init.guess import guess_tables
-from xrec.init.project import Machine
+from xrec.init.project import Machine, choose_settings
+from xrec.init.survey import Survey
 from xrec.storage import Manifest, open_location
 
 CPU = Machine(num_cpus=2, num_gpus=0, has_bf16=True)
@@ -74,6 +75,18 @@ def test_init_fits_the_machine(tmp_path, shop):
     big = write_shop(tmp_path / "big", num_users=900, num_items=60, explanations_per_user=7)
     _init(tmp_path, big, Machine(1, 0, False), force=True)
     assert _written(tmp_path)["train-adapter"]["training"]["max_steps"] == 45
+
+
+@pytest.mark.parametrize(
+    ("num_users", "k", "texts"),
+    [(100, 10, None), (1000, 7, "2.4"), (6000, 1, "0.4"), (10**6, 1, "0.0024")],
+)
+def test_init_plans_as_many_texts_by_the_model_as_fit_into_minutes(num_users, k, texts):
+    counts = {"train": 900, "validation": 50, "test": 50}
+    survey = Survey(num_users, 400, 2 * num_users, num_users, counts, {}, 0.0, 32)
+    settings = choose_settings(survey, CPU)
+    assert (settings["k"], settings["texts_per_user"]) == (k, texts)
+    assert choose_settings(survey, GPU)["texts_per_user"] is None
 
 
 def test_init_file_passes_the_dry_run_of_each_job(tmp_path, shop):
