@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 import torch
 
-from tests.xrec.backfill.runs import OTHER_DECODING, changed, pairs_of, pairs_table
+from tests.xrec.backfill.runs import OTHER_DECODING, pairs_of, pairs_table
 from xrec.adapter.pairs import Pair, PairPrompts
 from xrec.backfill.explain import explain_pairs, why_again
 from xrec.backfill.identity import (
@@ -125,14 +125,14 @@ def _with_text(explainer: Explainer, table: str, column: str, row: int) -> Expla
     place = rows.schema.get_field_index(column)
     others = {table: rows.set_column(place, rows.schema.field(place), [texts])}
     dataset = replace(explainer.dataset, **others)
-    return changed(explainer, pairs=PairPrompts(dataset, explainer.pairs.builder))
+    return replace(explainer, pairs=PairPrompts(dataset, explainer.pairs.builder))
 
 
 def _with_vector(explainer: Explainer, side: str, row: int) -> Explainer:
     vectors = getattr(explainer.graph, side).clone()
     vectors[row, 0] += 1e-6
     assert not torch.equal(vectors, getattr(explainer.graph, side))
-    return changed(explainer, graph=replace(explainer.graph, **{side: vectors}))
+    return replace(explainer, graph=replace(explainer.graph, **{side: vectors}))
 
 
 def key_of(explainer: Explainer, shared: str, user: int, item: int, **texts: Any) -> str:
@@ -212,7 +212,7 @@ def test_text_is_kept_when_only_evidence_that_it_does_not_show_changed(explainer
     def why(rules=RULES, aspect="{aspect}", **values):
         shown = copy(explainer.pairs.builder)
         shown.prompt = prompt.model_copy(update={"aspect": aspect})
-        showing = changed(explainer, pairs=PairPrompts(dataset, shown))
+        showing = replace(explainer, pairs=PairPrompts(dataset, shown))
         row = {**ids, "status": "failed" if "reason" in values else "ok", "reason": None}
         row |= {"content_key": other, "explanation": "A good place to read.", "kind": "written"}
         row |= {"aspects": (), **dict.fromkeys(SUPPORT.names), **values}
@@ -236,7 +236,7 @@ def test_text_is_kept_when_only_evidence_that_it_does_not_show_changed(explainer
         user_aspects=pa.table(counts),
     )
     prompts = PairPrompts(blamed, explainer.pairs.builder)
-    showing = changed(explainer, pairs=prompts, checker=Checker(["garden"]))
+    showing = replace(explainer, pairs=prompts, checker=Checker(["garden"]))
     row = {**ids, "status": "ok", "reason": None, "content_key": key, "kind": "written"}
     row |= {"explanation": GARDEN, "aspects": (), **dict.fromkeys(SUPPORT.names)}
     for is_on in (True, False):  # a text that praises what its user complains of now
