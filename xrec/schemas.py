@@ -49,6 +49,7 @@ ITEM_ASPECTS = _schema(item_index=pa.int32(), aspect_index=pa.int32(), **_ASPECT
 # rating. These pairs are not interactions and not counted elsewhere.
 LOW_RATED_ASPECTS = ITEM_ASPECTS
 USER_ASPECTS = _schema(user_index=pa.int32(), aspect_index=pa.int32(), **_ASPECT_COUNTS)
+LOW_RATED_USER_ASPECTS = USER_ASPECTS  # the same, by the users
 # The aspects that the review of an explained pair mentions, in its order. Those of held-out pairs
 # are references, and nothing is trained on them. `sentiment` is positive, neutral, or negative.
 EXPLANATION_ASPECTS = _schema(

@@ -37,24 +37,6 @@ from xrec.bulk.run import now
 from xrec.storage import Manifest
 
 
-def test_rule_3_run_has_each_row_once_as_done_or_failed(here):
-    toy = here("a odd-1 dull-2 bad-3 b", num_users=6)
-    manifest = toy.complete()
-    assert manifest.row_counts == {"explanations": 12, "failed": 18}
-    assert manifest.metrics["failed_by_reason"] == {"odd": 6, "dull": 6, "task_error": 6}
-    assert manifest.metrics["costs"]["tokens"] == 36
-    assert rows_of(toy.published()) == toy.rows
-    assert rows_of(toy.published(), "failed") == [row for row in toy.rows if "-" in row[1]]
-    messages = {"odd-1": "no", "dull-2": "no", "bad-3": "ValueError: bad-3 is bad"}
-    for row in toy.published().dataset(status=None).to_table().to_pylist():
-        is_ok = row["status"] == "ok"
-        assert [row[name] is None for name in ("text", "num_tokens")] == [not is_ok] * 2
-        assert [row[name] is None for name in ("reason", "hint")] == [is_ok] * 2
-        assert row["message"] == messages.get(row["item"])
-    assert toy.complete(late := PoolHere()) == manifest
-    assert late.num_starts == 0
-
-
 def test_rule_3_concurrent_drivers_do_each_row_once_and_count_valid_results(here):
     """Some rows fail in one driver and succeed in the other; the valid result counts."""
     toy = here("a odd-1 b")
@@ -526,25 +508,3 @@ def test_driver_that_resumes_opens_no_result_that_was_counted(here, opened):
         assert counts == recount(toy)
         assert len(opened) == sum(num_done)
         toy.drive(retry=["odd"])
-
-
-@pytest.mark.parametrize("what", ["garbage", "gone", "doubted", "second"])
-def test_saved_counts_that_do_not_fit_the_results_are_not_used(here, opened, what):
-    toy = here("a odd-1 b")
-    toy.drive()
-    results = toy.run.folder / "results"
-    result = results / "0000001.parquet"
-    if what == "garbage":
-        (toy.run.folder / "counted.json").write_bytes(b'{"chunks": "zz", "second": []}')
-    elif what == "gone":
-        result.delete()
-    elif what == "doubted":
-        (results / "0000001.parquet.unreadable").write_bytes(b"")
-    else:
-        (results / "0000001~1.parquet").write_bytes(result.read_bytes())
-    opened.clear()
-    assert counts_of(toy) == recount(toy)
-    assert bulk.Survey(toy.run).is_done == (what not in ("gone", "doubted"))
-    assert "0000003.parquet" in opened
-    toy.complete()
-    assert rows_of(toy.published()) == toy.rows

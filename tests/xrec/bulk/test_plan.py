@@ -173,10 +173,9 @@ def clean(users: pa.Array, items: pa.Array | None = None) -> tuple[list[str], li
 @pytest.mark.parametrize(
     ("ids", "good", "rejected"),
     [
-        *((pa.array([7, 0], kind), ["7", "0"], []) for kind in (pa.int8(), pa.uint64())),
+        (pa.array([7, 0], pa.uint64()), ["7", "0"], []),
         (pa.array([2**63 - 1]), ["9223372036854775807"], []),
-        *((BINARY.cast(kind), STRINGS, []) for kind in (pa.string(), pa.large_string())),
-        (BINARY, STRINGS, []),
+        *((BINARY.cast(kind), STRINGS, []) for kind in (pa.string(), pa.binary())),
         (pa.array(["b", "a", "b"]).dictionary_encode(), ["b", "a", "b"], []),
         *((broken, ["good", "also good"], INVALID) for broken in (BROKEN, BROKEN_TEXT)),
         (pa.array([12345678901234567.0, math.nan, None]), [], NOT_EXACT),
