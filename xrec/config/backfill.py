@@ -197,6 +197,10 @@ class BackfillConfig(BulkConfig, ExplanationsJobConfig):
         RecommendedPairs(kind="recommendations")
     )
     """The pairs to explain."""
+    texts_per_user: float | None = Field(None, ge=0)
+    """Number of each user's pairs whose text the language model writes, from the best rank on; with
+    0.4, the first pair of two in five users, drawn by a hash. The others get the plain sentence of
+    their evidence, or abstain. Pairs without a rank count as the best. If null, it writes all."""
     carry_from: Literal["published"] | Uri | None = "published"
     """Where to take unchanged explanations from: published (what this output has published, and its
     unpublished runs since, unless their gate refused their texts), the URI of another output, or

@@ -84,7 +84,10 @@ CHANGES_NOTHING: Mapping[type[Config], str] = {
 """
 
 CHOOSES_ROWS = frozenset(
-    ("pairs", "source", "min_rating", "rating_range", "core", "split", "vocabulary", "stage")
+    (
+        *("pairs", "texts_per_user", "source", "min_rating", "rating_range", "core", "split"),
+        *("vocabulary", "stage"),
+    )
 )
 """Settings of a bulk run that choose its rows, or what a row is made from.
 

@@ -174,8 +174,6 @@ def judge(config: BackfillConfig, run: BulkRun, sample: Sample) -> list[GateFigu
         **text_shares(sample.new),
         **drift(sample.new, sample.old, is_alike=sample.is_alike),
     }
-    if config.writer == "sentences":  # every text is plain
-        values["plain"] = None
     if config.writer != "adapter":  # no vector is read
         bounds["own_vector"] = None
     slow = {"recall": _recall, "own_profile": _own_profile, "own_vector": _own_vector}

@@ -61,7 +61,7 @@ def _strings(value: Any) -> list[str]:
 def _config(
     stub: StubEndpoint | None = None, folder: Path | str = "ws", **values: Any
 ) -> AnnotateConfig:
-    model = {"kind": "endpoint", "model": "stub", "base_url": stub.url if stub else None}
+    model = {"kind": "endpoint", "model": "stub", **({"base_url": stub.url} if stub else {})}
     model |= values.pop("model", {})
     annotator = {"kind": "language_model", "model": model, "folds": 0}
     annotator |= values.pop("annotator", {})

@@ -12,7 +12,6 @@ import random
 import signal
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, replace
@@ -128,10 +127,12 @@ def _rollback(setting: Setting, draw: random.Random, *_: object) -> int | None:
 
 
 def _takedown(setting: Setting, draw: random.Random, *_: object) -> None:
-    """Take down a pair, or all pairs of a user."""
-    user = {"user_id": f"u-{draw.randrange(setting.num_users)}"}
-    row = draw.choice([user, {**user, "item_id": draw.choice(ITEMS)}])
-    _take_down(setting, [row], rows=[row])
+    """Take down all pairs of a user, or some pairs, as an audit does."""
+    rows = [{"user_id": f"u-{draw.randrange(setting.num_users)}"}]
+    if draw.random() < 0.7:
+        pairs = draw.sample(setting.rows("main"), draw.choice([1, 20]))
+        rows = [dict(zip(FORMAT.keys, pair, strict=True)) for pair in pairs]
+    _take_down(setting, rows, rows=rows)
 
 
 def _take_down(setting: Setting, named: Sequence[Mapping[str, str]], **what: Any) -> None:
@@ -145,16 +146,6 @@ def _forget(setting: Setting, draw: random.Random, *_: object) -> None:
     users = [f"u-{draw.randrange(setting.num_users)}" for _ in range(2)]
     people = Forgotten(KEY, frozenset(map(Forgotten(KEY).hash_of, users)))
     _take_down(setting, [{"user_id": each} for each in users], forgotten=people)
-
-
-def _audit(setting: Setting, draw: random.Random, *_: object) -> None:
-    """Take down some published pairs, as an audit does."""
-    uri, storage = setting.place.uri, setting.place.storage
-    with suppress(ArtifactNotFoundError):
-        table = bulk.published(uri, storage=storage)
-        rows = table.dataset().to_table(columns=[*FORMAT.keys]).to_pylist()
-        if bad := draw.sample(rows, min(20, len(rows))):
-            _take_down(setting, bad, rows=bad)
 
 
 def _lift(setting: Setting, draw: random.Random, *_: object) -> None:
@@ -216,7 +207,6 @@ COMMANDS: dict[str, Callable[..., object]] = {
     "empty": lambda at, *_: bulk.empty(at.place.uri, at.place.storage),
     "rollback": _rollback,
     "takedown": _takedown,
-    "audit": _audit,
     "lift": _lift,
     "forget": _forget,
     "restart": _restart,
@@ -230,8 +220,7 @@ COMMANDS: dict[str, Callable[..., object]] = {
 }
 
 
-KINDS = ("kill", "stop", "retry", "publish", "empty", "rollback", "vacuum", "optimize", "other")
-KINDS += ("takedown", "audit", "lift", "forget", "restart", "z_order")
+KINDS = ("kill", "stop", "retry", "other", *(COMMANDS.keys() - {"complete", "delete_runs"}))
 REASONS = ("odd", "dull", "task_error")
 _CODES_OF_THE_KILLED = (-signal.SIGKILL, -signal.SIGTERM, INTERRUPTED)
 # Codes of refusals that other commands may cause.
@@ -262,7 +251,7 @@ class Command:
 class Chaos:
     """Starts commands on the runs of a table, and strikes them.
 
-    blows: counts by kind. was_deleted: whether the output was deleted by hand; has_lost: whether
+    num_blows: so far. was_deleted: whether the output was deleted by hand; has_lost: whether
     only its folder _xrec was, with runs and takedowns.
     """
 
@@ -270,7 +259,7 @@ class Chaos:
     seed: int
     cluster: LocalCluster | None = None
     commands: list[Command] = field(default_factory=list)
-    blows: Counter[str] = field(default_factory=Counter)
+    num_blows: int = 0
     was_deleted: bool = False
     has_lost: bool = False
     num_started: int = 0
@@ -303,18 +292,19 @@ class Chaos:
     def strike(self, num_blows: int, seconds: tuple[float, float]) -> None:
         """Strike this many times, waiting in between; each round has every kind once."""
         order, kinds = random.Random(self.seed), list[str]()
-        for number in range(num_blows):
+        for self.num_blows in range(1, num_blows + 1):
             self._look_at_the_ended()
             while len(self._awake()) < (2 if self.cluster else self.draw.randint(2, 3)):
                 self.start("complete", republish=self.draw.random() < 0.5)
             time.sleep(order.uniform(*seconds))
             if not kinds:
-                kinds = [*KINDS, *["worker", "worker"] * bool(self.cluster)]
+                kinds = [*sorted(KINDS), *["worker", "worker"] * bool(self.cluster)]
                 order.shuffle(kinds)
-            kind = kinds.pop()
-            getattr(self, f"_{kind}", lambda kind=kind: self.start(kind))()
-            self.blows[kind] += 1
-            self._wake(number)
+            if (kind := kinds.pop()) in COMMANDS:
+                self.start(kind, republish=self.draw.random() < 0.5)
+            else:
+                getattr(self, f"_{kind}")()
+            self._wake(self.num_blows)
 
     def end(self, seconds: float) -> None:
         """Wait for all commands, then run one on `main` undisturbed, which must succeed."""
@@ -374,28 +364,21 @@ class Chaos:
         if awake := self._awake():
             victim = self.draw.choice(awake)
             victim.send(signal.SIGSTOP)
-            victim.wakes_at = sum(self.blows.values()) + self.draw.randint(1, 4)
+            victim.wakes_at = self.num_blows + self.draw.randint(1, 4)
 
     def _retry(self) -> None:
-        """Retry some rows, which fail again every other time."""
+        """Retry some rows, half of the time in vain."""
         healed = self.setting.folder / "healed"
-        if self.blows["retry"] % 2:
+        if self.draw.random() < 0.5:
             healed.touch()
         else:
             healed.unlink(missing_ok=True)
         reasons = tuple(self.draw.sample(REASONS, 2))
         self.start("complete", republish=self.draw.random() < 0.5, retry=reasons)
 
-    def _publish(self) -> None:
-        for _ in range(2):
-            self.start("publish", republish=self.draw.random() < 0.5)
-
-    def _vacuum(self) -> None:
-        self.start(self.draw.choice(["vacuum", "their_vacuum"]))
-
     def _other(self) -> None:
         """Start the run of another config, or continue it."""
-        run = f"other-{self.blows['other'] // 2}"
+        run = f"other-{self.draw.randrange(3)}"
         self.start("complete", run, republish=self.draw.random() < 0.5)
 
     def _worker(self) -> None:

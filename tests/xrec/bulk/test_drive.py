@@ -508,25 +508,3 @@ def test_driver_that_resumes_opens_no_result_that_was_counted(here, opened):
         assert counts == recount(toy)
         assert len(opened) == sum(num_done)
         toy.drive(retry=["odd"])
-
-
-@pytest.mark.parametrize("what", ["garbage", "gone", "doubted", "second"])
-def test_saved_counts_that_do_not_fit_the_results_are_not_used(here, opened, what):
-    toy = here("a odd-1 b")
-    toy.drive()
-    results = toy.run.folder / "results"
-    result = results / "0000001.parquet"
-    if what == "garbage":
-        (toy.run.folder / "counted.json").write_bytes(b'{"chunks": "zz", "second": []}')
-    elif what == "gone":
-        result.delete()
-    elif what == "doubted":
-        (results / "0000001.parquet.unreadable").write_bytes(b"")
-    else:
-        (results / "0000001~1.parquet").write_bytes(result.read_bytes())
-    opened.clear()
-    assert counts_of(toy) == recount(toy)
-    assert bulk.Survey(toy.run).is_done == (what not in ("gone", "doubted"))
-    assert "0000003.parquet" in opened
-    toy.complete()
-    assert rows_of(toy.published()) == toy.rows

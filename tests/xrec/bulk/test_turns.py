@@ -58,7 +58,7 @@ ACCESSES: dict[Any, str] = {
     deltalake.DeltaTable: "__init__",
 }
 UNCHANGED = ("optimize", "z_order", "their_vacuum", "delete_runs", "restart", "lift")
-DOWN = ("takedown", "audit", "forget", "lift")
+DOWN = ("takedown", "takedown", "forget", "lift")
 OTHERS = (*UNCHANGED, *DOWN, *DOWN, "vacuum", "publish", "empty", "rollback", "rollback")
 OWN_WAIT = Clock(wait=lambda event, seconds: event.wait())  # the test renews the lease
 ALL = 10**9
