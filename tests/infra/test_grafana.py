@@ -1,4 +1,4 @@
-"""Every metric, label and link in dashboards and alerts exists in the code and the runbook."""
+"""Metrics, labels and links of dashboards and alerts exist in the code and the runbook."""
 
 import json
 import re
@@ -47,15 +47,10 @@ def series_of(*parts: object) -> Iterator[tuple[str, set[str]]]:
                 yield from ((f"ray_{metric.info['name']}{end}", labels) for end in ends)
 
 
-@pytest.fixture(scope="module")
-def exported():
-    """Return the labels of each series of backfill, training and serving."""
-    return dict(series_of(BackfillMetrics(num_pairs=1), TrainingMetrics("a-job"), Metrics()))
-
-
-def test_queries_use_metrics_and_labels_that_are_exported_and_dashboards_show_all(exported):
+def test_queries_use_exported_metrics_and_labels_and_dashboards_show_all():
     from ray.dashboard.modules.reporter.reporter_agent import METRICS_GAUGES
 
+    exported = dict(series_of(BackfillMetrics(num_pairs=1), TrainingMetrics("a-job"), Metrics()))
     of_ray = {f"ray_{name}": {"ip", "GpuIndex"} for name in METRICS_GAUGES}
     for expression in EXPRESSIONS:
         promql_parser.parse(expression)
@@ -65,7 +60,7 @@ def test_queries_use_metrics_and_labels_that_are_exported_and_dashboards_show_al
     assert not [name for name in hidden if not name.endswith(("_sum", "_count"))]
 
 
-def test_alerts_say_what_happened_and_the_runbook_what_to_do():
+def test_alerts_have_a_summary_and_a_section_of_the_runbook():
     for rule in ALERTS:
         assert rule["labels"]["severity"] in ("page", "ticket")
         assert rule["annotations"]["summary"]
@@ -76,7 +71,7 @@ def test_alerts_say_what_happened_and_the_runbook_what_to_do():
 
 
 def series(name: str, rate: int, **labels: str) -> dict[str, str]:
-    """A counter that grows by `rate` a minute, for three hours."""
+    """Return a counter that grows by `rate` a minute, for three hours."""
     named = ", ".join(f'{label}="{value}"' for label, value in labels.items())
     return {"series": f"ray_xrec_{name}{{{named}}}", "values": f"0+{rate}x180"}
 
