@@ -82,6 +82,7 @@ from xrec.bulk.rows import (
     spent_of,
     use_of,
     used_up,
+    written_again,
 )
 from xrec.bulk.run import Base, BulkRun, Identity, final_rows, now, records
 from xrec.bulk.status import (
