@@ -14,12 +14,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.errors import raises
-from tests.xrec.bulk.conftest import Toys
 from tests.xrec.bulk.toy_run import (
     FORMAT,
     IDENTITY,
     OTHER,
     Toy,
+    Toys,
     ToyTask,
     commit_once,
     files_of,
