@@ -16,7 +16,6 @@ from xrec.annotate.annotator import STAGES, AnnotatorSpec, Stage
 from xrec.annotate.formats import (
     KEYS,
     KIND,
-    REPLIES,
     begun_files,
     identify_annotations,
     stage_format,
@@ -90,9 +89,7 @@ def run_annotate(
         if (manifest := run.complete(stage)) is None:
             return None
         run.done[stage] = manifest
-    manifest = run.publish()
-    (output / REPLIES).delete()
-    return manifest
+    return run.publish()
 
 
 @dataclass
@@ -142,7 +139,7 @@ class _Run:
             return complete(
                 run,
                 pool,
-                self._task(stage),
+                self._task(stage, sum(work.is_done for work in run.passes())),
                 KIND,
                 lambda summary: (
                     {"ok": "num_ok", "failed": "num_failed"},
@@ -181,8 +178,11 @@ class _Run:
             )
         )
 
-    def _task(self, stage: Stage) -> Callable[[], ChunkTask]:
-        """Return a factory of tasks for actors, in which relative paths mean something else."""
+    def _task(self, stage: Stage, attempt: int) -> Callable[[], ChunkTask]:
+        """Return a factory of tasks for actors, in which relative paths mean something else.
+
+        attempt: the number of passes that are done.
+        """
         spec, storage, num_files = self.spec, self.config.storage, self.record.num_files
         uri, items_version = self._output.uri, self.versions.get("items", -1)
         identity = identify_annotations(self.config, spec, self._files, stage)
@@ -195,7 +195,7 @@ class _Run:
             reader = InputReader(ReviewStore(folder, num_files), items)
             return TextTask(
                 partial(reader.of, stage),
-                spec.make(folder),
+                spec.make(folder, attempt),
                 stage_format(stage, spec.reasons),
                 fingerprint_of([settings, dict(spec.inputs), *learned]),
                 spec.folds,

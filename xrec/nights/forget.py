@@ -38,6 +38,7 @@ from xrec.storage import (
     storage_errors,
     write_table,
 )
+from xrec.text.reply_store import forget_replies
 
 _FROM_TEXTS: tuple[Kind, ...] = ("comparison", "evaluation")
 """The kinds that are made from the texts of any night."""
@@ -94,6 +95,7 @@ def forget(
     for uri, table in tables.items():
         table["runs_deleted"] = bulk.delete_runs(uri, config.storage)
         table["files_deleted"] = bulk.vacuum(uri, retention, config.storage)
+    num_replies = forget_replies(config, people)
     shutil.rmtree(node_folder() / "mapped", ignore_errors=True)
     models = _models(config, in_use)
     to_do = {
@@ -107,6 +109,7 @@ def forget(
         **report,
         "found": len(set[str]().union(*by_folder.values())),
         "deleted": deleted,
+        "replies_deleted": num_replies,
         "earlier_versions_go": (datetime.now(UTC) + retention).isoformat(timespec="minutes"),
         "models": models,
         "to_do": [step for step, is_left in to_do.items() if is_left],

@@ -158,7 +158,7 @@ def _shown(review: Review, item: ItemText | None) -> str:
     return f"{review.review} {item.profile if item else ''}"
 
 
-def _make(output: Location, *, folder: Path) -> QuotingAnnotator:
+def _make(output: Location, attempt: int, *, folder: Path) -> QuotingAnnotator:
     return QuotingAnnotator(folder)
 
 

@@ -144,7 +144,7 @@ def _learned(folder: Path, vocabulary: VocabularyConfig | None = None) -> Annota
     with pytest.MonkeyPatch.context() as patch:  # no Ray
         patch.setattr("xrec.processes.map_in_processes", map_here)
         spec.learn(pa.Table.from_pylist(rows, schema=REVIEWS), output)
-    return spec.make(output)
+    return spec.make(output, 0)
 
 
 @pytest.fixture(scope="module")
