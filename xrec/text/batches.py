@@ -11,7 +11,7 @@ import json
 import uuid
 from collections.abc import Coroutine, Iterable, Mapping
 from contextlib import suppress
-from typing import Any
+from typing import Any, Final
 
 import httpx
 import openai
@@ -25,7 +25,7 @@ _EXPIRED = "batch_expired"
 _ENDED = ("completed", "failed", "expired", "cancelled")
 _QUIET_SECONDS = 2.0
 _POLL_SECONDS = 10.0
-_URL = "/v1/chat/completions"
+_URL: Final = "/v1/chat/completions"
 
 
 class Batches:
@@ -164,5 +164,5 @@ def completion_of(row: Mapping[str, Any]) -> ChatCompletion | Failure:
     if status == 200:
         raise ValueError("expected a chat completion in the line of the batch")
     told = (body.get("error") if isinstance(body, dict) else None) or error
-    answer = httpx.Response(status, request=httpx.Request("POST", _URL))
+    answer: Any = httpx.Response(status, request=httpx.Request("POST", _URL))
     raise openai.APIStatusError(str(told), response=answer, body=told)

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from concurrent.futures import CancelledError, Future
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from pydantic import SecretStr
@@ -190,7 +191,10 @@ class EndpointCore:
             future = known or self._endpoint.send(request_id, [Message("user", text)], **fields)
             own_key = key if known is None else None
             self._running[request_id] = _Sent(future, params.user_id, own_key)
-            future.add_done_callback(lambda _, ended=request_id: self._ended.put(ended))
+            future.add_done_callback(partial(self._end, request_id))
+
+    def _end(self, request_id: int, _: Future[Reply[Any]]) -> None:
+        self._ended.put(request_id)
 
     def _settle(self, sent: _Sent, reply: Reply[Any] | BaseException) -> None:
         if self.replies is not None and sent.key is not None:

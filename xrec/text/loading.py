@@ -77,8 +77,10 @@ def make_asker(
 
     run, attempt: see `ReplyStore`; max_tokens: see `Asker`.
     """
-    is_endpoint = isinstance(config, EndpointModelConfig)
-    at_once = config.concurrency if is_endpoint else config.engine.max_rows
+    if isinstance(config, EndpointModelConfig):
+        at_once = config.concurrency
+    else:
+        at_once = config.engine.max_rows
     identity = model_identity(config, job.storage)
     replies = open_replies(job, identity, run=run, at_once=at_once, attempt=attempt)
     return Asker(model, config.sampling, replies, max_tokens)
