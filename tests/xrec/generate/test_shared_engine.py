@@ -103,23 +103,6 @@ def lists(first: int, count: int, length: int = 4) -> list[tuple[list[int], Requ
     return [([first + place] * (1 + place % length), PARAMS) for place in range(count)]
 
 
-def run_together(
-    shared: SharedEngine, *together: list[tuple[list[int], RequestParams]]
-) -> list[Any]:
-    """Return each list's completions or error; the second list arrives during the first step."""
-    core: Any = shared.core
-    core.may_step.clear()
-    with ThreadPoolExecutor(2) as pool:
-        first = pool.submit(list, shared.complete(together[0]))
-        while not core.added:
-            time.sleep(0.001)
-        second = pool.submit(list, shared.complete(together[1]))
-        while not shared._commands:
-            time.sleep(0.001)
-        core.may_step.set()
-    return [each.exception() or each.result() for each in (first, second)]
-
-
 def test_lists_of_many_threads_get_what_is_theirs():
     core = ToyCore()
     shared = SharedEngine(core)
@@ -156,11 +139,14 @@ def test_request_that_cannot_be_added_is_an_error_of_its_list_alone():
 
 
 @pytest.mark.parametrize("error", [RuntimeError("no memory"), SystemExit("no memory")])
-def test_error_of_a_step_is_raised_by_all_lists_at_work_and_the_run_goes_on(error):
+def test_error_of_a_step_is_raised_by_all_lists_at_work_and_the_engine_goes_on(error):
     core = ToyCore(deadly=103, error=error)
-    shared = SharedEngine(core)
-    found = run_together(shared, lists(0, 6), lists(100, 6))
-    assert ["no memory" in str(each) for each in found] == [True] * 2
+    shared, told = SharedEngine(core), list[Any]()
+    with shared.at_work([EngineRequest([1] * 10**6, PARAMS, told.append)]):
+        with pytest.raises(RuntimeError, match="no memory"):
+            list(shared.complete(lists(100, 6)))
+        wait_until_idle(shared)
+    assert "no memory" in str(told[-1])
     assert isinstance(shared.failure, RuntimeError)
     assert not core.at_work
     assert len(list(shared.complete(lists(10, 5)))) == 5

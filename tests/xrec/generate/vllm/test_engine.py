@@ -15,7 +15,7 @@ import pytest
 
 from tests.errors import raises
 from tests.world.models import NUM_ITEMS, NUM_USERS, toy_tokenizer
-from tests.xrec.generate.cores import generate, greedy_by_hand
+from tests.xrec.generate.cores import generate, greedy_by_hand, with_all_tokens
 from tests.xrec.generate.vllm.vllm_town import (
     V,
     attached,
@@ -25,7 +25,6 @@ from tests.xrec.generate.vllm.vllm_town import (
     make_model,
     make_prompts,
     need_vllm_cpu,
-    with_all_tokens,
 )
 from xrec.config import DecodingConfig, Injection
 from xrec.errors import ModelError
