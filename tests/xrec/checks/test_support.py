@@ -91,7 +91,7 @@ def unsupported(text: str, texts: PairTexts = BISTRO) -> list[str]:
         ("这家店很安静，你会喜欢花园。", []),
     ],
 )
-def test_unsupported_are_the_words_aspects_and_numbers_that_stand_nowhere(text, expected):
+def test_unsupported_words_aspects_and_numbers_are_found(text, expected):
     assert unsupported(text) == expected
 
 

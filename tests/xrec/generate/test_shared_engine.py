@@ -21,11 +21,11 @@ PARAMS = TextParams(max_new_tokens=3)
 
 @dataclass
 class ToyCore:
-    """A core whose text is the prompt's first token; a step with a `deadly` prompt raises an error.
+    """A core whose text is the prompt's first token, after as many steps as the prompt has tokens.
 
-    A request takes as many steps as its prompt has tokens. Steps wait until `may_step` is set, and
-    `is_held` is set when one does. To cancel the prompt `fixed` raises. It reports each step of a
-    text if `is_streaming`, else the first and the last one.
+    A step with a `deadly` prompt raises an error, and so does canceling the prompt `fixed`. Steps
+    wait until `may_step` is set; then `is_held` is set. If `is_streaming`, each step of a text is
+    reported, else the first and the last one.
     """
 
     deadly: int = -1

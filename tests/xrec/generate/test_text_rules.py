@@ -254,16 +254,21 @@ def test_text_of_a_pair_without_choosable_aspects_rests_on_nothing(num_aspects, 
 
 
 SAID = PairTexts("", TITLE, "", (EVIDENCE,))
-UNTITLED = replace(SAID, item_title="")
-SAID_BY_ONE = PairTexts("", TITLE, "", (replace(EVIDENCE, item_reviews=1),))
+PLAIN = "14 of 31 reviews of The Rusty Fox mention the late hours."
+
+
+def said(**changes: Any) -> PairTexts:
+    return replace(SAID, aspects=(replace(EVIDENCE, **changes),))
 
 
 @pytest.mark.parametrize(
     ("fallback", "texts", "expected"),
     [
-        ("plain", SAID, ("14 of 31 reviews of The Rusty Fox mention the late hours.", "")),
-        ("plain", UNTITLED, ("14 of 31 reviews of this item mention the late hours.", "")),
-        ("plain", SAID_BY_ONE, ("", "abstained")),
+        ("plain", SAID, (PLAIN, "")),
+        ("plain", replace(SAID, item_title=""), (PLAIN.replace(TITLE, "this item"), "")),
+        ("plain", said(opinion="see www.evil-shop.com"), (PLAIN, "")),  # quotes nothing that sells
+        ("plain", said(opinion="see [\u2026]"), (PLAIN, "")),
+        ("plain", said(item_reviews=1), ("", "abstained")),
         ("plain", UNSAID, ("", "repetitive_text")),
         ("abstain", SAID, ("", "abstained")),
         ("none", SAID, ("", "repetitive_text")),
@@ -276,14 +281,6 @@ def test_fallback_is_a_plain_sentence_or_the_reason_why_there_is_none(fallback, 
     assert failure is None or "it repeats" in failure.message
     _, failure = finisher(aspects=2).fallback(UNSAID, TextConfig(), Failure("unsupported", "no"))
     assert reason_of(failure) == "abstained"
-
-
-@pytest.mark.parametrize("quote", ["see www.evil-shop.com", "see [\u2026]"])
-def test_plain_sentence_quotes_nothing_that_solicits(quote):
-    texts = PairTexts("", TITLE, "", (replace(EVIDENCE, opinion=quote),))
-    text, failure = finisher().fallback(texts, TextConfig(), Failure("repetitive_text", ""))
-    assert failure is None
-    assert text == "14 of 31 reviews of The Rusty Fox mention the late hours."
 
 
 GERMAN = "Sie mögen die Bar, weil sie ruhig ist und lange offen hat."
