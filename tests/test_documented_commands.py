@@ -38,7 +38,7 @@ EXTRAS = ("index", "schema", "compare", "vllm")
 TEXTS = (
     *("xrec.cli  ", "reviews ──", "user  ", "SmolLM2  ", "item  ", "explanations/", "User: ..."),
     *("B P (1 + h)", "A = D^-1/2", "ln(1 + ", "score(u, i, a)", "user u is", "z = ((x"),
-    *("Fans of craft", "backfill ──▶"),
+    *("Fans of craft", "backfill ──▶", "user_id,item_id,"),
 )
 """How the blocks begin that are diagrams, formulas, or what programs print."""
 

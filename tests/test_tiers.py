@@ -22,12 +22,12 @@ ROOT = Path(__file__).parents[1]
 ONE_OF_EACH = {
     "tests/xrec/nights/test_nights.py": (
         "test_init_and_run_turn_csv_files_of_other_names_into_explanations",
-        "test_night_publishes_texts_of_who_is_new_once",
+        "test_night_publishes_texts_of_new_users_once",
         "test_forgotten_person_is_in_no_byte_of_a_project",
         "test_command_serves_what_the_project_published_until_ctrl_c",
     ),
     "tests/xrec/train/test_adapter_resume.py": (
-        "test_run_whose_worker_was_killed_goes_on_and_ends_as_an_unbroken_one",
+        "test_run_whose_worker_was_killed_resumes_and_ends_like_an_uninterrupted_one",
     ),
     "tests/xrec/train/test_adapter_training.py": (
         "test_two_workers_at_stage_3_have_the_losses_and_weights_of_one_at_stage_1",
@@ -36,7 +36,7 @@ ONE_OF_EACH = {
         "test_pair_is_picked_and_its_text_and_evidence_are_shown_by_keyboard_alone",
     ),
     "tests/xrec/bulk/test_chaos.py": ("test_commands_in_chaos_leave_a_row_once_at_each_version",),
-    "tests/xrec/cluster/test_submit.py": (
+    "tests/xrec/cluster/test_two_nodes.py": (
         "test_submit_run_follows_the_log_and_leaves_the_artifact_on_s3",
     ),
 }

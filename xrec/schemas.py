@@ -42,9 +42,11 @@ ITEM_DETAILS = _schema(item_id=pa.string(), title=pa.string(), details=pa.string
 _ASPECT_COUNTS = dict.fromkeys(("num_reviews", "num_positive", "num_negative"), pa.int32())
 ASPECTS = _schema(aspect_index=pa.int32(), aspect=pa.string(), **_ASPECT_COUNTS)
 ITEM_ASPECTS = _schema(item_index=pa.int32(), aspect_index=pa.int32(), **_ASPECT_COUNTS)
-# Counts of reviews below the minimum rating; they are not interactions and not counted elsewhere.
+# Counts of what users said about items that they disliked, such as reviews below the minimum
+# rating. These pairs are not interactions and not counted elsewhere.
 LOW_RATED_ASPECTS = ITEM_ASPECTS
 USER_ASPECTS = _schema(user_index=pa.int32(), aspect_index=pa.int32(), **_ASPECT_COUNTS)
+LOW_RATED_USER_ASPECTS = USER_ASPECTS  # the same, by the users
 # The aspects that the review of an explained pair mentions, in its order. Those of held-out pairs
 # are references, and nothing is trained on them. `sentiment` is positive, neutral, or negative.
 EXPLANATION_ASPECTS = _schema(

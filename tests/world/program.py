@@ -108,23 +108,29 @@ def driver(
 
 
 @contextmanager
-def at_message(text: str, action: Callable[[], object]) -> Iterator[None]:
-    """Inside the `with`, call `action` when this process first logs a message with `text` in it."""
-    seen: list[logging.LogRecord] = []
+def at_message(text: str, action: Callable[[], object]) -> Iterator[list[str]]:
+    """Call `action` when this process first logs a message with `text` in it.
+
+    Yields all messages that are logged in the block, which grow.
+    """
+    messages: list[str] = []
 
     def look(record: logging.LogRecord) -> None:
-        if text in record.getMessage() and not seen:
-            seen.append(record)
+        is_first = text not in "".join(messages)
+        messages.append(record.getMessage())
+        if is_first and text in messages[-1]:
             action()
 
     logger, handler = logging.getLogger("xrec"), logging.Handler()
-    handler.emit = look  # type: ignore[method-assign]
+    level, handler.emit = logger.level, look  # type: ignore[method-assign]
     logger.addHandler(handler)
+    logger.setLevel("INFO")
     try:
-        yield
+        yield messages
     finally:
         logger.removeHandler(handler)
-    assert seen, f"nothing was logged with {text!r}"
+        logger.setLevel(level)
+    assert text in "".join(messages), f"nothing was logged with {text!r}"
 
 
 def config_in(folder: Path, **values: str) -> str:

@@ -41,13 +41,17 @@ class ObjectStore:
     _names: Iterator[int] = field(default_factory=itertools.count, repr=False)
 
     @property
+    def keys(self) -> dict[str, str]:
+        """The keys of `storage` in the config of a job that uses this store."""
+        return {
+            "endpoint_url": self.endpoint_url,
+            "access_key_id": self.access_key,
+            "secret_access_key": self.secret_key,
+        }
+
+    @property
     def storage(self) -> StorageConfig:
-        """The `storage` section of a job that uses this store."""
-        return StorageConfig(
-            endpoint_url=self.endpoint_url,
-            access_key_id=self.access_key,
-            secret_access_key=self.secret_key,
-        )
+        return StorageConfig.model_validate(self.keys)
 
     @property
     def environment(self) -> dict[str, str]:
@@ -212,6 +216,7 @@ def faulty_proxy(endpoint_url: str, faults: Faults) -> Iterator[str]:
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True  # else each answer waits 40 ms
 
         def _forward(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))

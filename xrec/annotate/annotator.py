@@ -14,8 +14,6 @@ Stage = Literal["items", "users", "pairs"]
 STAGES: tuple[Stage, ...] = ("items", "users", "pairs")
 """The kinds of texts. Items come first because the other texts refer to theirs."""
 Sentiment = Literal["positive", "neutral", "negative"]
-LOW_RATED: Literal["low_rated"] = "low_rated"
-"""The split of reviews below `min_rating`; only their aspects are kept."""
 
 
 @dataclass(frozen=True)

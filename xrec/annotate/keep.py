@@ -12,9 +12,8 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from xrec.annotate.annotator import LOW_RATED
 from xrec.config import AnnotateConfig
-from xrec.data import split_pairs
+from xrec.data import LOW_RATED, split_pairs
 from xrec.data.language import gives_orders
 from xrec.errors import DataError
 from xrec.schemas import REVIEWS

@@ -10,7 +10,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from xrec.annotate.annotator import LOW_RATED, Stage
+from xrec.annotate.annotator import Stage
 from xrec.annotate.formats import KIND
 from xrec.annotate.inputs import ItemTexts
 from xrec.annotate.store import ReviewStore
@@ -96,11 +96,7 @@ def read_annotations(uri: str, storage: StorageConfig) -> dict[str, pa.Table]:
         if database.sql(_LEFT_OUT).fetchone() is not None:
             tables["training_profiles"] = database.sql(_TRAINING_PROFILES).to_arrow_table()
         aspects = _aspects(database, manifest)
-    if aspects is not None:
-        is_low_rated = pc.equal(aspects["split"], LOW_RATED)
-        tables["low_rated_aspects"] = aspects.filter(is_low_rated)
-        tables["aspects"] = aspects.filter(pc.invert(is_low_rated))
-    return tables
+    return tables if aspects is None else {**tables, "aspects": aspects}
 
 
 def _aspects(database: duckdb.DuckDBPyConnection, manifest: Manifest) -> pa.Table | None:

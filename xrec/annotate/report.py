@@ -13,13 +13,14 @@ from typing import Any
 
 import pandas as pd
 
-from xrec.annotate.annotator import LOW_RATED, Stage, joined_text
+from xrec.annotate.annotator import Stage, joined_text
 from xrec.annotate.formats import KIND
 from xrec.annotate.keep import listed
 from xrec.annotate.read import Versions, stage_table
 from xrec.annotate.store import ReviewStore, StoreRecord
 from xrec.bulk import Published
 from xrec.config import AnnotateConfig
+from xrec.data import LOW_RATED
 from xrec.evaluate.page import tables_page
 from xrec.llm.source import public_name
 from xrec.storage import location_of

@@ -193,7 +193,7 @@ def find_review_files(config: AnnotateConfig) -> dict[str, Location]:
     check_access(location, config.storage)
     if location.is_file():
         return {"reviews": _check_file(location, source)}
-    found = find_files(location, tuple(REVIEW_COLUMNS), source.files, "reviews")
+    found = find_files(location, tuple(REVIEW_COLUMNS), source.files, ("reviews",))
     for table, files in found.items():
         if len(files) > 1:
             raise DataError(

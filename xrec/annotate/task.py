@@ -10,7 +10,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from xrec.annotate.annotator import (
-    LOW_RATED,
     Annotator,
     Input,
     ItemInput,
@@ -22,6 +21,7 @@ from xrec.annotate.annotator import (
 )
 from xrec.annotate.formats import EMPTY_REVIEW, NO_REVIEWS, SOLICITS
 from xrec.bulk import Outcome, RowFormat
+from xrec.data import LOW_RATED
 from xrec.data.language import solicits, without_solicitation
 from xrec.errors import Failure
 

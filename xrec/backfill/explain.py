@@ -116,10 +116,11 @@ def why_again(
     """Return why each of the N rows of a table must be generated again, as N strings.
 
     Null if a row can be carried over: its content key is the current one, and its text names no
-    other item of the catalog, which would be refused now. Otherwise the parts of the key that
-    changed, `unknown` if the dataset lost the pair, `names_another_item`, or `failed` for a row
-    without a text, unless there was nothing to say about the pair (`abstained`). If neither prompt
-    nor text mentions evidence, its counts may have changed if the text still passes `rules`.
+    other item of the catalog and nothing that the user complains of, which would be refused now.
+    Otherwise the parts of the key that changed, `unknown` if the dataset lost the pair,
+    `names_another_item`, `complained`, or `failed` for a row without a text, unless there was
+    nothing to say about the pair (`abstained`). If neither prompt nor text mentions evidence, its
+    counts may have changed if the text still passes `rules`.
     """
     known, _ = _look_up(explainer.dataset, explainer.pairs, earlier.select(_LOOKED_UP), rules)
     today = {tuple(one.ids.values()): one for one in known}
@@ -145,8 +146,12 @@ def why_again(
             return None
         if changed:
             return " + ".join(changed)
-        is_refused = explainer.finisher.other_title(row["explanation"], one.texts) is not None
-        return "names_another_item" if is_refused else None
+        if explainer.finisher.other_title(row["explanation"], one.texts) is not None:
+            return "names_another_item"
+        is_blamed = rules.checks.complained and explainer.checker.complaint(
+            row["explanation"], one.texts
+        )
+        return "complained" if is_blamed else None
 
     rows = earlier.select(
         [*PAIRS.names, "status", "reason", "content_key", "explanation", "kind", "aspects"]

@@ -5,6 +5,7 @@ are optional), or from a split of the dataset. They are only read when a run is 
 start compares `pairs_listing` with that of the plan.
 """
 
+import json
 import logging
 from collections.abc import Iterable, Iterator
 from typing import get_args
@@ -39,10 +40,19 @@ from xrec.data import Dataset, read_dataset, taken
 from xrec.errors import ArtifactError, DataError, StorageError, TableError
 from xrec.recommend import read_recommendations
 from xrec.schemas import FAILED, GENERATED, GIVEN, PAIRS, RANKS
-from xrec.storage import Location, check_columns, location_of, read_manifest, storage_errors
+from xrec.storage import (
+    Location,
+    check_columns,
+    location_of,
+    open_location,
+    read_manifest,
+    storage_errors,
+)
 
 logger = logging.getLogger("xrec")
 
+VERDICT = "gate-"
+"""The first part of the names of a run's files with the verdicts of its gate."""
 Batch = tuple[pa.Table, pa.Table]
 """Good pairs (schema PAIRS) and rejected rows (REJECTED)."""
 
@@ -82,8 +92,15 @@ def run_request(config: BackfillConfig, identity: Identity) -> RunRequest:
         rows_per_chunk=lambda num_pairs: _rows_per_chunk(config, num_pairs),
         limit=config.limit,
         carry_from=uri if config.carry_from == "published" else config.carry_from,
+        may_carry=lambda record: _may_carry(record.folder(open_location(uri, config.storage))),
         storage=config.storage,
     )
+
+
+def _may_carry(folder: Location) -> bool:
+    """Return whether no gate refused a run for its texts."""
+    names = [name for name in folder.sizes() if name.startswith(VERDICT)]
+    return all(json.loads((folder / name).read_text()).get("keeps_texts") for name in names)
 
 
 def pairs_difference(request: RunRequest, *, exact: bool) -> tuple[str, ...] | None:
@@ -152,7 +169,7 @@ def pair_batches(config: BackfillConfig) -> Iterator[Batch]:
     dataset or the recommendations are not finished, or if nothing is published at the output to
     carry over from.
     """
-    if config.carry_from not in (None, "published"):
+    if config.carry_from not in (None, "published") and "/_xrec/runs/" not in config.carry_from:
         published(config.carry_from, storage=config.storage)
     return _count_rejected(_batches(config), config.max_failed_share)
 

@@ -10,7 +10,6 @@ from pydantic import SecretStr
 
 from xrec.backfill.explain import explain_pairs, failed_by, say_pairs, why_again
 from xrec.backfill.identity import shared_key
-from xrec.backfill.writers import load_writer, writer_key
 from xrec.bulk import Identity, Outcome
 from xrec.config import BackfillConfig, DecodingConfig, TextConfig
 from xrec.data import Dataset, read_dataset
@@ -18,6 +17,7 @@ from xrec.generate.engine import EngineReport
 from xrec.generate.explainer import Explainer
 from xrec.schemas import PAIRS
 from xrec.storage import location_of
+from xrec.text.writers import load_writer, writer_key
 
 # What torch, transformers and vLLM raise if a batch fails, including out of memory.
 _ENGINE_ERRORS = (RuntimeError, ValueError, ArithmeticError, LookupError)
@@ -51,7 +51,7 @@ LoadExplainer = Callable[[MakeExplainTask], Explainer]
 
 def load_task_explainer(made: MakeExplainTask) -> Explainer:
     """Load the explainer that the config asks for; raise ModelError, and what reading raises."""
-    return load_writer(made.config, made.endpoint_key)
+    return load_writer(made.config, made.config.actors.device, made.endpoint_key)
 
 
 def explain_task(

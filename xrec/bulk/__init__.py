@@ -45,7 +45,8 @@ version is published. A `ChunkTask` decides what is done with the rows.
 10. A limit (`max_rows`) or a used-up budget (`spent`) ends a run after the chunks in progress, and
     the next driver continues. Both, and the share of failed rows, are checked after each chunk. In
     a plan made with a limit, a chunk ends exactly at the limit.
-11. Rows of a published version are copied into the plan, and carried over if the task accepts them.
+11. Rows of the published version, and of unpublished runs planned since, are copied into the plan,
+    and carried over if the task accepts them.
 12. Failed requests are retried after 1, 4 and 16 s; then the run ends with that error and keeps its
     results. A failure to renew the lease is only logged.
 13. A takedown is listed before anything else happens, and each commit records the last entry that

@@ -7,22 +7,22 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from xrec.bulk.earlier import open_earlier
 from xrec.bulk.input import Batches, Input, first_of
-from xrec.bulk.log import LOG, DeltaLog, open_log
-from xrec.bulk.plan import EARLIER, write_plan
+from xrec.bulk.log import LOG, open_log
+from xrec.bulk.plan import write_plan
 from xrec.bulk.progress import read_progress
 from xrec.bulk.rows import TAKEN_DOWN, RowFormat
 from xrec.bulk.run import RUNS, Base, BulkRun, Identity, RunRecord, newest_record, records
-from xrec.bulk.table import FEW_AT_ONCE, file_errors, files_of, open_whole, refuse_other_table
+from xrec.bulk.table import open_whole, refuse_other_table
 from xrec.bulk.takedown import Takedowns, read_takedowns
 from xrec.config import StorageConfig
-from xrec.errors import ArtifactMismatchError, DataError, StorageError, TableError
+from xrec.errors import DataError, StorageError, TableError
 from xrec.schemas import REJECTED
-from xrec.storage import Location, open_location, row_groups, with_backoff, write_table
+from xrec.storage import Location, open_location, with_backoff, write_table
 
 ROWS_PER_CHUNK = 1024
 ROWS_PER_BUCKET = 1024
@@ -40,8 +40,9 @@ class RunRequest:
         number of rows. A run that is already planned keeps its chunks.
     limit: the `max_rows` of the `drive` that follows: a new plan ends a chunk at this row, and its
         chunks up to there are as small as if the run had only this many rows.
-    carry_from: the URI of a table whose rows are carried over if the task, a `CarryingTask`,
-        accepts them. It may be `uri` itself, or a URI where nothing is published.
+    carry_from: the URI of a table, or of a run, whose rows are carried over if the task, a
+        `CarryingTask`, accepts them. It may be `uri` itself, or a URI where nothing is published.
+    may_carry: whether rows of an unpublished run at `uri` may be carried over (`open_earlier`).
     """
 
     uri: str
@@ -52,6 +53,7 @@ class RunRequest:
     rows_per_chunk: Callable[[int], int] | int = ROWS_PER_CHUNK
     limit: int | None = None
     carry_from: str | None = None
+    may_carry: Callable[[RunRecord], bool] = lambda _: True
     storage: StorageConfig = field(default_factory=StorageConfig)
 
     @property
@@ -107,8 +109,9 @@ class RunRequest:
         size, taken, earlier = self._size_of_chunks(rows.num_rows), self._taken, None
         num_buckets = num_buckets_for(rows.num_rows)
         if carrying and self.carry_from is not None:
-            location = open_location(self.carry_from, self.storage)
-            earlier = open_earlier(location, self.format, self.output)
+            earlier = open_earlier(
+                self.carry_from, self.format, self.output, self.storage, self.may_carry
+            )
 
         def prepared(rows: pa.Table) -> pa.Table:
             left = taken.without(rows)
@@ -273,92 +276,3 @@ def _cut_until(limit: int, chunks: Iterable[pa.Table], size: int) -> Iterator[pa
             rows, limit = rows.slice(num_first), limit - num_first
         yield rows
         limit -= rows.num_rows
-
-
-ROWS_AT_ONCE = 2**16
-_INDEX = "__index"
-
-
-@dataclass(frozen=True)
-class Earlier:
-    """The rows that can be carried over: those of a table's newest version not taken down there.
-
-    Table and plan use the same hash but may have different numbers of buckets, so the table is read
-    one range of buckets at a time. num_buckets: the table's number of buckets.
-    """
-
-    log: DeltaLog
-    format: RowFormat
-    taken: Takedowns
-    num_buckets: int
-
-    def beside(self, rows: pa.Table, num_buckets: int) -> pa.Table:
-        """Add the column `EARLIER` to planned rows: the earlier row with the same keys, or null.
-
-        rows: sorted by bucket. num_buckets: the plan's number of buckets, a power of two.
-        """
-        planned, schema = self.format.joined_keys(rows), self.format.table_schema
-        tables = [schema.empty_table().append_column(_INDEX, pa.array([], pa.int32()))]
-        for earlier in self._near(rows, num_buckets):
-            indices = pc.index_in(self.format.joined_keys(earlier), value_set=planned)
-            matching = earlier.append_column(_INDEX, indices).filter(pc.is_valid(indices))
-            tables.append(self.taken.without(matching))
-        matching = pa.concat_tables(tables).combine_chunks()
-        which = np.full(rows.num_rows, -1)
-        which[matching[_INDEX].to_numpy()] = np.arange(matching.num_rows)
-        nullable = pa.schema([field.with_nullable(True) for field in schema]).remove_metadata()
-        structs = matching.select(schema.names).cast(nullable).to_struct_array()
-        return rows.append_column(EARLIER, structs.take(pa.array(which, mask=which < 0)))
-
-    def _near(self, rows: pa.Table, num_buckets: int) -> Iterator[pa.Table]:
-        """Yield the version's rows whose buckets overlap those of `rows`."""
-        if not rows.num_rows:
-            return
-        ends = (rows["bucket"][0].as_py(), rows["bucket"][-1].as_py() + 1)
-        least = ends[0] * self.num_buckets // num_buckets
-        greatest = (ends[1] * self.num_buckets - 1) // num_buckets
-        low, high = pc.field("min.bucket"), pc.field("max.bucket")
-        files = self.log.files(self.log.version)
-        near = files.filter(low.is_null() | ((low <= greatest) & (high >= least)))
-        location, schema, bucket = self.log.location, self.format.table_schema, pc.field("bucket")
-        # Open the files for each range: a single dataset would keep every footer in memory.
-        batches = files_of(location, near, schema).to_batches(
-            columns=schema.names,
-            filter=(bucket >= least) & (bucket <= greatest),
-            **FEW_AT_ONCE,
-        )
-        tables = (pa.Table.from_batches([batch]) for batch in batches if batch.num_rows)
-        with file_errors(location):
-            yield from row_groups(tables, ROWS_AT_ONCE)
-
-
-def open_earlier(location: Location, format: RowFormat, output: Location) -> Earlier | None:
-    """Return the rows published at `location`, or None if nothing is published there.
-
-    Also return None if `location` is `output` itself and an older xrec published it with other
-    columns. Raise ArtifactMismatchError if another table has other columns, TableError if its
-    newest version is not sound, StorageError.
-    """
-    if (log := open_log(location)) is None:
-        return None
-    log.check_sound()
-    if (shown := log.shown(log.version)) is None:
-        return None
-    schema = log.schema(log.version)
-    types = dict(zip(schema.names, schema.types, strict=True))
-    differing = [
-        f"{field.name}: {types.get(field.name, 'none')} there, {field.type} here"
-        for field in format.table_schema
-        if field not in format.given and types.get(field.name) != field.type
-    ]
-    if differing and location.uri == output.uri:
-        return None
-    if differing:
-        raise ArtifactMismatchError(
-            f"{location}: the table has different columns, so no rows can be carried over: "
-            + ", ".join(differing),
-            code="other_columns",
-            key=differing[0].partition(":")[0],
-            saw=differing,
-        )
-    return Earlier(log, format, read_takedowns(location), shown.manifest.metrics["num_buckets"])

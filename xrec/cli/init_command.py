@@ -34,12 +34,14 @@ def init(
     Finds out which files contain users, items, interactions, explanations or reviews, and what
     their columns mean. Chooses settings for the size of the data and this machine; never prompts.
 
-    In:   .csv, .tsv, .jsonl, .json (one object per line) or .parquet files
+    In:   .csv, .tsv, .jsonl, .json (one object per line) or .parquet files, or a dataset in a
+          clone of github.com/HKUDS/XRec
     Out:  DIR/xrec.yaml, with comments; a report of what was found and what is missing
 
     Examples:
       xrec init shop --from exports/2026-11 && xrec run shop/xrec.yaml
       xrec init shop --from export.csv --columns 'user_id=Kunde Nr,item_id=Artikel,review=Text'
+      xrec init yelp --from XRec/data/yelp
     """
     from xrec.init import init_project
 

@@ -36,9 +36,9 @@ def job_command(name: str) -> Callable[..., None]:
 
         config = load_config(CONFIG_TYPES[name], config_path, overrides or [])
         if dry_run:
-            show_config(config)
             for line in _outlook(name, config):
                 typer.echo(f"# {line}")
+            show_config(config)
         elif (manifest := run_job(name, config := present(config))) is not None:
             typer.echo(summary(manifest, config.artifact(manifest.kind), as_json=as_json))
         elif as_json:

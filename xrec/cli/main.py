@@ -38,7 +38,7 @@ Examples:
   xrec backfill --help
 """
 
-app = new_app()
+app = new_app(add_completion=True)
 lab = new_app()
 table = new_app()
 

@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from xrec.cli.printing import scalars
 from xrec.errors import XRecError, install_command, packages_of
@@ -48,16 +48,29 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one li
 
 
 def keys_option(job: str) -> Any:
-    """Return the option `--keys`, which lists the config keys of `job` and exits."""
+    """Return the option `--keys`, which lists config keys of `job` and exits."""
 
-    def show(wanted: bool) -> None:
+    def show(context: typer.Context, wanted: bool) -> None:
         if wanted:
             from xrec.config import job_keys
 
-            typer.echo(job_keys(job))
+            typer.echo(job_keys(job, context.obj))
             raise typer.Exit
 
-    return typer.Option("--keys", callback=show, is_eager=True, help="List all config keys.")
+    help_text = "List the config keys, or those that contain the words after --keys."
+    return typer.Option("--keys", callback=show, is_eager=True, help=help_text)
+
+
+class _Command(TyperCommand):
+    """A command that keeps the words after `--keys` for that option."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if "--keys" in args:
+            ctx.obj = args[args.index("--keys") + 1 :]
+        return super().parse_args(ctx, args)
+
+
+_HELP_OPTIONS = {"help_option_names": ["-h", "--help"]}
 
 
 class _Group(TyperGroup):
@@ -73,11 +86,12 @@ class _Group(TyperGroup):
                 formatter.write_dl(lines)
 
 
-def new_app() -> typer.Typer:
+def new_app(*, add_completion: bool = False) -> typer.Typer:
     """Return a program without commands."""
     return typer.Typer(
         cls=_Group,
-        add_completion=False,
+        add_completion=add_completion,
+        context_settings=_HELP_OPTIONS,
         rich_markup_mode=None,
         pretty_exceptions_enable=False,
         no_args_is_help=True,
@@ -99,10 +113,11 @@ def add_command(
     text, _, examples = inspect.cleandoc(work.__doc__ or "").partition("\n\nExamples:\n")
     app.command(
         work.__name__,
+        cls=_Command,
         help=text.replace("\n\nIn:", "\n\n\b\nIn:"),  # \b: keep the lines as they are
         epilog=f"\b\nExamples:\n{examples}",
         rich_help_panel=section,
-        context_settings={"ignore_unknown_options": passes_on},
+        context_settings={**_HELP_OPTIONS, "ignore_unknown_options": passes_on},
     )(_reporting(work))
 
 

@@ -115,13 +115,15 @@ ConfigT = TypeVar("ConfigT", bound=Config)
 class Mistake:
     """A wrong key: its path, pydantic's error type, what is wrong, and the value seen.
 
-    `saw` is None for a secret, and for a mapping or a list, which may contain one.
+    `saw` is None for a secret, and for a mapping or a list, which may contain one. `line` is the
+    key's line in its file, if it is in one.
     """
 
     keys: tuple[str, ...]
     code: str
     text: str
     saw: Any = None
+    line: int | None = None
 
     @property
     def name(self) -> str:
@@ -129,7 +131,7 @@ class Mistake:
         return ".".join(self.keys) or "(top level)"
 
     def __str__(self) -> str:
-        return f"{self.name}: {self.text}"
+        return f"{f'line {self.line}: ' if self.line else ''}{self.name}: {self.text}"
 
 
 def did_you_mean(name: str, known: Sequence[str]) -> str:
@@ -254,12 +256,21 @@ def _mistake(
         if is_secret and not _PLAIN_KEY.fullmatch(keys[-1]):  # {key:secret}, for example
             keys = (*keys[:-1], "(not shown)")
         return Mistake(keys, code, text)
-    text = detail["msg"].removeprefix("Value error, ")
+    text, meant = detail["msg"].removeprefix("Value error, "), ""
+    if code == "union_tag_invalid":
+        keys, value, kinds = (*keys, "kind"), detail["ctx"]["tag"], detail["ctx"]["expected_tags"]
+        text, meant = f"Input should be one of {kinds}", did_you_mean(value, _quoted(kinds))
+    elif code == "literal_error" and isinstance(value, str):
+        meant = did_you_mean(value, _quoted(detail["ctx"]["expected"]))
     if is_secret:
         return Mistake(keys, code, f"{text}, saw a value that is not shown")
     if isinstance(value, Mapping | list | tuple):
         return Mistake(keys, code, text)
-    return Mistake(keys, code, f"{text}, saw {_shown(value)}", value)
+    return Mistake(keys, code, f"{text}, saw {_shown(value)}{meant and f'; {meant}'}", value)
+
+
+def _quoted(text: str) -> list[str]:
+    return re.findall(r"'([^']*)'", text)
 
 
 def _known_beside(config_type: type[Config], values: Any, keys: Sequence[str]) -> list[str]:

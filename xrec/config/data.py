@@ -107,11 +107,11 @@ class TableFiles(Config):
 
 
 class ReleaseSource(Config):
-    """The files of the public XRec release: total_{trn,val,tst}.csv, data.jsonl or data.json."""
+    """The public XRec release: total_{trn,val,tst}.csv, and {trn,val,tst}.pkl or data.json."""
 
     kind: Literal["xrec_release"]
     uri: Uri
-    """Folder of the files."""
+    """Folder of a dataset in a clone of github.com/HKUDS/XRec, for example XRec/data/yelp."""
 
 
 TABLE_COLUMNS: TableColumns = {
@@ -120,13 +120,15 @@ TABLE_COLUMNS: TableColumns = {
     "interactions": ("user_id", "item_id", "split"),
     "explanations": ("user_id", "item_id", "explanation", "split"),
     "dislikes": ("user_id", "item_id"),
+    "aspects": ("user_id", "item_id", "aspect", "opinion", "sentiment", "split"),
 }
 """The columns of each table of a `tables` source."""
 
 
 class TablesSource(TableFiles):
-    """Tables of users, items, interactions, explanations, and dislikes (items that a user returned
-    or rated badly, which are never recommended to them); only interactions are required."""
+    """Tables of users, items, interactions, explanations, dislikes (items that a user returned or
+    rated badly, which are never recommended to them), and aspects (what a user said about an item);
+    only interactions are required, and if there are none, they are the pairs of the aspects."""
 
     tables = TABLE_COLUMNS
     joined = may_be_null = ("profile", "title")
@@ -199,7 +201,7 @@ class PrepareConfig(SourceJobConfig):
     aspects_from: Literal["profiles"] | None = None
     """Where aspects come from in a source without reviews. profiles: phrases of praise in the
     items' profiles, in English only; a user's aspects are those of the items that they interacted
-    with. If null, only annotations have aspects, which are their own."""
+    with. If null, aspects are those of the source, if it has any."""
     memory_gb: float | None = Field(None, gt=0)
     """GB of memory that tables may use before they spill to the folder TMPDIR. If null, four fifths
     of the machine's memory."""

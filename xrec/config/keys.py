@@ -3,7 +3,7 @@
 import functools
 import json
 import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -81,17 +81,25 @@ def own_and_shared(job: str) -> tuple[list[Key], list[Key]]:
     return own, shared
 
 
-def job_keys(job: str) -> str:
-    """Return a text with the name, type, default, and meaning of each key of `job`."""
-    own, shared = own_and_shared(job)
-    return "\n".join(
-        [
-            "At the top level of the file, or in a job's section to override it for that job:",
-            *(line for key in shared for line in _lines(key)),
-            f"\nIn the section {job}:",
-            *(line for key in own for line in _lines(key)),
-        ]
+def job_keys(job: str, words: Sequence[str] = ()) -> str:
+    """Return a text with the name, type, default, and meaning of each key of `job`.
+
+    With `words`, it has only the keys whose name or meaning contains one of them.
+    """
+    own, shared = (
+        [line for key in keys if _has_a_word(key, words) for line in _lines(key)]
+        for keys in own_and_shared(job)
     )
+    if not own and not shared:
+        return f"no key of {job} contains {' or '.join(map(repr, words))}"
+    top = "At the top level of the file, or in a job's section to override it for that job:"
+    parts = [top, *shared, ""] if shared else []
+    return "\n".join([*parts, f"In the section {job}:", *own] if own else parts[:-1])
+
+
+def _has_a_word(key: Key, words: Sequence[str]) -> bool:
+    text = f"{key.name} {meaning(key)}".lower()
+    return not words or any(word.lower() in text for word in words)
 
 
 def _lines(key: Key) -> Iterator[str]:

@@ -8,7 +8,8 @@ file.
 """
 
 import functools
-from collections.abc import Collection, Mapping, Sequence
+import math
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,7 +25,7 @@ from xrec.config.base import (
 )
 from xrec.config.job import JobConfig, StorageConfig
 from xrec.config.keys import CONFIG_TYPES, SHARED, where_it_belongs
-from xrec.config.values import Override, parse_overrides, read_mapping
+from xrec.config.values import Override, lines_of_keys, parse_overrides, read_mapping
 from xrec.errors import ConfigError
 
 ConfigT = TypeVar("ConfigT", bound=JobConfig)
@@ -36,11 +37,13 @@ class Project:
     """The values of a project file, with the overrides that name a place in the file.
 
     `context` is the validation context of the jobs that are run, for example `SHARED_DISKS`.
+    `overrides` are those already in `values`, whose mistakes have no line in the file.
     """
 
     source: str
     values: Mapping[str, Any]
     context: Mapping[str, Any] | None = None
+    overrides: Sequence[Override] = ()
 
     @property
     def jobs(self) -> tuple[str, ...]:
@@ -74,8 +77,19 @@ class Project:
             if config is not None:
                 configs[job] = config
         if mistakes:
-            raise config_error(self.source, [*{str(each): each for each in mistakes}.values()])
+            unique = {str(each): each for each in mistakes}.values()
+            raise config_error(self.source, self._with_lines(unique))
         return {job: configs[job] for job in CONFIG_TYPES if job in jobs}
+
+    def _with_lines(self, mistakes: Iterable[Mistake]) -> list[Mistake]:
+        """Return the mistakes, those in the file with their lines, in the order of the lines."""
+        path, given = Path(self.source), {each.keys for each in self.overrides}
+        lines = lines_of_keys(path) if path.is_file() else {}
+        found = [
+            replace(each, line=None if each.keys in given else lines.get(each.keys))
+            for each in mistakes
+        ]
+        return sorted(found, key=lambda each: each.line or math.inf)
 
 
 def read_project(
@@ -94,7 +108,8 @@ def read_project(
                 code="unknown_key",
                 key=override.dotted,
             )
-    return Project(str(path), applied(overrides, read_mapping(Path(path))), context)
+    values = applied(overrides, read_mapping(Path(path)))
+    return Project(str(path), values, context, overrides)
 
 
 def load_config(
@@ -111,7 +126,7 @@ def load_config(
     overrides = parse_overrides(arguments)
     of_file = [each for each in overrides if each.keys[0] in CONFIG_TYPES]
     own = [each for each in overrides if each.keys[0] not in CONFIG_TYPES]
-    project = Project(str(path), applied(of_file, read_mapping(Path(path))), context)
+    project = Project(str(path), applied(of_file, read_mapping(Path(path))), context, of_file)
     (job,) = [name for name, each in CONFIG_TYPES.items() if each is config_type]
     config = project.configs([job], own)[job]
     assert isinstance(config, config_type)

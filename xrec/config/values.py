@@ -63,6 +63,28 @@ def read_mapping(path: Path) -> dict[str, Any]:
     return values
 
 
+def lines_of_keys(path: Path) -> dict[tuple[str, ...], int]:
+    """Return the line number of each key in the YAML file at `path`, by its path of keys."""
+    lines: dict[tuple[str, ...], int] = {}
+    seen: set[int] = set()
+
+    def add(node: yaml.Node | None, above: tuple[str, ...]) -> None:
+        if id(node) in seen:  # an alias, which may also lead back to a node above
+            return
+        seen.add(id(node))
+        if isinstance(node, yaml.MappingNode):
+            for key, value in node.value:
+                keys = (*above, str(key.value))
+                lines[keys] = key.start_mark.line + 1
+                add(value, keys)
+        elif isinstance(node, yaml.SequenceNode):
+            for index, value in enumerate(node.value):
+                add(value, (*above, str(index)))
+
+    add(yaml.compose(path.read_text(encoding="utf-8"), _Loader), ())
+    return lines
+
+
 def parse_yaml(text: str, source: str) -> Any:
     """Return the value of `text`. Raises ConfigError with `source`, line, and column."""
     try:

@@ -3,14 +3,20 @@
 block, files               the rows of a file, by column
 arrow_rows, csv_rows       blocks that Arrow reads as we do; CSV record by record
 rows, findings             the same under our column names, and the rows that are left out
-sources, staging           which files a source has; its rows in DuckDB
+sources, release, staging  which files a source has, or the public release; its rows in DuckDB
 assemble, prepare          the dataset's tables made from them; all of this, for a job
 dataset, ids, splits       the artifact, the index of its IDs, splits and samples by hash
 aspects, evidence          what the texts say of items and users, and what backs a reason
 language                   what can be said of a text without a language model: its own facade
 """
 
-from xrec.data.aspects import NamedAspects, aspect_counts, check_aspects, visited_aspects
+from xrec.data.aspects import (
+    LOW_RATED,
+    NamedAspects,
+    aspect_counts,
+    check_aspects,
+    visited_aspects,
+)
 from xrec.data.assemble import assemble, check_not_empty
 from xrec.data.block import MISSING
 from xrec.data.dataset import (
@@ -48,6 +54,7 @@ from xrec.data.findings import (
     rejected_table,
 )
 from xrec.data.prepare import dataset_settings, prepare_dataset
+from xrec.data.release import find_release_files, is_release, read_release
 from xrec.data.rows import (
     SPLITS,
     FileRows,
@@ -62,9 +69,7 @@ from xrec.data.rows import (
 from xrec.data.sources import (
     Source,
     find_files,
-    find_release_files,
     find_table_files,
-    read_release,
     read_tables,
 )
 from xrec.data.splits import drawn_explanations, drawn_pairs, split_pairs
@@ -74,6 +79,7 @@ __all__ = [
     "ASPECTS_FROM",
     "EVIDENCE_KINDS",
     "EXTENDS",
+    "LOW_RATED",
     "MISSING",
     "SECOND_BITS",
     "SPLITS",
@@ -109,6 +115,7 @@ __all__ = [
     "find_table_files",
     "held_out_pairs",
     "index_keys",
+    "is_release",
     "joined_rows",
     "open_dataset",
     "pair_keys",

@@ -1,11 +1,12 @@
 """The tables of aspects: the vocabulary, with counts of training reviews, and each pair's aspects.
 
-Held-out pairs are never counted; their aspects serve only as references. If a dataset has no
-reviews, its aspects can come from its profiles (`profile_aspect_tables`).
+Held-out pairs are never counted; their aspects serve only as references. If a dataset has neither
+annotations nor a table of aspects, they can come from its profiles (`profile_aspect_tables`).
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -15,35 +16,39 @@ from numpy.typing import NDArray
 from xrec import schemas
 from xrec.errors import DataError
 
+LOW_RATED: Literal["low_rated"] = "low_rated"
+"""The split of what users said about items that they disliked; these pairs are no interactions."""
+
 
 def aspect_tables(named: pa.Table) -> dict[str, pa.Table]:
     """Return the tables aspects, item_aspects, user_aspects and explanation_aspects (xrec.schemas).
 
+    If users disliked items, also return low_rated_aspects and low_rated_user_aspects. Aspects that
+    no training pair has are left out.
+
     named: user_index, item_index, split, aspect, opinion, sentiment; each aspect appears at most
-        once per pair, and in at least one training pair.
+        once per pair.
     """
     training = named.filter(pc.equal(named["split"], "train"))
     order = [("num_reviews", "descending"), ("aspect", "ascending")]
     vocabulary = _counted(training, ["aspect"]).sort_by(order)
     numbers = pa.array(np.arange(vocabulary.num_rows, dtype=np.int32))
     aspects = vocabulary.append_column("aspect_index", numbers)
-    indexed = _indexed(named, aspects)
+    indexed = _indexed(named, aspects).drop_null()
+    low_rated = pc.equal(indexed["split"], LOW_RATED)
+    disliked, indexed = indexed.filter(low_rated), indexed.filter(pc.invert(low_rated))
     trained = indexed.filter(pc.equal(indexed["split"], "train"))
     by_pair = indexed.sort_by([("user_index", "ascending"), ("item_index", "ascending")])
-    return {
+    tables = {
         "aspects": _in_schema(aspects, schemas.ASPECTS),
         "item_aspects": aspect_counts(trained, "item"),
         "user_aspects": aspect_counts(trained, "user"),
         "explanation_aspects": _in_schema(by_pair, schemas.EXPLANATION_ASPECTS),
     }
-
-
-def low_rated_aspects(named: pa.Table, aspects: pa.Table) -> pa.Table:
-    """Return what low-rated reviews say about their items (schema LOW_RATED_ASPECTS).
-
-    named: item_index, aspect, sentiment. aspects: the vocabulary, with its indices.
-    """
-    return aspect_counts(_indexed(named, aspects).drop_null(), "item")
+    if disliked:
+        tables["low_rated_aspects"] = aspect_counts(disliked, "item")
+        tables["low_rated_user_aspects"] = aspect_counts(disliked, "user")
+    return tables
 
 
 def aspect_counts(named: pa.Table, side: str) -> pa.Table:

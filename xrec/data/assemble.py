@@ -16,7 +16,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from xrec.data.aspects import aspect_tables, low_rated_aspects
+from xrec.data.aspects import aspect_tables
 from xrec.data.dataset import KEPT, Dataset
 from xrec.data.rows import SPLITS
 from xrec.data.staging import Staging
@@ -40,6 +40,32 @@ _INTERACTIONS = """
         AND NOT (ranked.split = 'train' AND coalesce(explanations.split <> 'train', false))
     ORDER BY user_index, item_index"""
 """All usable pairs except training edges whose explanation is held out."""
+_OF_PAIRS = f"""
+    SELECT rows.*, coalesce(
+        interactions.split,
+        nullif(explanations.split, 'train'),
+        CASE WHEN (user_index, item_index) IN (
+            SELECT (user_index, item_index) FROM ({_INDEXED.format(table="dislikes", how="JOIN")})
+        ) THEN 'low_rated' END) AS of_pair
+    FROM ({_INDEXED.format(table="aspects", how="LEFT JOIN")}) AS rows
+    LEFT JOIN interactions USING (user_index, item_index)
+    LEFT JOIN explanations USING (user_index, item_index)"""
+"""What users said about items, with the split of the pair; `low_rated` if the user disliked it."""
+_WHY_NO_ASPECT = """
+    CASE WHEN user_index IS NULL THEN 'unknown user_id'
+        WHEN item_index IS NULL THEN 'unknown item_id'
+        WHEN of_pair IS NULL THEN 'neither an interaction nor a dislike' END"""
+_ASPECTS = """
+    SELECT user_index, item_index, aspect, coalesce(opinion, '') AS opinion,
+        coalesce(sentiment, 'positive') AS sentiment,
+        CASE WHEN of_pair = 'train' THEN coalesce(split, 'train') ELSE of_pair END AS split
+    FROM ranked WHERE reason IS NULL
+    QUALIFY row_number() OVER (
+        PARTITION BY user_index, item_index, aspect ORDER BY ranked.sentiment = 'negative',
+            ranked.sentiment = 'neutral', ranked.opinion = '', strlen(ranked.opinion),
+            ranked.opinion) = 1
+    ORDER BY user_index, item_index, file, line"""
+"""Each aspect of a pair once, praise first. A row may hold out an aspect of a training pair."""
 
 CHANGES = "changes"
 """Metric of a dataset that extends another one: counts of new, removed, and changed IDs."""
@@ -217,13 +243,8 @@ def _of_pairs(staging: Staging) -> dict[str, pa.Table | pa.RecordBatchReader]:
         if staging.has(name)
     }
     if staging.has("aspects"):
-        named = staging.table(f"{by_pair.format(table='aspects', how='JOIN')}, line")
-        tables |= aspect_tables(named)
-    if staging.has("low_rated_aspects"):
-        rows = staging.table("""
-            SELECT items.rowid::INT AS item_index, aspect, sentiment
-            FROM raw.low_rated_aspects JOIN items USING (item_id)""")
-        tables["low_rated_aspects"] = low_rated_aspects(rows, tables["aspects"])
+        _rank(staging, "aspects", _OF_PAIRS, _WHY_NO_ASPECT)
+        tables |= aspect_tables(staging.table(_ASPECTS))
     return tables
 
 

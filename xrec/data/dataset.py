@@ -57,7 +57,8 @@ class Dataset:
     profiles are as the source gave them, and may repeat what the pair's review says. Only the
     generated sample has `planted`. The tables of aspects exist if `aspects_from` is not None, and
     count training pairs only. `explanation_aspects` also has held-out pairs, whose aspects are
-    references. `low_rated_aspects` is what reviews below the minimum rating say about items.
+    references. `low_rated_aspects` is what users said about items that they disliked, by item, and
+    `low_rated_user_aspects` by user.
 
     Rows are in the order of their IDs, unless `user_order` and `item_order` list the indices in
     that order. Only in that case can there be holes; U and I include them.
@@ -79,6 +80,7 @@ class Dataset:
     user_aspects: pa.Table | None = None
     explanation_aspects: pa.Table | None = None
     low_rated_aspects: pa.Table | None = None
+    low_rated_user_aspects: pa.Table | None = None
     user_order: pa.Table | None = None
     item_order: pa.Table | None = None
     on_disk: pa.Table | None = None

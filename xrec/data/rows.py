@@ -25,6 +25,8 @@ from xrec.errors import DataError
 
 SPLITS = ("train", "validation", "test")
 
+_SENTIMENTS = {"1": "positive", "0": "neutral", "-1": "negative"}
+
 Parser = Callable[[object], str | None]
 
 _TAG = re.compile(
@@ -82,6 +84,21 @@ def parse_split(value: object) -> str | None:
     if value not in SPLITS:
         raise ValueError(f"must be one of {', '.join(SPLITS)}")
     return str(value)
+
+
+def parse_aspect(value: object) -> str:
+    """Return the name of an aspect on one line, which must not be empty."""
+    if not (text := " ".join(parse_text(value).split())):
+        raise ValueError("must not be empty")
+    return text
+
+
+def parse_sentiment(value: object) -> str:
+    """Return a sentiment, given as a word in any case or as 1, 0, or -1; by default positive."""
+    word = "positive" if value is None or value == "" else str(value).strip().lower()
+    if (sentiment := _SENTIMENTS.get(word, word)) not in _SENTIMENTS.values():
+        raise ValueError("must be positive, neutral, or negative (or 1, 0, or -1)")
+    return sentiment
 
 
 def _valid_unicode(text: str) -> str:

@@ -1,14 +1,8 @@
-"""The sources of a dataset: your own tables, the public XRec release, or whatever a job adds.
+"""The sources of a dataset: your own tables, or whatever a job adds.
 
-Your own tables are users, items, interactions, explanations, and dislikes (docs/data.md), each in
-one or more files. Only the interactions are required. If users or items are missing, their IDs come
-from the pairs, and their profiles and titles are empty.
-
-The public release (github.com/HKUDS/XRec, folder data/) has the interactions of one split in each
-of `total_trn.csv`, `total_val.csv`, and `total_tst.csv`, in the columns user and item. `data.jsonl`
-(or `data.json`) has one explained pair per line, with the keys uid, iid, title, user_summary,
-item_summary, and explanation. The optional `item_profiles.jsonl`, with iid and item_summary, also
-has profiles of items without explanations.
+Your own tables are users, items, interactions, explanations, dislikes, and aspects (docs/data.md),
+each in one or more files. Only the interactions are required, or aspects in their place. If users
+or items are missing, their IDs come from the pairs, and their profiles and titles are empty.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -18,7 +12,16 @@ from functools import cache, partial
 from typing import TypeVar
 
 from xrec.config import TABLE_COLUMNS, TABLE_ENDINGS, TablesSource
-from xrec.data.rows import Parser, parse_description, parse_id, parse_split, parse_text, stream_rows
+from xrec.data.rows import (
+    Parser,
+    parse_aspect,
+    parse_description,
+    parse_id,
+    parse_sentiment,
+    parse_split,
+    parse_text,
+    stream_rows,
+)
 from xrec.data.staging import Staging
 from xrec.errors import DataError
 from xrec.storage import Location, Manifest, request_each
@@ -36,13 +39,21 @@ _COLUMNS: dict[str, dict[str, Parser]] = {
     "interactions": _IDS,
     "explanations": {**_IDS, "explanation": parse_text},
     "dislikes": _IDS,
+    "aspects": {**_IDS, "aspect": parse_aspect},
 }
+_SPLIT: dict[str, Parser] = {"split": parse_split}
+_OPTIONAL: dict[str, dict[str, Parser]] = {
+    "interactions": _SPLIT,
+    "explanations": _SPLIT,
+    "aspects": {"opinion": parse_text, "sentiment": parse_sentiment, **_SPLIT},
+}
+_PAIRS_OF_ASPECTS = """
+    SELECT user_id, item_id, coalesce(
+            arg_min(split, list_position(['test', 'validation', 'train'], split)),
+            split_of(user_id, item_id)) AS split,
+        arg_min(line, (file, line)) AS line, min(file) AS file
+    FROM raw.aspects GROUP BY user_id, item_id"""
 _ADVICE = "name the file's own columns in source.columns ({user_id: <column>}), or rename them"
-_SPLIT_FILES = {"total_trn.csv": "train", "total_val.csv": "validation", "total_tst.csv": "test"}
-_EXPLANATION_FILES = ("data.jsonl", "data.json")
-_PROFILE_FILE = "item_profiles.jsonl"
-_TEXTS = dict.fromkeys(("title", "user_summary", "item_summary", "explanation"), parse_text)
-_PROFILES: dict[str, Parser] = {"item_id": parse_id, "item_summary": parse_text}
 
 
 @dataclass(frozen=True)
@@ -84,19 +95,22 @@ class Source:
 
 def find_table_files(folder: Location, source: TablesSource) -> dict[str, dict[str, Location]]:
     """Return the files of each table in `folder`; raise DataError like `find_files`."""
-    return find_files(folder, TABLES, source.files, "interactions")
+    return find_files(folder, TABLES, source.files, ("interactions", "aspects"))
 
 
 def find_files(
-    folder: Location, tables: Sequence[TableT], named: Mapping[TableT, str], needed: TableT
+    folder: Location,
+    tables: Sequence[TableT],
+    named: Mapping[TableT, str],
+    needed: Sequence[TableT],
 ) -> dict[TableT, dict[str, Location]]:
     """Return the files of each table by name: those that match its pattern in `named`.
 
     Without a pattern, the files are the one named like the table, those named like the table plus a
     number, or those in a folder named like the table, all with the same extension.
 
-    Raises DataError if no file matches a pattern, `needed` has no files, or a table exists in more
-    than one form.
+    needed: tables of which one must have files. Raises DataError if none has, if no file matches a
+    pattern, or if a table exists in more than one form.
     """
     names_in = cache(lambda parent: (folder / parent if parent else folder).sizes())
     found: dict[TableT, dict[str, Location]] = {}
@@ -113,19 +127,21 @@ def find_files(
                 key=key,
                 saw=seen,
             )
-        if not forms and (table in named or table == needed):
-            usual = ", ".join(f"{table}{ending}" for ending in TABLE_ENDINGS)
-            either = f"one of {usual}, or such files with a number or in the folder {table}"
-            raise DataError(
-                f"{folder}: the {table} are missing; expected {named.get(table, either)}, saw "
-                f"{', '.join(folder.files()[:10]) or 'no files'}; check source.uri, or name the "
-                f"file in {key}",
-                code="missing_file",
-                key=key,
-                saw=named.get(table),
-            )
         if forms:
             found[table] = {name: folder / name for name in forms[0]}
+    required = [*named, *([] if found.keys() & {*needed} else needed[:1])]
+    for table in (table for table in required if table not in found):
+        key = f"source.files.{table}"
+        usual = ", ".join(f"{table}{ending}" for ending in TABLE_ENDINGS)
+        either = f"one of {usual}, or such files with a number or in the folder {table}"
+        raise DataError(
+            f"{folder}: the {table} are missing; expected {named.get(table, either)}, saw "
+            f"{', '.join(folder.files()[:10]) or 'no files'}; check source.uri, or name the "
+            f"file in {key}",
+            code="missing_file",
+            key=key,
+            saw=named.get(table),
+        )
     return found
 
 
@@ -146,83 +162,18 @@ def _matching(names_in: Callable[[str], Collection[str]], pattern: str) -> list[
 def read_tables(staging: Staging, files: Files, source: TablesSource) -> None:
     """Read the tables from their files, in the order of `TABLES`.
 
-    Raises DataError if a column is missing.
+    Without a table of interactions, they are the pairs of the aspects. Raises DataError if a column
+    is missing.
     """
     for table in filter(files.__contains__, TABLES):
         stream = partial(
             stream_rows,
             columns=_COLUMNS[table],
-            optional={"split": parse_split} if "split" in TABLE_COLUMNS[table] else None,
+            optional=_OPTIONAL.get(table),
             names=source.names_in(table),
             **source.format,
             advice=_ADVICE,
         )
         staging.read(table, files[table], stream)
-
-
-def find_release_files(folder: Location) -> dict[str, dict[str, Location]]:
-    """Return the files of a release in `folder`; each file is a table of its own name.
-
-    Raises DataError if a file is missing, with the files that were found.
-    """
-    missing = [name for name in _SPLIT_FILES if not (folder / name).is_file()]
-    explanations = [name for name in _EXPLANATION_FILES if (folder / name).is_file()]
-    if not explanations:
-        missing.append(" or ".join(_EXPLANATION_FILES))
-    if missing:
-        raise DataError(
-            f"{folder}: missing file(s) {', '.join(missing)}; expected the public XRec release "
-            f"({', '.join(_SPLIT_FILES)}, data.jsonl), "
-            f"saw {', '.join(folder.files()[:10]) or 'no files'}; check source.uri",
-            code="missing_file",
-            key=missing[0],
-            saw=tuple(folder.files()[:10]),
-        )
-    profiles = [_PROFILE_FILE] if (folder / _PROFILE_FILE).is_file() else []
-    return {name: {name: folder / name} for name in (*_SPLIT_FILES, explanations[0], *profiles)}
-
-
-def read_release(staging: Staging, files: Files) -> None:
-    """Read a release from its files.
-
-    Users and items are collected from all files. Without a line in data.jsonl, their profiles and
-    titles are empty; an item's profile in item_profiles.jsonl overrides the one in data.jsonl.
-    Raises DataError if a column is missing.
-    """
-    for name, each in files.items():
-        names: dict[str, tuple[str, ...]] = {"user_id": ("uid",), "item_id": ("iid",)}
-        table, columns = "described", _PROFILES if name == _PROFILE_FILE else {**_IDS, **_TEXTS}
-        if split := _SPLIT_FILES.get(name):
-            table = "interactions"
-            names = {"user_id": ("user",), "item_id": ("item",), "split": ()}
-            columns = {**_IDS, "split": partial(_given, split)}
-        staging.read(table, each, partial(stream_rows, columns=columns, names=names))
-    staging.fill(
-        "explanations",
-        """SELECT user_id, item_id, explanation, split_of(user_id, item_id) AS split, file, line
-        FROM raw.described WHERE user_id IS NOT NULL""",
-    )
-    _describe(staging, "users", "user_id", {"profile": "user_summary"})
-    _describe(staging, "items", "item_id", {"title": "title", "profile": "item_summary"})
-
-
-def _given(split: str, _: object) -> str:
-    """Return `split`; the parser for a file whose rows all have the same split."""
-    return split
-
-
-def _describe(staging: Staging, table: str, key: str, texts: Mapping[str, str]) -> None:
-    """Add each ID once, with the first non-empty value of each of its texts.
-
-    texts: maps our columns to those of the raw table `described`.
-    """
-    first = ", ".join(
-        f"coalesce(first({theirs} ORDER BY file DESC, line) FILTER ({theirs} <> ''), '') AS {ours}"
-        for ours, theirs in texts.items()
-    )
-    staging.fill(
-        table,
-        f"""SELECT {key}, {first}
-        FROM (FROM raw.described UNION ALL BY NAME SELECT {key} FROM raw.interactions)
-        WHERE {key} IS NOT NULL GROUP BY {key}""",
-    )
+    if not staging.has("interactions"):
+        staging.fill("interactions", _PAIRS_OF_ASPECTS)

@@ -189,7 +189,8 @@ class Staging:
     def _insert(self, table: str, rows: pa.Table, file: int) -> None:
         self.database.register("batch", rows)
         splits = " REPLACE (coalesce(split, split_of(user_id, item_id)) AS split)"
-        columns = f"*{splits if 'split' in rows.column_names else ''}, {file}::INT AS file"
+        is_split = "split" in rows.column_names and table != "raw.aspects"  # its pairs are
+        columns = f"*{splits if is_split else ''}, {file}::INT AS file"
         if table.removeprefix("raw.") not in (*TABLE_COLUMNS, "findings"):
             self.sql(f"CREATE TABLE IF NOT EXISTS {table} AS SELECT {columns} FROM batch LIMIT 0")
         self.sql(f"INSERT INTO {table} BY NAME SELECT {columns} FROM batch")

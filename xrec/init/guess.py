@@ -28,15 +28,19 @@ class Guess:
     """The file of each table, and its columns.
 
     reviews: the file of reviews from which texts are to be written; None if texts already exist.
+    is_release: whether the folder is a dataset of the public XRec release, whose tables are known.
     """
 
     files: Mapping[str, str]
     columns: Mapping[str, Columns]
     reviews: File | None = None
+    is_release: bool = False
 
     def source(self, folder: Folder) -> dict[str, Any]:
         """Return the `source` that reads these tables, without settings that have their default."""
         uri, files = folder.location.uri, dict(self.files)
+        if self.is_release:
+            return {"kind": "xrec_release", "uri": uri}
         if folder.location.is_file() and self.reviews:
             files = {}
         elif folder.location.is_file():

@@ -10,11 +10,12 @@ import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from xrec.config import StorageConfig
+from xrec.data import is_release
 from xrec.errors import ConfigError, DataError
-from xrec.init.files import ENCODING, Folder, likeliest, read_folder
+from xrec.init.files import ENCODING, File, Folder, likeliest, read_folder
 from xrec.init.guess import Guess, guess_tables
 from xrec.init.names import Meaning, deed_of
-from xrec.init.survey import LEAST, Survey, survey_reviews, survey_tables
+from xrec.init.survey import LEAST, Survey, survey_release, survey_reviews, survey_tables
 from xrec.storage import check_access, open_location
 
 PROJECT_FILE = "xrec.yaml"
@@ -54,8 +55,8 @@ class Findings:
                 our: name for t in tables for our, name in self.guess.columns[t].items() if name
             }
             shown = (f"{o} = {n if isinstance(n, str) else ' + '.join(n)}" for o, n in used.items())
-            tables_of_file = " and ".join(tables) or "not used"
-            yield [file.name, str(file.num_rows), tables_of_file, ", ".join(shown)]
+            unused = "XRec release" if self.guess.is_release else "not used"
+            yield [file.name, str(file.num_rows), " and ".join(tables) or unused, ", ".join(shown)]
 
     def notes(self) -> Iterator[str]:
         """Yield one line for everything missing, odd or left out, with its consequence."""
@@ -65,6 +66,8 @@ class Findings:
             read_as = f"lines that are not UTF-8 are read as {ENCODING} (source.encoding)"
             yield f"{name}: {read_as}, such as {word!r}"
         survey = self.survey
+        if self.guess.is_release and "trn.pkl" not in survey.num_rows:
+            yield "no trn.pkl (git lfs pull fetches it): the explained pairs are split by hash"
         if not survey.can_train_adapter:
             yield (
                 f"too few explanations to train on ({_listed(survey.num_explanations)}; the "
@@ -103,8 +106,13 @@ def init_project(
         )
     location = open_location(source_uri)
     check_access(location, StorageConfig())
-    folder = read_folder(location, columns or {})
-    guess = guess_tables(folder)
+    if is_release(location):
+        counts, guess = survey_release(location), Guess({}, {}, is_release=True)
+        files = (File(name, None, num_rows, ()) for name, num_rows in counts.num_rows.items())
+        folder = Folder(location, tuple(files), (), ",", {})
+    else:
+        folder = read_folder(location, columns or {})
+        guess = guess_tables(folder)
     _check_given(columns or {}, folder, guess)
     if guess.reviews is None and annotator == "language-model":
         raise ConfigError(
@@ -117,14 +125,15 @@ def init_project(
     source, scale = guess.source(folder), guess.rating_range
     min_rating = scale and round(scale[0] + _GOOD_SHARE * (scale[1] - scale[0]))
     split = "time" if guess.splits_by_time else "hash"
-    if guess.reviews is None:
+    if guess.reviews is None and not guess.is_release:
         counts = survey_tables(source)
-    else:
+    elif not guess.is_release:
         ratings = {"rating_range": scale, "min_rating": min_rating} if scale else {}
         counts = survey_reviews({"source": source, "split": {"by": split}, **ratings})
     machine = machine or this_machine()
     text = _template().render(
         reviews=guess.reviews is not None,
+        release=guess.is_release,
         rating_range=scale,
         min_rating=min_rating,
         split=split,
@@ -216,6 +225,8 @@ def this_machine() -> Machine:
 
 
 def _missing_tables(guess: Guess) -> Iterator[str]:
+    if guess.is_release:
+        return
     if guess.reviews is None and "users" not in guess.files:
         yield "no table of users: profiles are empty, so texts cannot refer to the user"
     if "items" in guess.files:

@@ -1,7 +1,7 @@
 """Reads the files as the jobs will, and counts what they will make of them."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,10 +19,12 @@ from xrec.data import (
     check_rejected_share,
     count_findings,
     count_reasons,
+    find_release_files,
     find_table_files,
+    read_release,
     read_tables,
 )
-from xrec.storage import open_location
+from xrec.storage import Location, open_location
 
 LEAST = {"train": 16, "validation": 2, "test": 2}
 """The number of explanations that an adapter needs, by split."""
@@ -38,6 +40,7 @@ class Survey:
     num_explanations: by split. rejected: counts of rows left out, by "file: reason".
     max_rejected_share: the largest share of one file. explanation_tokens: the 95th percentile of
     the explanations' estimated length; 0 if there are none. dropped: counts of reviews by reason.
+    num_rows: of each file.
     """
 
     num_users: int
@@ -49,6 +52,7 @@ class Survey:
     max_rejected_share: float
     explanation_tokens: int
     dropped: Mapping[str, int] = field(default_factory=dict)
+    num_rows: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def can_train_adapter(self) -> bool:
@@ -81,10 +85,21 @@ def survey_reviews(section: Mapping[str, Any]) -> Survey:
 def survey_tables(section: Mapping[str, Any]) -> Survey:
     """Read the tables like `xrec prepare` with this source; raise DataError if that fails."""
     source = TablesSource.model_validate(section)
+    files = find_table_files(open_location(source.uri), source)
+    return _survey(lambda staging: read_tables(staging, files, source), source.uri)
+
+
+def survey_release(folder: Location) -> Survey:
+    """Read a dataset of the public XRec release like `xrec prepare`."""
+    files = find_release_files(folder)
+    return _survey(lambda staging: read_release(staging, files), folder.uri)
+
+
+def _survey(read: Callable[[Staging], None], uri: str) -> Survey:
     with Staging(SplitShares()) as staging:
-        read_tables(staging, find_table_files(open_location(source.uri), source), source)
+        read(staging)
         metrics = assemble(staging).metrics
-        left_out = _rejected(staging.rejected(), staging.num_rows, source.uri)
+        left_out = _rejected(staging.rejected(), staging.num_rows, uri)
         check_not_empty(staging)
         texts = staging.table("SELECT explanation FROM explanations")["explanation"].to_pylist()
         num_users, num_items = staging.count("users"), staging.count("items")
@@ -98,6 +113,7 @@ def survey_tables(section: Mapping[str, Any]) -> Survey:
         num_explanations=metrics["num_explanations"],
         **left_out,
         explanation_tokens=int(np.quantile(num_words or [0], 0.95) * _TOKENS_PER_WORD),
+        num_rows=staging.num_rows,
     )
 
 

@@ -128,6 +128,7 @@ def refresh(
     Raises BudgetError if the budget is used up, and what `plan_night` and the jobs raise.
     """
     night = nights.plan_night(configs, _state, train=train, reread=reread)
+    night.begin()
     tell(night.title)
     costs = nights.NightCosts(night)
     try:

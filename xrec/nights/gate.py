@@ -1,28 +1,59 @@
 """The gate: decide from figures and their bounds whether a finished run may be published.
 
-`coverage` and `failed` cover all rows, `own_profile` and `own_vector` the run's inputs, and the
-others a sample. A figure with too few rows or nothing to compare with is unknown, and passes.
-docs/night.md describes what each figure detects.
+`rows`, `coverage` and `failed` cover all rows, `recall`, `own_profile` and `own_vector` the run's
+inputs, and the others a sample. A figure with too few rows or nothing to compare with is unknown,
+and passes. One that could not be computed is NaN, and does not pass.
+
+The config's bounds are absolute. Once 14 versions were published, the last 14 tighten the bound of
+each figure to their median, plus or minus max(4 MAD, a floor). Versions that were rolled back do
+not count. If the models were trained since the published version, the figures that compare with it
+keep their absolute bounds. docs/night.md describes what each figure detects.
 """
 
 import json
+from collections.abc import Iterator, Mapping
+from itertools import islice
+from math import inf, isnan, nan
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from xrec.backfill import resolve
-from xrec.bulk import BulkRun, Survey
-from xrec.config import BackfillConfig
+from xrec.backfill.plan import VERDICT
+from xrec.bulk import BulkRun, Published, Survey
+from xrec.config import BackfillConfig, RecommendedPairs
 from xrec.data import read_dataset
 from xrec.errors import ArtifactMismatchError, ArtifactNotFoundError, GateError
 from xrec.nights.figures import LEAST_ROWS, Values, drift, own_profiles, own_vectors, text_shares
 from xrec.nights.sample import Sample, sample_of
-from xrec.storage import Manifest, fingerprint_of, location_of, open_location
+from xrec.storage import (
+    Manifest,
+    find_manifest,
+    fingerprint_of,
+    location_of,
+    manifest_of,
+    open_location,
+)
 
 _OWN = ("own_item", "own_user", "own_profile", "own_vector")
-_AT_LEAST = frozenset({"coverage", "named", "distinct", *_OWN})
+_KEPT = ("rows", "users", "items", "pairs")
+_AT_LEAST = frozenset({"coverage", "named", "distinct", "catalogue", "recall", *_KEPT, *_OWN})
+_CONTINUITY = frozenset(
+    {"pairs", "recall", "length", "distinct", "aspects", "rewritten", "own_item", "own_user"}
+)
+"""Figures that compare with the published version, and change when the models do."""
+_NOT_OF_TEXTS = frozenset({"frequent", "catalogue", "recall", "coverage", "failed", *_KEPT})
+"""If only these stop a run, later runs carry its texts over."""
+_NUM_NIGHTS, _NUM_MADS = 14, 4
+_FLOOR, _FLOORS = 0.1, {"frequent": 0.05, "failed": 0.03, "commonest": 0.05, "recall": 0.15}
+"""The smallest distance from the median that is a reason to stop, by figure."""
 
 
 class GateFigure(NamedTuple):
-    """A figure with its bound; None if the value is unknown or there is no bound."""
+    """A figure with its bound; None if the value is unknown or there is no bound.
+
+    The value is NaN if it could not be computed.
+    """
 
     name: str
     value: float | None
@@ -34,6 +65,19 @@ class GateFigure(NamedTuple):
         if self.value is None or self.bound is None:
             return True
         return self.value >= self.bound if self.name in _AT_LEAST else self.value <= self.bound
+
+    def beside(self, earlier: list[float]) -> "GateFigure":
+        """Return the figure with the bound that its values of earlier nights tighten."""
+        if self.bound is None or len(earlier) < _NUM_NIGHTS:
+            return self
+        median = float(np.median(earlier))
+        mad = float(np.median(np.abs(np.array(earlier) - median)))
+        distance = max(_NUM_MADS * mad, _FLOORS.get(self.name, _FLOOR))
+        is_least = self.name in _AT_LEAST
+        bound = (
+            max(self.bound, median - distance) if is_least else min(self.bound, median + distance)
+        )
+        return self._replace(bound=bound)
 
     def __str__(self) -> str:
         value = "not known" if self.value is None else f"{self.value:.3f}"
@@ -59,17 +103,23 @@ class Gate:
         """Write the verdict into the run's folder; raise GateError if the run does not pass."""
         if self._config.gate is None:
             return
-        sample = sample_of(self._run)
+        sample = sample_of(self._run, num_items_of(self._config))
         figures = judge(self._config, self._run, sample)
-        passed = all(figure.passes for figure in figures)
+        stopped_by = [figure.name for figure in figures if not figure.passes]
+        passed = not stopped_by
         verdict = {
             "passed": passed,
+            "stopped_by": stopped_by,
+            "keeps_texts": {*stopped_by} <= _NOT_OF_TEXTS,
             "pass_number": len(self._run.passes()) - 1,
             "beside_version": sample.version,
-            "figures": {figure.name: figure.value for figure in figures},
+            "was_trained": _was_trained(self._config, sample),
+            "figures": {
+                f.name: None if f.value is None or isnan(f.value) else f.value for f in figures
+            },
             "bounds": {figure.name: figure.bound for figure in figures},
         }
-        name = f"gate-{fingerprint_of(verdict)}.json"
+        name = f"{VERDICT}{fingerprint_of(verdict)}.json"
         (self._run.folder / name).create_bytes(json.dumps(verdict, indent=2).encode())
         self.metrics = {"gate": {**verdict, **self.metrics.get("gate", {})}}
         if not passed and not self.force:
@@ -87,7 +137,7 @@ class Gate:
             "publish it anyway (xrec publish CONFIG --force WHY)",
             code="gate_not_passed",
             key="gate",
-            saw=tuple(figure.name for figure in figures if not figure.passes),
+            saw=tuple(self.metrics["gate"]["stopped_by"]),
         )
 
 
@@ -118,39 +168,114 @@ def judge(config: BackfillConfig, run: BulkRun, sample: Sample) -> list[GateFigu
     num_failed = run.format.faults(summary.failed).total()
     bounds = {"failed": config.max_failed_share, **(config.gate or {})}
     values: Values = {
+        **sample.shop,
         "coverage": summary.num_ok / num_rows if num_rows >= LEAST_ROWS else None,
         "failed": num_failed / num_rows,
         **text_shares(sample.new),
         **drift(sample.new, sample.old, is_alike=sample.is_alike),
-        "own_profile": None,
-        "own_vector": None,
     }
     if config.writer == "sentences":  # every text is plain
         values["plain"] = None
     if config.writer != "adapter":  # no vector is read
         bounds["own_vector"] = None
-    if bounds.get("own_profile") is not None:
-        values["own_profile"] = _own_profile(config, sample)
-    if bounds.get("own_vector") is not None:
-        values["own_vector"] = _own_vector(config)
-    return [GateFigure(name, value, bounds.get(name)) for name, value in values.items()]
+    slow = {"recall": _recall, "own_profile": _own_profile, "own_vector": _own_vector}
+    for name, compute in slow.items():
+        values[name] = compute(config, sample) if bounds.get(name) is not None else None
+    was_trained = _was_trained(config, sample)
+    if was_trained and bounds.get("pairs") is not None:
+        bounds["pairs"] = bounds.get("pairs_trained")
+    history = list(islice(_verdicts(sample.table), _NUM_NIGHTS))
+    figures = []
+    for name, value in values.items():
+        figure = GateFigure(name, value, bounds.get(name))
+        if not (was_trained and name in _CONTINUITY):
+            known = (
+                verdict["figures"].get(name)
+                for verdict in history
+                if not (verdict.get("was_trained") and name in _CONTINUITY)
+            )
+            figure = figure.beside([value for value in known if value is not None])
+        figures.append(figure)
+    return figures
+
+
+def num_items_of(config: BackfillConfig) -> int:
+    """Return the number of items in the config's dataset."""
+    return manifest_of(config, "dataset").row_counts["items"]
+
+
+def _verdicts(table: Published | None) -> Iterator[Mapping[str, Any]]:
+    """Yield the verdicts of the published versions that were not rolled back, newest first."""
+    least: float = inf
+    for version, commit in () if table is None else table.log.deciding():
+        if version > least:
+            continue
+        if commit.target is not None:
+            least = commit.target
+        if commit.kind == "publish" and commit.shown is not None:
+            verdict = commit.shown.manifest.metrics.get("gate", {})
+            if "figures" in verdict:
+                yield verdict
+
+
+def _was_trained(config: BackfillConfig, sample: Sample) -> bool:
+    """Return whether another model wrote the published texts, or the graph was trained since."""
+    if sample.table is None or not sample.is_alike:
+        return sample.table is not None
+    before, graph = sample.made_from.get("graph"), _graph(config, config.artifact("graph"))
+    if before is None or graph is None or resolve(config, before) == config.artifact("graph"):
+        return False
+    return bool(graph.config.get("training", {}).get("num_epochs", 1))
+
+
+def _recall(config: BackfillConfig, sample: Sample) -> float | None:
+    """Return the graph's recall on held-out interactions, relative to the published graph's."""
+    if not isinstance(config.pairs, RecommendedPairs) and config.writer != "adapter":
+        return None
+    before, graph = sample.made_from.get("graph"), _graph(config, config.artifact("graph"))
+    if graph is None or before is None:
+        return None
+    try:
+        earlier = _graph(config, resolve(config, before))
+    except ArtifactMismatchError:  # an older xrec's
+        return None
+    if earlier is None:
+        return nan
+    now, then = (_held_out_recall(manifest) for manifest in (graph, earlier))
+    return now / then if now is not None and then else None
+
+
+def _graph(config: BackfillConfig, uri: str) -> Manifest | None:
+    return find_manifest(open_location(uri, config.storage), "graph")
+
+
+def _held_out_recall(graph: Manifest) -> float | None:
+    """Return Recall@20 over all held-out users; None if they are fewer than `LEAST_ROWS`."""
+    reports = [graph.metrics.get(split, {}) for split in ("validation", "test")]
+    counts = [report.get("num_users", 0) for report in reports]
+    if sum(counts) < LEAST_ROWS:
+        return None
+    sums = (n * report["recall@20"] for n, report in zip(counts, reports, strict=True) if n)
+    return float(sum(sums) / sum(counts))
 
 
 def _own_profile(config: BackfillConfig, sample: Sample) -> float | None:
-    """Return the figure; None if the published version's dataset is the same, or is gone."""
+    """Return the figure; None if the published version's dataset is the same."""
     dataset = read_dataset(location_of(config, "dataset"))
-    if not sample.dataset:
+    if "dataset" not in sample.made_from:
         return None
     try:
-        location = open_location(resolve(config, sample.dataset), config.storage)
-        earlier = read_dataset(location)
-    except (ArtifactNotFoundError, ArtifactMismatchError):  # deleted, or an older xrec's
+        uri = resolve(config, sample.made_from["dataset"])
+        earlier = read_dataset(open_location(uri, config.storage))
+    except ArtifactNotFoundError:
+        return nan
+    except ArtifactMismatchError:  # an older xrec's
         return None
     is_same = earlier.manifest.fingerprint == dataset.manifest.fingerprint
     return None if is_same else own_profiles(dataset, earlier)
 
 
-def _own_vector(config: BackfillConfig) -> float | None:
+def _own_vector(config: BackfillConfig, sample: Sample) -> float | None:
     from xrec.graph.artifact import read_graph  # imports torch
 
     dataset, graph = (location_of(config, name) for name in ("dataset", "graph"))

@@ -1,13 +1,15 @@
 """Decide which jobs a night runs, with which configs, and in which folder."""
 
+import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from xrec.backfill import last_night, present
 from xrec.config import JobConfig, PretrainGraphConfig
 from xrec.data import EXTENDS
-from xrec.errors import ConfigError
+from xrec.errors import ArtifactNotFoundError, ConfigError
 from xrec.storage import Kind, Location, location_of
 
 _TRAINED: Mapping[str, Kind] = {"train-adapter": "adapter"}
@@ -21,6 +23,8 @@ _MAKERS: Mapping[str, Kind] = {
     "recommend": "recommendations",
 }
 """Jobs that write an artifact into the night's folder, and its kind."""
+_RECORD = "night.json"
+"""The file in a night's folder with the mode that it began with."""
 _NEEDED = ("prepare", "pretrain-graph", "backfill")
 
 
@@ -30,14 +34,22 @@ class Night:
 
     folder: the folder of its artifacts; None if the raw files have not changed since the present
         dataset was made, so that only eligible items, recommendations and explanations may change.
+    trains: whether it trains the graph further, and retrains the other models.
     """
 
     jobs: Mapping[str, JobConfig]
     folder: Location | None
+    trains: bool = False
 
     @property
     def title(self) -> str:
-        return f"night: {self.folder}" if self.folder else "the raw files did not change"
+        how = ", with training" if self.trains else ""
+        return f"night: {self.folder}{how}" if self.folder else "the raw files did not change"
+
+    def begin(self) -> None:
+        """Record the mode in the night's folder."""
+        if self.folder is not None:
+            (self.folder / _RECORD).create_bytes(json.dumps({"train": self.trains}).encode())
 
 
 class JobState(Protocol):
@@ -50,7 +62,11 @@ class JobState(Protocol):
 def plan_night(
     configs: Mapping[str, JobConfig], state: JobState, *, train: bool = False, reread: bool = False
 ) -> Night:
-    """Return the night after the published one; if that one was interrupted, it is continued.
+    """Return the night to run: the latest one that was interrupted or stopped, or a new one.
+
+    A night keeps the mode that it began with: without `train`, one that trains is continued, and
+    with `train`, one that does not is left alone. A folder is left alone, too, if something in it
+    was made from other raw files or settings, so a night never deletes what another one made.
 
     train: train the graph further, and retrain the other models. reread: read the raw files even
         if they did not change.
@@ -68,13 +84,28 @@ def plan_night(
     if not train and not reread and _is_prepared(configs, uris, number, state):
         jobs = [name for name in ("recommend", "backfill") if name in configs]
         return Night({name: present(configs[name]) for name in jobs}, None)
-    while True:
-        number += 1
-        night = _next_night(configs, uris, number, train)
-        first = next(iter(night.jobs))
-        # Skip a folder that was made from other raw files.
-        if state(first, night.jobs[first]) != "stale":
+    nights = location_of(configs["prepare"], "nights")
+    later = [int(name) for name in nights.folders() if name.isdigit() and int(name) > number]
+    for existing in sorted(later, reverse=True):
+        record = nights / str(existing) / _RECORD
+        trains = json.loads(record.read_text())["train"] if record.is_file() else train
+        night = _next_night(configs, uris, existing, trains)
+        if trains >= train and not _is_of_others(night, state):
             return night
+    return _next_night(configs, uris, max([number, *later]) + 1, train)
+
+
+def _is_of_others(night: Night, state: JobState) -> bool:
+    """Return whether an artifact in the night's folder was made from other files or settings.
+
+    Recommendations do not count: they take little time, and are replaced.
+    """
+    names = [name for name in night.jobs if name in _MAKERS and name != "recommend"]
+    if state(names[0], night.jobs[names[0]]) == "stale":
+        return True
+    with suppress(ArtifactNotFoundError):  # an input that the night has yet to make
+        return any(state(name, night.jobs[name]) == "stale" for name in names[1:])
+    return False
 
 
 def _is_prepared(
@@ -116,6 +147,7 @@ def _next_night(
             for name, config in jobs.items()
         },
         folder,
+        train,
     )
 
 

@@ -8,7 +8,7 @@ from xrec.backfill.plan import run_request
 from xrec.bulk import BulkRun, open_run
 from xrec.config import BackfillConfig
 from xrec.errors import ArtifactNotFoundError
-from xrec.nights.gate import judge, make_gate
+from xrec.nights.gate import judge, make_gate, num_items_of
 from xrec.nights.sample import sample_of, side_by_side
 from xrec.storage import MANIFEST, Manifest, check_artifacts, location_of
 
@@ -30,7 +30,7 @@ def publish_candidate(config: BackfillConfig, force: str = "") -> Manifest:
 def look_at_candidate(config: BackfillConfig) -> Iterator[str]:
     """Yield the gate's figures for a finished run, then some of its texts and published ones."""
     config, run = _candidate(config)
-    sample = sample_of(run)
+    sample = sample_of(run, num_items_of(config))
     yield from map(str, judge(config, run, sample))
     yield f"from {len(sample.new):,} explanations, compared with version {sample.version}"
     yield from side_by_side(sample.new, sample.old)

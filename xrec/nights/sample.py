@@ -12,7 +12,8 @@ from xrec.backfill.identity import shared_key
 from xrec.bulk import OK, BulkRun, Identity, Published, final_rows, published, read_takedowns
 from xrec.config import StorageConfig
 from xrec.errors import ArtifactMismatchError, ArtifactNotFoundError
-from xrec.nights.figures import Rows, aspect_counts
+from xrec.nights.figures import Rows, Values, aspect_counts
+from xrec.nights.shop import kept_shares, own_shares
 from xrec.schemas import GENERATED, PAIRS
 
 SAMPLE_ROWS = 20_000
@@ -22,40 +23,52 @@ _NUM_SHOWN, _NUM_USERS = 30, 1000
 class Sample(NamedTuple):
     """Some explanations of a run, and the published ones for the same users.
 
-    version: the published version; None if nothing is published.
+    shop: the figures of xrec.nights.shop.
+    table: the published version; None if nothing is published, or an older xrec published it.
     is_alike: whether the same model wrote that version with the same settings, so that only pairs
         whose inputs changed were written again.
-    dataset: URI of that version's dataset, as written in its manifest.
     """
 
     new: Rows
     old: Rows
-    version: int | None = None
+    shop: Values
+    table: Published | None = None
     is_alike: bool = False
-    dataset: str = ""
+
+    @property
+    def version(self) -> int | None:
+        """The published version, or None."""
+        return None if self.table is None else self.table.version
+
+    @property
+    def made_from(self) -> Mapping[str, str]:
+        """The URIs of the published version's artifacts by kind, as written in its manifest."""
+        return {} if self.table is None else self.table.manifest.metrics.get("made_from", {})
 
 
-def sample_of(run: BulkRun) -> Sample:
+def sample_of(run: BulkRun, num_items: int) -> Sample:
     """Return the rows of whole chunks spread evenly over the plan, always the same ones.
 
-    Raises BrokenResultError if a result cannot be read.
+    num_items: the number of items in the dataset. Raises BrokenResultError if a result cannot be
+    read.
     """
     passes, taken, num_chunks = run.passes(), read_takedowns(run.output), run.record.size.num_chunks
     num_wanted = min(num_chunks, -(-SAMPLE_ROWS * num_chunks // run.record.num_rows))
-    chosen = np.unique(np.linspace(0, num_chunks - 1, num_wanted).astype(int))
-    chunks = final_rows(run.format, passes, chosen.tolist())
+    chosen = np.unique(np.linspace(0, num_chunks - 1, num_wanted).astype(int)).tolist()
+    chunks = final_rows(run.format, passes, chosen)
     rows = pa.concat_tables(taken.without(rows) for rows, _ in chunks)
+    shop = own_shares(rows, num_items)
     new = _by_pair(rows.filter(pc.equal(rows["status"], OK)))
     try:
         table = published(run.output.uri, storage=run.storage)
         old = _published_rows(table, rows["user_id"].unique().to_pylist())
     except (ArtifactNotFoundError, ArtifactMismatchError):  # nothing published, or an older xrec's
-        return Sample(new, {})
+        return Sample(new, {}, shop)
+    shop |= kept_shares(run, chosen, rows, table)
     identity, manifest = run.record.identity, table.manifest
     old_identity = Identity(kind=identity.kind, config=manifest.config, inputs=manifest.inputs)
-    dataset = manifest.metrics.get("made_from", {}).get("dataset", "")
     is_alike = shared_key(identity) == shared_key(old_identity)
-    return Sample(new, old, table.version, is_alike, dataset)
+    return Sample(new, old, shop, table, is_alike)
 
 
 def diff_lines(

@@ -1,7 +1,9 @@
-"""Adapters: on a model, which stays frozen; the mixture of experts by a loop; what it reads."""
+"""Adapters on a frozen model, the vectors that they read, and the mixture of experts by a loop."""
 
 import math
 from itertools import product
+from statistics import fmean, pstdev
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -64,19 +66,16 @@ def test_adapters_state_is_a_float32_copy_by_side():
 
 
 def entering_first_layer(model: nn.Module, input_ids: Tensor) -> Tensor:
-    """The input (B, S, H) of the first layer for `input_ids`."""
-    seen: list[Tensor] = []
-    handle = model.model.layers[0].register_forward_pre_hook(
-        lambda module, args: seen.append(args[0])
-    )
-    model(input_ids)
-    handle.remove()
-    return seen[0]
+    """Return the input (B, S, H) of the first layer for `input_ids`."""
+    seen = Mock(return_value=None)
+    with model.model.layers[0].register_forward_pre_hook(seen):
+        model(input_ids)
+    return seen.call_args.args[1][0]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 @torch.no_grad()
-def test_attach_vectors_enter_the_first_layer_as_they_are_beside_words_of_the_models_scale(family):
+def test_vectors_enter_the_first_layer_unchanged_beside_words_of_the_models_scale(family):
     model = tiny_decoder(family)
     words = entering_first_layer(model, torch.arange(V)[None])
     assert embedding_scale(model) == pytest.approx(float(words.square().mean().sqrt()), rel=1e-6)
@@ -87,33 +86,16 @@ def test_attach_vectors_enter_the_first_layer_as_they_are_beside_words_of_the_mo
     assert torch.equal(entered[0, 3], embedding.item_adapter(items[:1])[0])
 
 
-def other_width() -> nn.Module:
-    return tiny_decoder("llama", hidden_size=2 * HIDDEN_SIZE)
-
-
-def without_a_table() -> nn.Module:
+def test_attach_to_a_model_that_does_not_fit_is_refused():
+    with raises(ModelError, "another_width", saw=2 * HIDDEN_SIZE):
+        attach_toy(tiny_decoder("llama", hidden_size=2 * HIDDEN_SIZE), "none")
     model = toy_model()
+    model.model.embed_tokens_per_layer = nn.Embedding(V, 4)  # like Gemma 3n and some Gemma 4
+    with raises(ModelError, "second_embedding_table", saw="embed_tokens_per_layer"):
+        attach_toy(model, "none")
     model.set_input_embeddings(nn.Linear(HIDDEN_SIZE, HIDDEN_SIZE))
-    return model
-
-
-def with_two_tables() -> nn.Module:
-    model = toy_model()
-    model.model.embed_tokens_per_layer = nn.Embedding(V, 4)  # as Gemma 3n and some Gemma 4 have it
-    return model
-
-
-@pytest.mark.parametrize(
-    ("make", "code", "saw"),
-    [
-        (other_width, "another_width", 2 * HIDDEN_SIZE),
-        (without_a_table, "no_embedding_table", "Linear"),
-        (with_two_tables, "second_embedding_table", "embed_tokens_per_layer"),
-    ],
-)
-def test_attach_to_a_model_that_does_not_fit_is_refused(make, code, saw):
-    with raises(ModelError, code, saw=saw):
-        attach_toy(make(), "none")
+    with raises(ModelError, "no_embedding_table", saw="Linear"):
+        attach_toy(model, "none")
 
 
 # What the adapters read
@@ -126,7 +108,7 @@ def vectors(kind: str, users: Tensor = USERS, items: Tensor = ITEMS) -> tuple[Te
 
 
 @pytest.mark.parametrize("kind", ["random", "constant"])
-def test_substitutes_have_nothing_of_the_graph_and_stay_when_others_are_appended(kind):
+def test_substitutes_ignore_the_graph_and_stay_when_others_are_appended(kind):
     assert vectors("graph") == (USERS, ITEMS)
     users, items = vectors(kind)
     assert (users.shape, items.shape, users.dtype) == (USERS.shape, ITEMS.shape, torch.float32)
@@ -144,15 +126,11 @@ def make_adapter(**settings: object) -> MoEAdapter:
 
 
 def one_by_one(adapter: MoEAdapter, vectors: Tensor, scale: float) -> list[list[float]]:
-    """The equation of the module's docstring in plain Python numbers, without noise."""
+    """Return the equation of the module's docstring in plain Python numbers, without noise."""
     gate, bias, weight = (each.tolist() for each in (adapter.gate, adapter.bias, adapter.weight))
     table = vectors.tolist()
-    columns = [[row[d] for row in table] for d in range(D)]
-    mean = [sum(column) / len(table) for column in columns]
-    std = [
-        math.sqrt(sum((x - m) ** 2 for x in column) / len(table))
-        for column, m in zip(columns, mean, strict=True)
-    ]
+    columns = list(zip(*table, strict=True))
+    mean, std = ([each(column) for column in columns] for each in (fmean, pstdev))
     rows = []
     for x in table:
         z = [(x[d] - mean[d]) / std[d] for d in range(D)]
@@ -174,7 +152,7 @@ def test_moe_equals_a_loop_over_samples_and_experts():
 
 
 @pytest.mark.parametrize("settings", [{}, {"dropout": 0.5, "gating_noise": False}])
-def test_moe_noise_and_dropout_are_there_in_training_only(settings):
+def test_moe_has_noise_and_dropout_in_training_only(settings):
     adapter, vectors = make_adapter(**settings), torch.randn(4, D)
     quiet = make_adapter(gating_noise=False)
     assert not torch.equal(adapter(vectors), adapter(vectors))
@@ -183,7 +161,7 @@ def test_moe_noise_and_dropout_are_there_in_training_only(settings):
 
 
 @pytest.mark.parametrize("axis_power", [None, 0.5])
-def test_moe_row_of_zeros_is_as_the_mean_of_the_others(axis_power):
+def test_moe_treats_a_row_of_zeros_as_the_mean_of_the_others(axis_power):
     torch.manual_seed(0)
     table = torch.randn(50, D) + 3
     adapter = MoEAdapter(D, 7, 3, own_share=0.5, axis_power=axis_power).eval()
@@ -193,7 +171,7 @@ def test_moe_row_of_zeros_is_as_the_mean_of_the_others(axis_power):
     assert adapter.standardized(table).mean(dim=0).abs().max() < 1e-5
 
 
-def test_moe_dimension_in_which_all_are_equal_is_scaled_to_one_and_takes_part():
+def test_moe_scales_a_dimension_in_which_all_are_equal_to_one():
     adapter, table = make_adapter().eval(), torch.randn(8, D)
     table[:, 2], table[:, 4] = 40.0, 0.0
     adapter.fit_input(table, 1.0)
@@ -208,7 +186,7 @@ def test_moe_dimension_in_which_all_are_equal_is_scaled_to_one_and_takes_part():
 
 
 def axes_table() -> Tensor:
-    """500 rows with three strong and two weak principal axes, turned away from the coordinates."""
+    """Return 500 rows with three strong and two weak principal axes, which are no coordinates."""
     generator = torch.Generator().manual_seed(3)
     turn = torch.linalg.qr(torch.randn(D, D, generator=generator)).Q
     return (

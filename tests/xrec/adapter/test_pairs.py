@@ -1,6 +1,7 @@
 """Prompts and examples of a dataset's pairs: texts, placeholders, and what is left out."""
 
 from dataclasses import replace
+from statistics import median_low
 from typing import Any
 
 import numpy as np
@@ -9,43 +10,32 @@ import pytest
 
 from tests.errors import raises
 from tests.world.models import toy_tokenizer
-from tests.world.town import with_aspects
+from tests.world.town import dataset_in, prepared_town, with_aspects
 from xrec.adapter.pairs import Pair, PairPrompts
 from xrec.aspects import AspectChooser
-from xrec.config import PrepareConfig, PromptConfig
-from xrec.data import AspectEvidence, Dataset, read_dataset
+from xrec.config import PromptConfig
+from xrec.data import AspectEvidence, Dataset
 from xrec.errors import DataError
-from xrec.jobs.prepare import run as prepare_dataset
 from xrec.llm.collaborative import Vocabulary
 from xrec.llm.prompt import PromptBuilder
-from xrec.storage import open_location
 
-TOWN = {
-    "kind": "sample",
-    "num_users": 20,
-    "num_items": 15,
-    "interactions_per_user": 8,
-    "explanations_per_user": 4,
-}
 INDICES = ("user_index", "item_index")
 
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory):
-    workspace = tmp_path_factory.mktemp("workspace")
-    prepare_dataset(PrepareConfig.model_validate({"workspace": str(workspace), "source": TOWN}))
-    return read_dataset(open_location(str(workspace / "dataset")))
+    return prepared_town(tmp_path_factory.mktemp("workspace"))
 
 
 def make_prompts(dataset: Dataset, num_more: int = 0, **prompt: Any) -> PairPrompts:
-    """Prompts of a dataset, with `num_more` users and items of training pairs."""
+    """Return a dataset's prompts, with `num_more` users and items of training pairs."""
     sizes = (dataset.num_users + num_more, dataset.num_items + num_more)
     vocabulary = Vocabulary(len(toy_tokenizer()), *sizes)
     builder = PromptBuilder(toy_tokenizer(), PromptConfig(**prompt), vocabulary)
     return PairPrompts(dataset, builder, has_training_vectors=num_more > 0)
 
 
-def test_prompt_of_a_pair_holds_its_tokens_and_texts_also_with_the_vector_of_another_user(dataset):
+def test_prompt_has_the_pairs_texts_beside_its_own_or_another_users_vector(dataset):
     prompts = make_prompts(dataset)
     user, item = dataset.users.to_pylist()[7], dataset.items.to_pylist()[11]
     own, other = prompts.prompt(Pair(7, 11)), prompts.prompt(Pair(7, 11, vector_user_index=0))
@@ -62,7 +52,7 @@ def with_training_profiles(dataset: Dataset) -> Dataset:
     return replace(dataset, training_profiles=pairs)
 
 
-def test_examples_show_what_was_made_without_the_pairs_own_review(dataset):
+def test_examples_show_nothing_made_from_the_pairs_own_review(dataset):
     pairs = dataset.explained_pairs("train")
     prompts = make_prompts(with_training_profiles(dataset), num_more=pairs.num_rows)
     builder = prompts.builder
@@ -74,11 +64,11 @@ def test_examples_show_what_was_made_without_the_pairs_own_review(dataset):
         assert f"<user {user}> user without {row}\n" in shown
         assert f"<item {item}>" in shown
         assert f". item without {row}" in shown
-    as_ever, _ = prompts.examples(pairs, max_explanation_tokens=500, leave_out_own=False)
+    usual, _ = prompts.examples(pairs, max_explanation_tokens=500, leave_out_own=False)
     held_out, _ = prompts.examples(dataset.explained_pairs("test"), max_explanation_tokens=500)
     plain = make_prompts(dataset)
-    assert as_ever[5].label_ids == examples[0].label_ids
-    for found, split in ((as_ever, "train"), (held_out, "test")):
+    assert usual[5].label_ids == examples[0].label_ids
+    for found, split in ((usual, "train"), (held_out, "test")):
         pair = Pair(*(dataset.explained_pairs(split)[name][0].as_py() for name in INDICES))
         expected = plain.builder.show(plain.prompt(pair))
         assert builder.show(list(found[0].prompt_ids)) == expected
@@ -86,52 +76,49 @@ def test_examples_show_what_was_made_without_the_pairs_own_review(dataset):
 
 def test_example_of_a_short_name_learns_the_placeholder(dataset):
     titles = ["Jeni's Splendid Ice Creams", *dataset.items["title"].to_pylist()[1:]]
-    prompts = make_prompts(with_column(dataset, "title", titles))
+    prompts = make_prompts(with_titles(dataset, titles))
     example = prompts.example(Pair(3, 0), "You would enjoy Jeni's for its tea.")
     assert prompts.builder.decode(list(example.label_ids)) == "You would enjoy [title] for its tea."
 
 
 def test_placeholder_in_a_title_or_an_explanation_is_refused(dataset):
-    titles = with_column(dataset, "title", ["The [Title] Bar", *dataset.items["title"][1:]])
+    titles = ["The [Title] Bar", *dataset.items["title"].to_pylist()[1:]]
     with raises(DataError, "placeholder_in_text", key="title", saw="[title]"):
-        make_prompts(titles)
+        make_prompts(with_titles(dataset, titles))
     explanations = dataset.explained_pairs("train").slice(0, 2)
-    index = explanations.schema.get_field_index("explanation")
-    texts = pa.array(["Calm.", "You would love [title]."])
-    changed = explanations.set_column(index, explanations.schema.field(index), texts)
+    changed = with_values(explanations, "explanation", ["Calm.", "You would love [title]."])
     with raises(DataError, "placeholder_in_text", key="explanation", saw="[title]"):
         make_prompts(dataset).examples(changed, 500)
 
 
-def with_column(dataset: Dataset, name: str, values: list[Any]) -> Dataset:
-    index = dataset.items.schema.get_field_index(name)
-    field = dataset.items.schema.field(index)
-    return replace(dataset, items=dataset.items.set_column(index, field, pa.array(values)))
+def with_titles(dataset: Dataset, titles: list[str]) -> Dataset:
+    return replace(dataset, items=with_values(dataset.items, "title", titles))
 
 
-def test_examples_too_long_are_counted_by_reason(dataset):
+def with_values(table: pa.Table, name: str, values: list[str]) -> pa.Table:
+    index = table.schema.get_field_index(name)
+    return table.set_column(index, table.schema.field(index), pa.array(values, pa.string()))
+
+
+def test_examples_that_are_too_long_are_counted_by_reason(dataset):
     explanations = dataset.explained_pairs("train")
     rows = make_prompts(dataset).examples(explanations, 500)[0]
-    prompt_limit = sorted(len(row.prompt_ids) for row in rows)[len(rows) // 2]
-    label_limit = sorted(len(row.label_ids) for row in rows)[len(rows) // 2]
-    examples, left_out = make_prompts(dataset, max_prompt_tokens=prompt_limit).examples(
-        explanations, label_limit
-    )
-    fits = [row for row in rows if len(row.prompt_ids) <= prompt_limit]
+    most_prompt = median_low(len(row.prompt_ids) for row in rows)
+    most_label = median_low(len(row.label_ids) for row in rows)
+    fits = [row for row in rows if len(row.prompt_ids) <= most_prompt]
+    expected = [row for row in fits if len(row.label_ids) <= most_label]
+    prompts = make_prompts(dataset, max_prompt_tokens=most_prompt)
+    examples, left_out = prompts.examples(explanations, most_label)
+    assert examples == expected
     assert left_out["prompt_too_long"] == len(rows) - len(fits) > 0
-    assert (
-        left_out["explanation_too_long"]
-        == sum(len(row.label_ids) > label_limit for row in fits)
-        > 0
-    )
-    assert examples == [row for row in fits if len(row.label_ids) <= label_limit]
+    assert left_out["explanation_too_long"] == len(fits) - len(expected) > 0
 
 
 @pytest.fixture(scope="module")
 def chosen(dataset, tmp_path_factory):
-    """The town with aspects, and what chooses them."""
+    """The town with aspects, and their chooser."""
     workspace = with_aspects(dataset, tmp_path_factory.mktemp("chosen"), ("train", "test"))
-    town = read_dataset(open_location(f"{workspace}/dataset"))
+    town = dataset_in(workspace)
     return town, AspectChooser(town)
 
 
@@ -143,7 +130,7 @@ def names_and_pairs(town: Dataset) -> tuple[list[str], pa.Table, list[np.ndarray
     return town.aspects["aspect"].to_pylist(), explained, indices
 
 
-def test_texts_of_pairs_have_the_chosen_aspects_with_their_evidence(chosen):
+def test_texts_of_pairs_have_the_chosen_aspects_and_their_evidence(chosen):
     town, chooser = chosen
     names, _, (users, items) = names_and_pairs(town)
     pairs = [Pair(int(user), int(item)) for user, item in zip(users, items, strict=True)]
@@ -154,7 +141,7 @@ def test_texts_of_pairs_have_the_chosen_aspects_with_their_evidence(chosen):
     assert any(expected)
 
 
-def test_prompt_with_the_aspects_of_another_user_keeps_vector_and_texts(chosen):
+def test_prompt_with_another_users_aspects_keeps_vector_and_texts(chosen):
     prompts = make_prompts(chosen[0], aspects=2)
     own, other = Pair(7, 3), Pair(7, 3, aspects_user_index=0)
     assert prompts.texts(other).aspects == prompts.texts(Pair(0, 3)).aspects
@@ -163,7 +150,7 @@ def test_prompt_with_the_aspects_of_another_user_keeps_vector_and_texts(chosen):
     assert all(token in prompts.prompt(other) for token in tokens)
 
 
-def test_training_examples_have_the_aspects_that_the_explanation_names_in_its_order(chosen):
+def test_training_examples_list_the_aspects_that_the_explanation_names_in_its_order(chosen):
     town, chooser = chosen
     names, explained, (users, items) = names_and_pairs(town)
     titles = [town.items["title"][item].as_py() for item in explained["item_index"].to_pylist()]
@@ -172,8 +159,7 @@ def test_training_examples_have_the_aspects_that_the_explanation_names_in_its_or
         for place, title in enumerate(titles)
     ]
     said[0] = f"{titles[0]} is calm."
-    column = explained.schema.get_field_index("explanation")
-    explained = explained.set_column(column, "explanation", pa.array(said, pa.string()))
+    explained = with_values(explained, "explanation", said)
     menus = chooser.choose(users, items, len(names), leave_out_own=True).evidence(names)
     named: list[list[AspectEvidence]] = []
     for menu, text in zip(menus, said, strict=True):

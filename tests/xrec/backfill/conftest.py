@@ -1,13 +1,20 @@
-"""What a backfill needs, without training: a small catalogue, a random model, graph and adapter."""
+"""A small catalog with a random graph, adapter and language model, for backfills."""
+
+from collections.abc import Iterator, Sequence
 
 import pytest
 
 from tests.world.models import save_toy_model
 from tests.world.town import make_dataset, pair_rows
 from tests.world.workspace import make_adapter, save_random_graph
-from tests.xrec.backfill.runs import Runs
+from tests.xrec.backfill.runs import Runs, changed
+from xrec.adapter.pairs import PairPrompts
 from xrec.config import EngineConfig
+from xrec.errors import Failure
+from xrec.generate.engine import Completion
+from xrec.generate.explainer import Explainer
 from xrec.generate.loading import load_explainer, sources_of
+from xrec.generate.shared_engine import Again, Requests
 from xrec.llm.source import model_fingerprint
 
 NUM_USERS, NUM_ITEMS = 12, 6
@@ -15,9 +22,9 @@ NUM_USERS, NUM_ITEMS = 12, 6
 
 @pytest.fixture(scope="session")
 def workspace(tmp_path_factory):
-    """Dataset, graph, adapter and language model on the local disk; tests must not change them.
+    """A dataset, graph, adapter and language model on the local disk, which tests must not change.
 
-    Users u0.., items i0.., and an item `wordy` whose profile is too long for a prompt.
+    The profile of the item `wordy` is too long for a prompt.
     """
     root = tmp_path_factory.mktemp("backfill")
     users = [{"user_id": f"u{n}", "profile": f"Guest number {n}."} for n in range(NUM_USERS)]
@@ -37,7 +44,7 @@ def workspace(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def explainer(workspace):
-    """The workspace's explainer, with the engine that it has; tests must not change it."""
+    """The workspace's explainer with its own engine; tests must not change it."""
     sources = sources_of(Runs(workspace, workspace).config())
     return load_explainer(sources, device="cpu", engine=EngineConfig())
 
@@ -46,3 +53,34 @@ def explainer(workspace):
 def runs(workspace, tmp_path):
     """Backfills over `workspace`, with output in the test's own folder."""
     return Runs(workspace, tmp_path)
+
+
+class ScriptedEngine:
+    """Writes the given texts, starting with the last prompt, and refuses the prompts of None."""
+
+    def __init__(self, pairs: PairPrompts, texts: Sequence[str | None]):
+        encode = pairs.builder.encode_explanation
+        self._ids = [None if text is None else encode(text)[:-1] for text in texts]
+        self.prompts: list[list[int]] = []
+
+    def complete(self, requests: Requests, again: Again) -> Iterator[Completion]:
+        self.prompts = [list(prompt) for prompt, _ in requests]
+        for index in reversed(range(len(requests))):
+            if (ids := self._ids[index]) is None:
+                failure = Failure("over_memory_budget", "needs 9 GiB")
+                completion = Completion(index, [], "failed", failure)
+            else:
+                completion = Completion(index, ids, "length" if index == 0 else "stop")
+            assert again(completion) is None
+            yield completion
+
+
+@pytest.fixture
+def scripted(explainer):
+    """Return a function that makes an explainer whose engine writes the given texts."""
+
+    def make(*texts: str | None) -> Explainer:
+        engine = ScriptedEngine(explainer.pairs, texts)
+        return changed(explainer, engine=engine, model_fingerprint="f" * 16)
+
+    return make

@@ -1,4 +1,4 @@
-"""Whole runs: failures, limits, budgets, retries; what a later run carries; an audit of texts."""
+"""Whole runs: failures, limits, budgets and retries, carried texts, and audits."""
 
 import json
 import os
@@ -35,8 +35,8 @@ GOOD = tuple(f"u{user} i{item}" for user in range(4) for item in range(3))
 
 
 @pytest.mark.parametrize("place", ["here", pytest.param("ray", marks=pytest.mark.slow)])
-def test_run_of_good_and_broken_rows_has_each_once_with_its_reason(runs, request, place):
-    """In this process and on the disk; and by Ray's actors on an object store."""
+def test_run_of_good_and_broken_pairs_has_each_once_with_its_reason(runs, request, place):
+    """It runs in this process and on disk, and in Ray's actors on an object store."""
     values: dict[str, Any] = {"actors": {"num_processes": 1, "device": "cpu"}}
     if place == "ray":
         request.getfixturevalue("ray_cluster")
@@ -63,7 +63,7 @@ def test_run_of_good_and_broken_rows_has_each_once_with_its_reason(runs, request
 
 
 @pytest.mark.usefixtures("actors_here")
-def test_run_that_is_published_has_no_work_and_reads_no_pairs(runs, monkeypatch):
+def test_published_run_has_no_work_and_reads_no_pairs(runs, monkeypatch):
     config = runs.config(*GOOD, *BROKEN)
     first = run_backfill(config, open_backfill(config), runs.toy())
     monkeypatch.setattr("xrec.backfill.plan.pair_batches", None)
@@ -86,7 +86,7 @@ def test_run_over_max_failed_share_is_refused_and_a_retry_is_counted(runs):
 
 
 @pytest.mark.usefixtures("actors_here")
-def test_limit_and_budget_end_a_run_which_goes_on_with_more(runs):
+def test_limit_and_budget_end_a_run_and_larger_ones_continue_it(runs):
     assert runs.run(*GOOD, limit=4) is None
     assert 4 <= len(runs.calls()) < len(GOOD)
     assert not has_work(runs.config(limit=4), runs.plan(*GOOD))
@@ -110,23 +110,23 @@ def test_limit_and_budget_end_a_run_which_goes_on_with_more(runs):
         ({"budget": {"money": 3}, "prices": {"gpu_hour": 0}}, "(top level)"),
     ],
 )
-def test_limit_or_budget_that_means_nothing_is_refused(runs, values, key):
-    with pytest.raises(ConfigError) as raised:
+def test_invalid_limit_or_budget_is_refused(runs, values, key):
+    with pytest.raises(ConfigError) as caught:
         runs.config(**values)
-    assert raised.value.key.startswith(key)
+    assert caught.value.key.startswith(key)
 
 
 @pytest.mark.usefixtures("actors_here")
-def test_rows_that_take_too_long_fail_with_their_reason_and_a_retry_may_give_them_time(runs):
+def test_rows_that_take_too_long_fail_and_a_retry_can_allow_more_time(runs):
     real = load_task_explainer
     manifest = runs.run(*GOOD, toy=real, engine={"kind": "builtin", "row_seconds": 1e-9})
     assert manifest.metrics["failed_by_reason"]["timeout"] > len(GOOD) / 2
-    mended = runs.run(*GOOD, toy=real, engine={"kind": "builtin"}, retry_failed="timeout")
-    assert "timeout" not in mended.metrics["failed_by_reason"]
+    again = runs.run(*GOOD, toy=real, engine={"kind": "builtin"}, retry_failed="timeout")
+    assert "timeout" not in again.metrics["failed_by_reason"]
 
 
 @pytest.mark.usefixtures("actors_here")
-def test_publish_of_what_was_rolled_back_must_be_asked_for_and_upkeep_follows(runs):
+def test_run_that_was_rolled_back_is_published_by_force_and_then_vacuumed(runs):
     runs.run(*GOOD[:3])
     runs.run(*GOOD)
     rollback(runs.output.uri, 0)
@@ -150,7 +150,7 @@ SIX = FIRST[:6]
 
 
 def _later(runs: Runs, table: str, row: int, **texts: str) -> dict[str, str]:
-    """A later dataset that has other texts in a row of users or items, and the same vectors."""
+    """Write a dataset with other texts in a row of `table`, and a graph of the same vectors."""
     rows = {
         file.stem: [json.loads(line) for line in file.read_text("utf-8").splitlines()]
         for file in (runs.workspace / "raw").glob("*.jsonl")
@@ -164,7 +164,7 @@ def _later(runs: Runs, table: str, row: int, **texts: str) -> dict[str, str]:
 
 
 @pytest.mark.usefixtures("actors_here")
-def test_carry_generates_only_new_pairs_and_those_of_a_changed_profile(runs):
+def test_carry_generates_texts_only_for_new_pairs_and_changed_profiles(runs):
     runs.run(*FIRST, rows_per_chunk=8)
     runs.calls()
     new = ("u0 i3", "u5 i4")
@@ -184,7 +184,7 @@ def test_carry_generates_only_new_pairs_and_those_of_a_changed_profile(runs):
 
 
 @pytest.mark.usefixtures("actors_here")
-def test_carry_leaves_texts_that_name_an_item_which_is_new_in_the_catalogue(runs):
+def test_carry_drops_texts_that_name_an_item_new_in_the_catalog(runs):
     toy = runs.toy(says="With Blue Heron there is tea,")
     runs.run(*SIX, toy=toy)
     assert pairs_of(published_rows(runs.output)) == sorted(SIX)
@@ -198,7 +198,7 @@ def test_carry_leaves_texts_that_name_an_item_which_is_new_in_the_catalogue(runs
 
 
 @pytest.mark.usefixtures("actors_here")
-def test_carry_from_another_output_takes_its_rows_and_is_refused_if_it_has_none(runs):
+def test_carry_from_another_output_takes_its_rows_and_refuses_an_empty_one(runs):
     runs.run(*SIX)
     runs.calls()
     second = {"explanations": str(runs.folder / "second")}
@@ -214,7 +214,7 @@ OF_U1 = ["u1 i0", "u1 i1"]
 
 
 @pytest.mark.usefixtures("actors_here")
-def test_audit_finds_texts_of_a_list_that_grew_and_takes_their_pairs_down(runs, tmp_path):
+def test_audit_finds_texts_with_newly_listed_words_and_takes_their_pairs_down(runs, tmp_path):
     runs.run(*EIGHT)
     words = tmp_path / "words.txt"
     words.write_text("# rude\nu1\n")
@@ -227,7 +227,7 @@ def test_audit_finds_texts_of_a_list_that_grew_and_takes_their_pairs_down(runs, 
     assert all("unsafe: 'u1' is on the list" in line for line in lines[:-1])
     assert lines[-1].endswith("2 of 8 texts would be refused today; 2 unsafe")
     assert pairs_of(published_rows(runs.output)) == sorted(EIGHT)
-    for _ in range(2):  # the second time nothing is left to be found
+    for _ in range(2):  # the second audit finds nothing
         code, out, err = xrec(*command, "--takedown")
         assert code == 0, err
     assert "0 of 6 texts would be refused today\n" in out
@@ -235,5 +235,5 @@ def test_audit_finds_texts_of_a_list_that_grew_and_takes_their_pairs_down(runs, 
     assert pairs_of(published_rows(runs.output)) == left
     (entry,) = read_takedowns(runs.output).active.values()
     assert (len(entry.rows), entry.reason) == (2, "audit: unsafe")
-    runs.run(*EIGHT, decoding=OTHER_DECODING)  # all is written anew
+    runs.run(*EIGHT, decoding=OTHER_DECODING)  # every text is written again
     assert pairs_of(published_rows(runs.output)) == left

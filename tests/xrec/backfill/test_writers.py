@@ -1,6 +1,7 @@
-"""Texts from words alone: by a model without the adapter, and by an endpoint with any model."""
+"""Texts from words alone, by a model without an adapter or by an endpoint."""
 
 import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,9 +12,9 @@ from tests.xrec.backfill.runs import DECODING, pairs_of, published_rows
 from xrec.backfill.driver import run_backfill
 from xrec.backfill.plan import open_backfill
 from xrec.backfill.task import load_task_explainer
-from xrec.backfill.writers import load_finisher_of, load_writer
 from xrec.config import EngineConfig
 from xrec.errors import ConfigError, EndpointAccessError, ModelError
+from xrec.text.writers import load_finisher_of, load_writer
 
 PAIRS = [f"u{user} i{item}" for user in range(4) for item in range(3)]
 ASKED = re.compile(r"Guest number (\d+)\.\nItem:  Place (\d+)\.")
@@ -39,7 +40,7 @@ def _liked(asked: Asked) -> Answer:
 
 @pytest.fixture
 def endpoint(runs, monkeypatch):
-    """Return a function that makes a run's values for an endpoint with a behavior."""
+    """Return a function that makes the values of a run that uses the endpoint at a URL."""
     monkeypatch.setenv("OPENAI_API_KEY", "sk-not-to-be-seen")
     monkeypatch.setattr("openai._base_client.INITIAL_RETRY_DELAY", 0.02)
     monkeypatch.setattr("xrec.text.endpoint._MAX_RETRIES", 2)
@@ -54,7 +55,11 @@ def endpoint(runs, monkeypatch):
 def test_endpoint_writes_each_pair_once_and_needs_no_model_graph_or_adapter(
     runs, endpoint, tmp_path
 ):
-    with stub_endpoint(_liked) as stub:
+    def behave(asked: Asked) -> Answer:
+        answer = _liked(asked)
+        return replace(answer, text=f"<think>\nA guest, a garden.\n</think>\n\n{answer.text}")
+
+    with stub_endpoint(behave) as stub:
         values = endpoint(stub.url, concurrency=3)
         gone = {name: str(tmp_path / "nothing") for name in ("graph", "adapter")}
         config = runs.config(*PAIRS, **values).with_artifacts(gone)
@@ -76,7 +81,7 @@ def test_endpoint_writes_each_pair_once_and_needs_no_model_graph_or_adapter(
     assert "sk-not" not in open_backfill(config).record.identity.config.__repr__()
 
 
-def test_changed_prompt_or_model_is_another_run_and_a_changed_graph_is_not(runs, endpoint):
+def test_prompt_and_model_identify_a_run_but_graph_and_base_url_do_not(runs, endpoint):
     def run_of(**changed: Any) -> str:
         values = {**endpoint("http://127.0.0.1:1/v1"), **changed}
         return open_backfill(runs.config(*PAIRS, **values)).record.identity.run
@@ -89,7 +94,7 @@ def test_changed_prompt_or_model_is_another_run_and_a_changed_graph_is_not(runs,
     assert run_of(prompt={**PROMPT, "instruction": "Say why."}) != first
 
 
-def test_request_that_fails_is_a_typed_row_and_can_be_retried(runs, endpoint):
+def test_failed_request_becomes_a_typed_row_that_can_be_retried(runs, endpoint):
     def behave(asked: Asked) -> Answer:
         bad = {"u0 i0": Answer(status=400), "u1 i1": Answer(status=500), "u2 i2": Answer(text="")}
         return bad.get(_pair(asked), _liked(asked))
@@ -110,7 +115,7 @@ def test_request_that_fails_is_a_typed_row_and_can_be_retried(runs, endpoint):
     assert pairs_of(published_rows(runs.output)) == PAIRS
 
 
-def test_endpoint_that_refuses_the_key_ends_the_run_and_a_later_run_finishes_it(runs, endpoint):
+def test_endpoint_that_refuses_the_key_ends_the_run_which_can_continue_later(runs, endpoint):
     def behave(asked: Asked) -> Answer:
         return _liked(asked) if len(stub.asked) <= 6 else Answer(status=401)
 
@@ -123,7 +128,7 @@ def test_endpoint_that_refuses_the_key_ends_the_run_and_a_later_run_finishes_it(
     assert pairs_of(published_rows(runs.output)) == PAIRS
 
 
-def test_refused_text_is_drawn_again_with_another_seed_and_temperature(runs, endpoint):
+def test_refused_text_is_sampled_again_with_another_seed_and_temperature(runs, endpoint):
     def behave(asked: Asked) -> Answer:
         return _liked(asked) if asked.num_before else Answer(text="Visit www.example.com today.")
 
@@ -136,31 +141,21 @@ def test_refused_text_is_drawn_again_with_another_seed_and_temperature(runs, end
     assert [each.body["seed"] for each in stub.asked] == [0, 1]
     (row,) = published_rows(runs.output)
     assert (row["explanation"], row["refused"]) == ("Guest of Place 0, enjoy u0 i0.", "solicits")
-    assert manifest.metrics["costs"]["num_prompt_tokens"] > 31  # the refused text was paid for too
+    assert manifest.metrics["costs"]["num_prompt_tokens"] > 31  # the refused text is billed too
 
 
-def test_what_a_model_thinks_before_it_answers_is_no_part_of_the_text(runs, endpoint):
-    def behave(asked: Asked) -> Answer:
-        return Answer(text=f"<think>\nA guest, a garden.\n</think>\n\n{_liked(asked).text}")
-
-    with stub_endpoint(behave) as stub:
-        runs.run("u0 i0", toy=load_task_explainer, **endpoint(stub.url))
-    (row,) = published_rows(runs.output)
-    assert row["explanation"] == "Guest of Place 0, enjoy u0 i0."
-
-
-def test_without_a_language_model_there_is_nothing_to_load(runs):
+def test_writer_without_a_language_model_cannot_be_loaded(runs):
     with raises(ConfigError, "missing", key="llm"):
-        load_writer(runs.config(llm=None))
+        load_writer(runs.config(llm=None), "cpu")
 
 
-def test_key_that_is_not_set_is_named_before_anything_starts(runs, endpoint, monkeypatch):
+def test_missing_key_is_named_before_anything_starts(runs, endpoint, monkeypatch):
     monkeypatch.delenv("OPENAI_API_KEY")
     with raises(ConfigError, "key_missing", key="OPENAI_API_KEY"):
         runs.run(*PAIRS, toy=load_task_explainer, **endpoint("http://127.0.0.1:1/v1"))
 
 
-def test_model_without_adapter_writes_from_words_and_its_texts_can_be_checked(runs):
+def test_model_without_an_adapter_writes_from_words(runs):
     config = runs.config(*PAIRS[:3], prompt=PROMPT).model_copy(update={"adapter": None})
     run_backfill(config, open_backfill(config))
     assert pairs_of(published_rows(runs.output)) == PAIRS[:3]
@@ -169,4 +164,4 @@ def test_model_without_adapter_writes_from_words_and_its_texts_can_be_checked(ru
     assert dataset.num_users == 12
     vllm = config.model_copy(update={"engine": EngineConfig(kind="vllm")})
     with raises(ModelError, "needs_adapter", key="engine.kind", saw="vllm"):
-        load_writer(vllm)
+        load_writer(vllm, "cpu")

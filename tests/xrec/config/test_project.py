@@ -213,7 +213,7 @@ def test_file_that_is_no_project_is_refused(tmp_path, content, code, seen):
 
 def test_several_mistakes_are_all_listed_and_missing_keys_those_of_the_job_that_is_run(tmp_path):
     values = {"pretrain-graph": {"training": {"num_epoch": 3, "seed": -1}}}
-    with raises(ConfigError, "missing", "workspace") as raised:
+    with raises(ConfigError, UNKNOWN, "pretrain-graph.training.num_epoch") as raised:
         load_config(PretrainGraphConfig, write(tmp_path, values))
     assert raised.value.problems == {
         "workspace": "missing",
@@ -226,6 +226,19 @@ def test_several_mistakes_are_all_listed_and_missing_keys_those_of_the_job_that_
     with raises(ConfigError, "missing", "llm") as raised:
         load_config(BackfillConfig, path)
     assert raised.value.problems == {"llm": "missing"}
+
+
+def test_mistake_has_its_line_and_what_was_probably_meant(tmp_path):
+    path = tmp_path / "project.yaml"
+    path.write_text(
+        "workspace: w\n\nprepare: {source: {kind: tabels}}\n"
+        "serve:\n  keys:\n  - name: shop\n    scope: [explain]\n"
+    )
+    with raises(ConfigError, "union_tag_invalid", "prepare.source.kind") as raised:
+        load_config(PrepareConfig, path, ["serve.http.prt=9"])
+    lines = [line.strip() for line in str(raised.value).splitlines()[1:]]
+    assert [line.partition(":")[0] for line in lines] == ["line 3", "line 7", "serve.http.prt"]
+    assert lines[0].endswith("saw 'tabels'; did you mean 'tables'?")
 
 
 STORAGE = {"access_key_id": "AKIDEXAMPLE", "secret_access_key": SECRET}

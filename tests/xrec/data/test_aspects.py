@@ -10,7 +10,7 @@ import pytest
 
 from xrec import schemas
 from xrec.data import Dataset
-from xrec.data.aspects import NamedAspects, aspect_tables, low_rated_aspects, profile_aspect_tables
+from xrec.data.aspects import NamedAspects, aspect_tables, profile_aspect_tables
 from xrec.data.evidence import Menus, Opinions
 from xrec.storage import Manifest
 
@@ -103,10 +103,21 @@ def test_menus_have_the_aspects_that_training_reviews_do_not_blame():
     ],
 )
 def test_menus_count_what_low_rated_reviews_praise_and_blame(low_rated, menu):
-    dataset = dataset_of(SAID)
-    table = low_rated_aspects(_named(low_rated), dataset.aspects)
-    assert table.schema.equals(schemas.LOW_RATED_ASPECTS)
-    assert Menus(replace(dataset, low_rated_aspects=table)).of(1) == menu
+    (row,) = low_rated
+    dataset = dataset_of([*SAID, (*row, "low_rated")])
+    assert dataset.aspects.equals(dataset_of(SAID).aspects)
+    assert Menus(dataset).of(1) == menu
+
+
+def test_complaints_are_what_more_of_a_users_reviews_blame_than_praise():
+    menus = Menus(dataset_of(SAID))
+    assert [menus.complaints(user) for user in range(4)] == [{"price"}, {"build"}, set(), set()]
+    low_rated = [("u0", "drum", "tone", "", "negative", "low_rated")]
+    assert Menus(dataset_of([*SAID, *low_rated])).complaints(0) == {"price"}  # tone is even
+    other = ("u0", "stand", "tone", "", "negative", "low_rated")
+    assert Menus(dataset_of([*SAID, *low_rated, other])).complaints(0) == {"price", "tone"}
+    praise = ("u0", "drum", "price", "", "positive", "low_rated")
+    assert Menus(dataset_of([*SAID, praise])).complaints(0) == set()
 
 
 def _opinion(said: Sequence[Said], aspect: str = "build", without: int | None = None) -> str:

@@ -83,6 +83,74 @@ def test_prepare_release_gives_a_dataset_without_leaks(tmp_path, release):
     assert manifest.row_counts["explanations"] == 200
 
 
+OWN = """user_id,item_id,aspect,opinion,sentiment,split
+ann,fox,Frühstück,warm,Positive,
+ann,fox,Frühstück,sehr lecker und warm,1,
+ann,fox,Lärm,,-1,
+bob,fox,Frühstück,,negative,
+bob,fox,Lärm,laut,,test
+bob,owl,Frühstück,frisch,positive,
+cat,owl,Frühstück,,positive,
+cat,owl,,,positive,
+ann,owl,Lärm,,so-so,
+dan,owl,Lärm,,negative,
+"""
+
+
+def test_prepare_own_aspects_count_as_their_pairs_do_and_bad_rows_are_findings(tmp_path):
+    files = {
+        "aspects.csv": OWN,
+        "interactions.csv": "user_id,item_id,split\nann,fox,train\nbob,fox,train\ncat,owl,test\n",
+        "dislikes.csv": "user_id,item_id\nbob,owl\n",
+    }
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    prepare_dataset(_tables_config(tmp_path / "w", tmp_path, max_rejected_share=0.5))
+    dataset = _dataset(tmp_path / "w")
+    assert dataset.aspects_from == "reviews"
+    (breakfast, noise), (ann, bob, cat) = (0, 1), range(3)
+    assert [tuple(row.values())[1:] for row in dataset.aspects.to_pylist()] == [
+        ("Frühstück", 2, 1, 1),
+        ("Lärm", 1, 0, 1),
+    ]
+    said = [tuple(row.values()) for row in dataset.explanation_aspects.to_pylist()]
+    assert said == [
+        (ann, 0, breakfast, "warm", "positive", "train"),
+        (ann, 0, noise, "", "negative", "train"),
+        (bob, 0, breakfast, "", "negative", "train"),
+        (bob, 0, noise, "laut", "positive", "test"),
+        (cat, 1, breakfast, "", "positive", "test"),
+    ]
+    assert [tuple(row.values()) for row in dataset.low_rated_aspects.to_pylist()] == [
+        (1, 0, 1, 1, 0)
+    ]
+    rejected = pq.read_table(tmp_path / "w" / "dataset" / "rejected.parquet")
+    assert [(row["line"], row["reason"]) for row in rejected.to_pylist()] == [
+        (9, "aspect must not be empty"),
+        (10, "sentiment must be positive, neutral, or negative (or 1, 0, or -1)"),
+        (11, "unknown user_id"),
+    ]
+
+
+def test_prepare_without_interactions_has_the_pairs_of_the_aspects(tmp_path):
+    (tmp_path / "topics.jsonl").write_text(
+        "\n".join(
+            json.dumps({"user_id": user, "item_id": 7, "topic": topic, "split": split})
+            for user, topic, split in [(1, "a", None), (1, "b", "test"), (2, "a", "train")]
+        )
+    )
+    source = {"kind": "tables", "uri": str(tmp_path), "files": {"aspects": "topics.jsonl"}}
+    source["columns"] = {"aspects.aspect": "topic"}
+    splits = {"validation": 0, "test": 0}
+    prepare_dataset(_config(tmp_path / "w", source, splits=splits))
+    dataset = _dataset(tmp_path / "w")
+    assert dataset.interactions["split"].to_pylist() == ["test", "train"]
+    assert dataset.aspects.to_pylist() == [
+        {"aspect_index": 0, "aspect": "a", "num_reviews": 1, "num_positive": 1, "num_negative": 0}
+    ]
+    assert dataset.explanation_aspects["split"].to_pylist() == ["test", "train"]  # 1-a, 2-a
+
+
 def test_prepare_again_does_no_work_and_another_run_leaves_what_is_there(tmp_path, release):
     first = prepare_dataset(_release_config(tmp_path, release))
     users = tmp_path / "workspace" / "dataset" / "users.parquet"

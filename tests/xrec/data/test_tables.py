@@ -2,6 +2,8 @@
 
 import gzip
 import json
+import os
+import pickle
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -9,17 +11,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import pandas as pd
 import pytest
 
 from tests.errors import raises
 from xrec.config import PrepareConfig, SplitShares, TablesSource, parse_config
-from xrec.data.sources import (
-    TABLES,
-    find_release_files,
-    find_table_files,
-    read_release,
-    read_tables,
-)
+from xrec.data.release import find_release_files, is_release, read_release
+from xrec.data.sources import TABLES, find_table_files, read_tables
 from xrec.data.staging import Staging
 from xrec.errors import ConfigError, DataError
 from xrec.storage import content_hash, open_location
@@ -245,6 +243,50 @@ def test_find_release_files_takes_either_ending_and_profiles_if_there(tmp_path):
         (tmp_path / name).write_bytes(data)
     found = find_release_files(folder).values()
     assert {name for each in found for name in each} == set(files)
-    (tmp_path / "data.json").unlink()
-    with raises(DataError, "missing_file", "data.jsonl or data.json"):
+    assert is_release(folder)
+    for name in ("data.json", "trn.pkl"):  # as in a clone without Git LFS
+        (tmp_path / name).write_text(
+            "version https://git-lfs.github.com/spec/v1\noid sha256:46a3b7"
+        )
+    with raises(DataError, "missing_file", "trn.pkl"):
         find_release_files(folder)
+
+
+def pickled(*lines: str) -> bytes:
+    """Explained pairs as a clone of the release has them: of texts as objects, shuffled."""
+    rows = pd.DataFrame(map(json.loads, lines), range(len(lines), 0, -1))
+    texts = {name: object for name in rows if rows[name].dtype != "int64"}
+    return pickle.dumps(rows.astype(texts).set_axis(rows.columns.astype(object), axis=1))
+
+
+@pytest.mark.parametrize("has_training", [True, False])
+def test_read_release_pickles_have_its_own_splits_if_training_is_among_them(has_training):
+    lines = [explained(user, user % 5) for user in range(40)]
+    pickles = {"trn.pkl": lines[:20], "val.pkl": lines[20:25], "tst.pkl": lines[25:]}
+    files = _release(data__jsonl=b"{broken") if has_training else _release()
+    if not has_training:
+        del files["data.jsonl"], pickles["trn.pkl"], pickles["val.pkl"]
+        pickles["tst.pkl"] = lines
+    with _staged({**files, **{name: pickled(*of) for name, of in pickles.items()}}) as staging:
+        found = dict(staging.sql("SELECT split, count(*) FROM raw.explanations GROUP BY split"))
+    own = {"train": 20, "validation": 5, "test": 15}
+    assert (found == own) == has_training
+    assert sum(found.values()) == 40
+    assert len(found) == 3
+
+
+class Command:
+    def __init__(self, *call: Any):
+        self.call = call
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return self.call[0], self.call[1:]
+
+
+@pytest.mark.parametrize("call", [(os.system, "touch {}"), (pd.read_pickle, "{}"), (list,)])
+def test_read_release_pickle_with_anything_but_a_table_is_an_error_and_runs_nothing(tmp_path, call):
+    mark = tmp_path / "mark"
+    data = pickle.dumps(Command(call[0], *(each.format(mark) for each in call[1:])))
+    with raises(DataError, "broken_file", "trn.pkl"), _staged(_release(trn__pkl=data)):
+        pass
+    assert not mark.exists()

@@ -13,6 +13,7 @@ import xrec.jobs.prepare
 from tests.errors import raises
 from tests.world.program import said
 from tests.world.shop import write_json_lines, write_shop
+from tests.xrec.data.test_tables import explained, pickled
 from xrec.config import CONFIG_TYPES, PrepareConfig, load_config, read_project
 from xrec.errors import ConfigError, DataError, StorageNotFoundError
 from xrec.init import Findings, init_project
@@ -99,6 +100,24 @@ def test_init_without_explanations_says_why_and_reasons_are_what_people_did(tmp_
     assert "too few explanations to train on (0 for train, 0 for validation, 0 for test;" in out
     assert "no table of users: profiles are empty" in out
     assert f"next: xrec run {tmp_path}/project/xrec.yaml" in out
+
+
+def test_init_of_the_public_release_is_prepared_with_its_own_files(tmp_path):
+    release = tmp_path / "XRec"
+    release.mkdir()
+    for part, users in (("trn", range(30)), ("val", range(30, 34)), ("tst", range(34, 38))):
+        (release / f"total_{part}.csv").write_text(f"user,item\n{users[0]},9\n")
+        texts = {"item_summary": "It has craft beer."}
+        lines = [explained(user, user % 7, **texts) for user in users]
+        (release / f"{part}.pkl").write_bytes(pickled(*lines))
+    findings = _init(tmp_path, release)
+    assert findings.survey.num_explanations == {"train": 30, "validation": 4, "test": 4}
+    assert ["trn.pkl", "30", "XRec release", ""] in [*findings.rows()]
+    assert [*findings.notes()] == []
+    source = {"kind": "xrec_release", "uri": str(release)}
+    assert _written(tmp_path)["prepare"]["source"] == source
+    for job in read_project(str(tmp_path / "project" / "xrec.yaml")).jobs:
+        said(job, tmp_path / "project" / "xrec.yaml", "--dry-run")
 
 
 def test_init_rows_that_cannot_be_used_are_counted_and_allowed(tmp_path, shop):

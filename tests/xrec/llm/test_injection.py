@@ -1,4 +1,4 @@
-"""Collaborative tokens: each has its own row's vector, and injection in each family adds it."""
+"""Collaborative tokens and their IDs, and injection in each family of models."""
 
 import pytest
 import torch
@@ -36,7 +36,7 @@ RULES: list[Injection] = ["direct", "projected", "none"]
 
 
 class Adding(nn.Module):
-    """A projection to q, k or v, or to all three, that adds what the rule says by itself."""
+    """A projection to q, k or v, or to all three, that adds the rule's vectors itself."""
 
     def __init__(self, linear: nn.Linear, vectors: Tensor, rule: Injection):
         super().__init__()
@@ -44,7 +44,7 @@ class Adding(nn.Module):
         self.added = vectors @ linear.weight.T if rule == "projected" else self._folded(vectors)
 
     def _folded(self, vectors: Tensor) -> Tensor:
-        """Query heads of `vectors` (B, S, H), whose groups are averaged where it is narrower.
+        """Return the heads of `vectors` (B, S, H), averaged over groups where it is narrower.
 
         A fused projection has q, k and v side by side.
         """
@@ -62,7 +62,7 @@ class Adding(nn.Module):
 
 
 def logits_by_hand(family: str, rule: Injection, **changes: int) -> Tensor:
-    """The logits of `PROMPT`, without a hook: vectors enter by the embedding, and by `Adding`."""
+    """Return the logits of `PROMPT` with `Adding` in place of hooks."""
     model = tiny_decoder(family, **changes)
     vectors = torch.zeros(*PROMPT.shape, HIDDEN_SIZE)
     vectors[PROMPT >= V] = attach_toy(model, "none").adapt(PROMPT[PROMPT >= V])
@@ -79,26 +79,24 @@ def injected_logits(family: str, rule: Injection, **changes: int) -> Tensor:
     return model(PROMPT).logits
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("rule", RULES)
-@torch.no_grad()
-def test_injection_equals_projections_that_add_by_themselves(rule, family):
-    expected = logits_by_hand(family, rule)
-    torch.testing.assert_close(injected_logits(family, rule), expected, rtol=1e-4, atol=2e-5)
-    if rule != "none":
-        without = logits_by_hand(family, "none")
-        assert (expected - without).abs().max() > 0.1  # the rule makes a difference here
+HEADS = [{"num_key_value_heads": number} for number in (4, 1)]
 
 
-@pytest.mark.parametrize("num_key_value_heads", [4, 1])
-@pytest.mark.parametrize("family", ["llama", "phi3"])
+@pytest.mark.parametrize(
+    ("family", "rule", "changes"),
+    [
+        *((family, rule, {}) for family in FAMILIES for rule in RULES),
+        *((family, "direct", heads) for family in ("llama", "phi3") for heads in HEADS),
+    ],
+)
 @torch.no_grad()
-def test_injection_direct_folds_to_any_number_of_key_value_heads(family, num_key_value_heads):
-    found, expected = (
-        logits(family, "direct", num_key_value_heads=num_key_value_heads)
-        for logits in (injected_logits, logits_by_hand)
-    )
+def test_injection_equals_projections_that_add_the_vectors_themselves(family, rule, changes):
+    expected = logits_by_hand(family, rule, **changes)
+    found = injected_logits(family, rule, **changes)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=2e-5)
+    if rule != "none":
+        without = logits_by_hand(family, "none", **changes)
+        assert (expected - without).abs().max() > 0.1  # the rule makes a difference here
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -128,7 +126,7 @@ def unsupported(name: str) -> PreTrainedModel:
     [("gpt2", "no_layers", "GPT2LMHeadModel"), ("mamba", "no_attention", [0, 1])],
 )
 @torch.no_grad()
-def test_injection_unsupported_decoder_raises_model_error_and_none_works(name, code, saw):
+def test_injection_refuses_an_unsupported_decoder_which_works_without(name, code, saw):
     model = unsupported(name)
     before = model(PROMPT.clamp_max(V - 1)).logits
     for rule in RULES[:2]:
@@ -142,7 +140,7 @@ def test_injection_unsupported_decoder_raises_model_error_and_none_works(name, c
 
 @pytest.mark.parametrize("family", ["qwen3", "gemma2"])
 @torch.no_grad()
-def test_injection_direct_with_q_wider_than_hidden_raises_model_error_and_projected_works(family):
+def test_injection_direct_refuses_queries_wider_than_the_hidden_size(family):
     model = tiny_decoder(family, head_dim=16, num_key_value_heads=1)
     text = torch.tensor([[1, 2, 3]])
     before = model(text).logits
@@ -171,7 +169,7 @@ def test_embedding_looks_up_words_and_the_tokens_of_users_and_items(num_tokens: 
 
 
 @pytest.mark.parametrize("num_tokens", [1, 3])
-def test_vocabulary_gives_each_token_an_id_of_its_own_that_shows_itself(num_tokens: int) -> None:
+def test_vocabulary_gives_each_user_and_item_its_own_readable_ids(num_tokens: int) -> None:
     vocabulary = Vocabulary(V, NUM_USERS, NUM_ITEMS, num_tokens)
     of_users = [vocabulary.user_tokens(user) for user in range(NUM_USERS)]
     of_items = [vocabulary.item_tokens(item) for item in range(NUM_ITEMS)]
@@ -185,7 +183,7 @@ def test_vocabulary_gives_each_token_an_id_of_its_own_that_shows_itself(num_toke
 
 
 @pytest.mark.parametrize("index", [-1, 7])
-def test_vocabulary_index_out_of_range_raises_value_error(index: int) -> None:
+def test_vocabulary_refuses_an_index_out_of_range(index: int) -> None:
     vocabulary = Vocabulary(V, NUM_USERS, NUM_ITEMS)
     with pytest.raises(ValueError, match=r"0\.\.4"):
         vocabulary.user_tokens(index)

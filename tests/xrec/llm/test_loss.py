@@ -1,11 +1,11 @@
-"""A pass split at the first collaborative token equals transformers' pass over each whole row.
+"""The loss of split and padded passes against transformers' own, of one whole row at a time.
 
-The cache is right with any budget, computes no more often than it should, and keeps in step.
-Batches have the NLL of transformers' own loss on one unpadded row at a time.
+The cache of prefixes changes no loss with any budget, and computes no more than it must.
 """
 
 import random
 from collections.abc import Sequence
+from unittest.mock import Mock, call
 
 import pytest
 import torch
@@ -31,8 +31,8 @@ SHARED = [7, 8, 9]
 RULES: list[Injection] = ["direct", "projected", "none"]
 
 
-def make_examples(count: int = 6) -> list[Example]:
-    """Examples with explanations of 1 to 4 tokens.
+def make_examples() -> list[Example]:
+    """Return six examples with explanations of 1 to 4 tokens.
 
     A prompt is [shared, own text of 0 to 5 tokens, a user, up to two words, an item, a word].
     """
@@ -45,11 +45,11 @@ def make_examples(count: int = 6) -> list[Example]:
         user, item = V + row % NUM_USERS, V + NUM_USERS + row
         return [*SHARED, *words(row, row), user, *words(0, 2), item, *words(1, 1)]
 
-    return [Example(prompt(row), words(1, 4)) for row in range(count)]
+    return [Example(prompt(row), words(1, 4)) for row in range(6)]
 
 
 def nll_by_transformers(model: torch.nn.Module, example: Example) -> torch.Tensor:
-    """The sum of the labels' NLL by the model's own loss, of the row alone and as a whole."""
+    """Return the sum of the labels' NLL by the model's own loss, of the whole row alone."""
     ids = torch.tensor([[*example.prompt_ids, *example.label_ids]])
     labels = ids.clone()
     labels[0, : len(example.prompt_ids)] = IGNORE
@@ -57,13 +57,9 @@ def nll_by_transformers(model: torch.nn.Module, example: Example) -> torch.Tenso
 
 
 def take_gradients(model: torch.nn.Module) -> dict[str, torch.Tensor]:
-    gradients = {
-        name: parameter.grad
-        for name, parameter in model.named_parameters()
-        if parameter.grad is not None
-    }
+    named = {name: parameter.grad for name, parameter in model.named_parameters()}
     model.zero_grad()
-    return gradients
+    return {name: gradient for name, gradient in named.items() if gradient is not None}
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
@@ -80,11 +76,8 @@ def test_split_pass_has_the_loss_and_gradients_of_the_whole_pass(rule, attention
     assert lengths == [3, 4, 5, 6, 7, 8]
 
     (shared,) = compute_key_values(model, [SHARED])
-    own = compute_key_values(
-        model,
-        [e.prompt_ids[3:n] for e, n in zip(examples[1:], lengths[1:], strict=True)],
-        batch_key_values(shared, [None]),
-    )
+    texts = [e.prompt_ids[3:n] for e, n in zip(examples[1:], lengths[1:], strict=True)]
+    own = compute_key_values(model, texts, batch_key_values(shared, [None]))
     rest = [Example(e.prompt_ids[n:], e.label_ids) for e, n in zip(examples, lengths, strict=True)]
     loss = token_nll(model, collate(rest), batch_key_values(shared, [None, *own])).sum()
     loss.backward()
@@ -136,7 +129,7 @@ def model():
 
 
 def count_passes(model: LlamaForCausalLM) -> list[tuple[int, int]]:
-    """Return a list, to which each pass through the decoder adds the shape of its input ids."""
+    """Return a list to which each pass through the decoder adds the shape of its input ids."""
     shapes: list[tuple[int, int]] = []
     model.get_decoder().register_forward_pre_hook(
         lambda _, args, kwargs: shapes.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
@@ -179,19 +172,14 @@ def test_prefix_cache_computes_again_only_what_has_no_room(model, budget_bytes, 
 
 
 @torch.no_grad()
-def test_prefix_cache_goes_along_when_another_worker_computes(model):
-    asked: list[bool] = []
-
-    def agree(needed: bool) -> bool:
-        asked.append(needed)
-        return True
-
+def test_prefix_cache_makes_a_pass_when_another_worker_needs_one(model):
     expected = loss_of(model, PrefixCache(model, **SHAPE, budget_bytes=ALL_BYTES))
+    agree = Mock(return_value=True)
     cache = PrefixCache(model, **SHAPE, budget_bytes=ALL_BYTES, agree=agree)
     shapes = count_passes(model)
     assert [loss_of(model, cache) for _ in range(2)] == pytest.approx([expected] * 2, rel=1e-5)
-    assert asked == [True, False]
-    assert len(shapes) == 5  # shared, and for each call a beginning and the rest
+    assert agree.mock_calls == [call(True), call(False)]
+    assert len(shapes) == 5  # the shared tokens, and for each call the prefixes and the rest
     assert cache.num_bytes == ALL_BYTES
 
 
@@ -203,26 +191,17 @@ def test_token_nll_of_a_padded_batch_equals_transformers_loss_row_by_row():
     batch = collate(examples)
     nll = token_nll(model, batch)
     assert nll.shape == batch.labels.shape
-    assert torch.count_nonzero(nll[batch.labels == IGNORE]) == 0
+    assert not nll[batch.labels == IGNORE].any()
     expected = [float(nll_by_transformers(model, example)) for example in examples]
     assert nll.sum(1).tolist() == pytest.approx(expected, rel=1e-4)
 
 
-def make_logits(dtype: torch.dtype = torch.float32) -> tuple[torch.Tensor, torch.Tensor]:
-    """Logits (3, 5, 11), some of them large, and labels (3, 5).
-
-    The first two labels of row 0 and all labels of row 2 are to be ignored.
-    """
+def test_label_nll_and_its_gradient_equal_torch_in_float64():
     generator = torch.Generator().manual_seed(0)
-    logits = (20 * torch.randn(3, 5, 11, generator=generator)).to(dtype)
+    logits = 20 * torch.randn(3, 5, 11, generator=generator)
     labels = torch.randint(11, (3, 5), generator=generator)
     labels[0, :2] = labels[2] = IGNORE
-    return logits, labels
-
-
-def test_label_nll_and_its_gradient_equal_torch_in_float64():
-    logits, labels = make_logits()
-    weights = torch.rand(3, 5, generator=torch.Generator().manual_seed(1))
+    weights = torch.rand(3, 5, generator=generator)
     expected_input = logits.double().requires_grad_()
     expected = torch.nn.functional.cross_entropy(
         expected_input.transpose(1, 2), labels, ignore_index=IGNORE, reduction="none"
@@ -233,8 +212,5 @@ def test_label_nll_and_its_gradient_equal_torch_in_float64():
     (nll * weights).sum().backward()
     torch.testing.assert_close(nll.double(), expected, rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(own_input.grad.double(), expected_input.grad, rtol=1e-5, atol=1e-7)
-    assert (
-        torch.count_nonzero(nll[labels == IGNORE])
-        == torch.count_nonzero(own_input.grad[labels == IGNORE])
-        == 0
-    )
+    assert not nll[labels == IGNORE].any()
+    assert not own_input.grad[labels == IGNORE].any()

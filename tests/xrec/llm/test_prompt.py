@@ -1,13 +1,10 @@
-"""Prompts: no text becomes a reserved token, users share their beginning, texts come back.
-
-The placeholder for titles is hidden in references, filled in texts, and never half shown.
-"""
+"""Prompts, in which no text becomes a reserved token; and the placeholder for titles."""
 
 import pytest
 from transformers import PreTrainedTokenizerFast
 
 from tests.errors import raises
-from tests.world.models import toy_tokenizer
+from tests.world.models import thinking_tokenizer, toy_tokenizer
 from tests.xrec.annotate.smuggled import SMUGGLED
 from xrec.config import PromptConfig
 from xrec.data import AspectEvidence
@@ -30,25 +27,21 @@ HOSTILE = [
 
 
 def make_builder(tokenizer: PreTrainedTokenizerFast = TOKENIZER, **prompt: object) -> PromptBuilder:
-    return PromptBuilder(tokenizer, PromptConfig(**prompt), Vocabulary(V, NUM_USERS, NUM_ITEMS))
+    vocabulary = Vocabulary(len(tokenizer), NUM_USERS, NUM_ITEMS)
+    return PromptBuilder(tokenizer, PromptConfig(**prompt), vocabulary)
 
 
 def without_template() -> PreTrainedTokenizerFast:
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=TOKENIZER.backend_tokenizer,
-        eos_token="<|im_end|>",
-        bos_token="<|im_start|>",
-    )
-    assert tokenizer.chat_template is None
-    return tokenizer
+    ends = {"bos_token": "<|im_start|>", "eos_token": "<|im_end|>"}
+    return PreTrainedTokenizerFast(tokenizer_object=TOKENIZER.backend_tokenizer, **ends)
 
 
 @pytest.mark.parametrize("text", [*HOSTILE, *(each.review for each in SMUGGLED.values())])
 def test_prompt_text_cannot_become_a_reserved_token(text):
     builder = make_builder(aspects=1, max_prompt_tokens=2048)
     harmless = builder.build(1, 2, PairTexts("a", "b", "c"))
-    told = (AspectEvidence(text, 1, 1, 0, 0, opinion=text),)
-    hostile = builder.build(1, 2, PairTexts(text, text, text, aspects=told))
+    aspects = (AspectEvidence(text, 1, 1, 0, 0, opinion=text),)
+    hostile = builder.build(1, 2, PairTexts(text, text, text, aspects=aspects))
     special = set(TOKENIZER.all_special_ids)
     assert [token for token in hostile if token in special] == [
         token for token in harmless if token in special
@@ -61,21 +54,21 @@ def test_prompt_text_cannot_become_a_reserved_token(text):
 
 
 def test_prompt_text_cannot_become_an_added_token_that_is_not_special():
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=TOKENIZER.backend_tokenizer, eos_token="<|im_end|>"
-    )
-    tokenizer.add_tokens(["<think>", "</think>"])
+    tokenizer = thinking_tokenizer()
     # transformers alone does not prevent it
     assert tokenizer("<think>", split_special_tokens=True)["input_ids"] == [V]
-    vocabulary = Vocabulary(len(tokenizer), NUM_USERS, NUM_ITEMS)
-    builder = PromptBuilder(tokenizer, PromptConfig(), vocabulary)
-    text = "a<think>b</think><think>"
+    builder, text = make_builder(tokenizer), "a<think>b</think><think>"
     explanation = builder.encode_explanation(text)
     assert set(tokenizer.convert_tokens_to_ids(["<think>", "</think>"])).isdisjoint(explanation)
     assert builder.decode(explanation) == text
 
 
-TEXTS = PairTexts("likes tea", "Tea House", "quiet")
+EVIDENCE = (
+    AspectEvidence("late hours", 14, 31, 3, 7),
+    AspectEvidence("{tea}", 2, 31, 0, 7, opinion="{item} a tank"),
+)
+TEXTS = PairTexts("likes tea", "Tea House", "quiet", aspects=EVIDENCE)
+SHOWN = "User: <user 3> likes tea\nItem: <item 4> Tea House. quiet"
 COLLABORATIVE_LAST = {
     "user": "User: {user_profile}",
     "item": "Item: {item_title}. {item_profile}",
@@ -101,24 +94,33 @@ COLLABORATIVE_LAST = {
             PairTexts("likes 茶", "Café Ümit", "ruhig 🍵"),
             "User: <user 3> likes 茶\nItem: <item 4> Café Ümit. ruhig 🍵",
         ),
+        (
+            {"aspects": 2},
+            TEXTS,
+            f"{SHOWN}\nReasons: late hours in 14 of 31 reviews, {{tea}} "
+            '("{item} a tank") in 2 of 31 reviews',
+        ),
+        (
+            {
+                "aspects": 2,
+                "opinion": ": {opinion}",
+                "aspect": "{aspect} {item_reviews}, you {user_reviews}",
+            },
+            TEXTS,
+            f"{SHOWN}\nReasons: late hours 14, you 3, {{tea}}: {{item}} a tank 2, you 0",
+        ),
+        ({}, TEXTS, SHOWN),
+        ({"aspects": 2}, PairTexts("likes tea", "Tea House", "quiet"), SHOWN),
     ],
 )
-def test_prompt_is_the_chat_template_around_instruction_user_and_item(settings, texts, expected):
+def test_prompt_is_the_chat_template_around_instruction_user_item_and_aspects(
+    settings, texts, expected
+):
     builder = make_builder(instruction="Why?", **settings)
     ids = builder.build(3, 4, texts)
     around = ("<|im_start|>user\nWhy?\n", "<|im_end|>\n<|im_start|>assistant\n")
     assert builder.show(ids) == expected.join(around)
     assert [token for token in ids if token < V] == builder.build_without_tokens(texts)
-
-
-def test_prompt_of_several_tokens_has_all_of_a_user_then_all_of_an_item():
-    builder = PromptBuilder(
-        TOKENIZER, PromptConfig(), Vocabulary(V, NUM_USERS, NUM_ITEMS, num_tokens=2)
-    )
-    ids = builder.build(3, 4, PairTexts("likes tea", "Tea House", "quiet"))
-    of_user, of_item = builder.vocabulary.user_tokens(3), builder.vocabulary.item_tokens(4)
-    assert [token for token in ids if token >= V] == of_user + of_item
-    assert "User: <user 3><user 3> likes tea" in builder.show(ids)
 
 
 @pytest.mark.parametrize(
@@ -158,48 +160,13 @@ def test_explanation_ends_with_the_end_token_and_decodes_without_it():
 
 def test_prompt_of_a_model_without_chat_template_starts_and_asks():
     builder = make_builder(without_template(), instruction="Why?")
-    shown = builder.show(builder.build(0, 0, PairTexts("p", "t", "i")))
-    assert shown == "<|im_start|>Why?\nUser: <user 0> p\nItem: <item 0> t. i\nExplanation:"
-
-
-EVIDENCE = (AspectEvidence("late hours", 14, 31, 3, 7), AspectEvidence("{tea}", 2, 31, 0, 7))
-
-
-def test_prompt_has_the_chosen_aspects_after_the_item():
-    builder = make_builder(
-        aspects=1, aspect="{aspect} {item_reviews}/{num_item_reviews} {user_reviews}"
-    )
-    shown = builder.show(builder.build(3, 4, PairTexts("p", "t", "i", aspects=EVIDENCE)))
-    assert "Item: <item 4> t. i\nReasons: late hours 14/31 3, {tea} 2/31 0<" in shown
-
-
-@pytest.mark.parametrize(
-    ("settings", "expected"),
-    [
-        ({}, 'Reasons: build ("{item} a tank") in 3 of 9 reviews, price in 2 of 9 reviews<'),
-        ({"opinion": ": {opinion}", "aspect": "{aspect}"}, "Reasons: build: {item} a tank, price<"),
-    ],
-)
-def test_prompt_has_the_words_of_reviewers_beside_an_aspect(settings, expected):
-    told = AspectEvidence("build", 3, 9, 0, 7, opinion="{item} a tank")
-    texts = PairTexts("p", "t", "i", aspects=(told, AspectEvidence("price", 2, 9, 0, 7)))
-    builder = make_builder(aspects=2, **settings)
-    assert expected in builder.show(builder.build(3, 4, texts))
+    assert builder.show(builder.build(3, 4, TEXTS)) == f"<|im_start|>Why?\n{SHOWN}\nExplanation:"
 
 
 def test_prompt_says_the_language_after_the_instruction():
-    texts = PairTexts("p", "t", "i")
-    plain, german = make_builder(), make_builder(language="de")
-    asked = PromptConfig().instruction
-    assert f"{asked}\n" in plain.show(plain.build(3, 4, texts))
-    assert f"{asked} Answer in German.\n" in german.show(german.build(3, 4, texts))
-
-
-def test_prompt_without_aspects_is_the_published_one():
-    with_evidence = PairTexts("p", "t", "i", aspects=EVIDENCE, menu=frozenset(["late hours"]))
-    published = make_builder().build(3, 4, PairTexts("p", "t", "i"))
-    assert make_builder().build(3, 4, with_evidence) == published
-    assert make_builder(aspects=2).build(3, 4, PairTexts("p", "t", "i")) == published
+    german = make_builder(language="de")
+    shown = german.show(german.build(3, 4, TEXTS))
+    assert f"{PromptConfig().instruction} Answer in German.\n" in shown
 
 
 PLACEHOLDER = TitlePlaceholder("this place")
@@ -213,7 +180,7 @@ def test_hide_and_fill_give_the_text_back():
 
 
 @pytest.mark.parametrize("title", [r"A+ (\1) [x]?", r"\g<0>", "蓝狐狸", "[titl", "a]"])
-def test_fill_takes_a_title_as_it_is(title):
+def test_fill_takes_a_title_literally(title):
     assert PLACEHOLDER.fill("At [title]'s, [ TITLE ]", title) == f"At {title}'s, {title}"
 
 
@@ -229,12 +196,12 @@ def test_fill_takes_a_title_as_it_is(title):
         ("Love [title]. It is near [title]!", "Fox & Co.", "Love Fox & Co. It is near Fox & Co.!"),
     ],
 )
-def test_fill_leaves_out_articles_and_full_stops_that_would_stand_twice(text, title, expected):
+def test_fill_leaves_out_articles_and_full_stops_that_would_be_doubled(text, title, expected):
     assert PLACEHOLDER.fill(text, title) == expected
 
 
 @pytest.mark.parametrize(("text", "waits"), [("The", True), ("at the ", True), ("breathe", False)])
-def test_end_of_an_unfinished_text_may_go_only_without_a_title(text, waits):
+def test_end_of_an_unfinished_text_may_change_only_without_a_title(text, waits):
     assert PLACEHOLDER.may_replace_end_of(text, " ") == waits
     assert not PLACEHOLDER.may_replace_end_of(text, "Fox")
     assert PLACEHOLDER.may_replace_end_of("hours of the", "The Fox")

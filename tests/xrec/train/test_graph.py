@@ -1,11 +1,10 @@
-"""Graph pretraining: what comes out of it, any number of workers, a stop, and a worker's memory.
+"""Graph pretraining: its artifact, any number of workers, resumed runs, and a worker's memory.
 
 Workers are this process with the real DeepSpeed, or processes on a real Ray cluster.
 """
 
 import time
 from contextlib import nullcontext
-from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
 
@@ -38,11 +37,11 @@ from xrec.graph.aspects import AspectEdges
 from xrec.graph.leave_out import read_training_vectors
 from xrec.graph.lightgcn import LightGCN
 from xrec.graph.partition import Partition
-from xrec.graph.ranking import SeenItems, top_k_items
+from xrec.graph.ranking import SeenItems, ranking_report, top_k_items
 from xrec.graph.ranking import metrics_of as ranking_metrics
 from xrec.graph.sampling import epoch_batches
 from xrec.graph.step import batch_loss
-from xrec.storage import Location, Manifest, location_of, only_driver, open_location
+from xrec.storage import Location, location_of, only_driver, open_location
 from xrec.train.graph import pretrain_graph
 from xrec.train.graph_model import (
     GraphData,
@@ -58,14 +57,14 @@ from xrec.train.graph_worker import check_convergence
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory, make_graph_config):
-    """A graph that was trained in this process, and its config."""
+    """The config and manifest of a graph that was trained in this process."""
     config = make_graph_config(tmp_path_factory.mktemp("trained") / "graph")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("xrec.train.graph.fit", fit_here)
         return config, pretrain_graph(config)
 
 
-def test_pretrain_graph_learns_and_its_figures_are_those_of_the_artifact_of_the_best_epoch(trained):
+def test_pretrain_graph_learns_and_reports_the_metrics_of_the_artifact_of_its_best_epoch(trained):
     config, manifest = trained
     rows = metrics_of(config.artifact("graph"))
     assert [row["epoch"] for row in rows] == [1, 2, 3, 4]
@@ -78,39 +77,29 @@ def test_pretrain_graph_learns_and_its_figures_are_those_of_the_artifact_of_the_
 
     graph = read_graph(open_location(config.artifact("graph")))
     dataset = read_dataset(open_location(config.artifact("dataset")))
-    held_out: dict[int, set[int]] = {}
-    for user, item in dataset.interaction_edges("test").T.tolist():
-        held_out.setdefault(user, set()).add(item)
-    users = torch.tensor(sorted(held_out))
-    seen = SeenItems(torch.from_numpy(dataset.interaction_edges("train")))
-    ((_, ranked, _),) = top_k_items(graph.users, graph.items, seen, users, 20)
-    ranks = zip(users.tolist(), ranked.tolist(), strict=True)
-    recalls = [len(held_out[user] & set(row)) / len(held_out[user]) for user, row in ranks]
-    recall = sum(recalls) / len(recalls)
-    assert manifest.metrics["test"]["recall@20"] == pytest.approx(recall, abs=1e-6)
-    assert graph.users.shape == (dataset.num_users, 8)
+    seen, held_out = (split_edges(dataset, split) for split in ("train", "test"))
+    report = ranking_report(graph.users, graph.items, seen, held_out)
+    assert manifest.metrics["test"] == pytest.approx(report, abs=1e-6)
 
 
-def test_training_that_was_stopped_ends_as_an_unbroken_one(make_graph_config, tmp_path):
+def test_training_that_was_stopped_ends_like_an_uninterrupted_one(make_graph_config, tmp_path):
     config = make_graph_config(tmp_path / "graph", l2_weight=1e-2)
-    unbroken = train_here(tmp_path / "unbroken", config)
-    stopped = train_here(tmp_path / "broken", config, lambda row: row["epoch"] == 4)
+    whole = train_here(tmp_path / "whole", config)
+    stopped = train_here(tmp_path / "resumed", config, lambda row: row["epoch"] == 4)
     assert [row["epoch"] for row in stopped.history] == [1, 2, 3]  # epoch 4 is lost
     with raises(ArtifactMismatchError, "checkpoint_of_another_run", saw="run"):
-        train_here(tmp_path / "broken", config, run="another")
-    broken = train_here(tmp_path / "broken", config)
-    assert broken.history[:3] == stopped.history
-    assert_same_epochs(broken.history, unbroken.history)
+        train_here(tmp_path / "resumed", config, run="another")
+    resumed = train_here(tmp_path / "resumed", config)
+    assert resumed.history[:3] == stopped.history
+    assert_same_epochs(resumed.history, whole.history)
     found, expected = (
         safetensors.torch.load_file(each.checkpoint / "rows-00000.safetensors")
-        for each in (broken, unbroken)
+        for each in (resumed, whole)
     )
-    assert found.keys() == expected.keys()
-    for name, rows in expected.items():
-        torch.testing.assert_close(found[name], rows, rtol=0, atol=0)
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
 
 
-def test_pretrain_graph_gives_who_has_no_edge_a_vector_of_zeros(
+def test_pretrain_graph_gives_zeros_to_users_without_an_edge(
     make_graph_config, town, tmp_path, monkeypatch
 ):
     source = dataset_in(town)
@@ -142,7 +131,7 @@ def test_pretrain_graph_second_run_does_no_work_and_another_run_is_refused(
     ("dataset", "dim", "saw"),
     [("0" * 16, 8, "0" * 16), (None, 5, 8)],
 )
-def test_start_from_a_graph_that_does_not_fit_is_refused(
+def test_graph_that_does_not_fit_is_refused_as_a_start(
     trained, make_graph_config, tmp_path, dataset, dim, saw
 ):
     _, manifest = trained
@@ -155,7 +144,7 @@ def test_start_from_a_graph_that_does_not_fit_is_refused(
     assert not (tmp_path / "graph").exists()
 
 
-def test_pretrain_graph_with_folds_has_vectors_of_training_pairs_that_have_not_seen_them(
+def test_pretrain_graph_with_folds_has_vectors_that_have_not_seen_their_pair(
     make_graph_config, town, tmp_path, monkeypatch
 ):
     config, began = make_graph_config(tmp_path / "graph", folds=2), list[str]()
@@ -171,7 +160,7 @@ def test_pretrain_graph_with_folds_has_vectors_of_training_pairs_that_have_not_s
         pretrain_graph(config)
     manifest = pretrain_graph(config)
     assert len(set(began[:3])) == 3
-    assert began[3:] == began[:3]  # what is done is not done again, but for reading it
+    assert began[3:] == began[:3]  # finished ones are only read
     location, dataset = open_location(str(tmp_path / "graph")), dataset_in(town)
     graph = read_graph(location)
     vectors = read_training_vectors(location, graph.manifest)
@@ -184,7 +173,7 @@ def test_pretrain_graph_with_folds_has_vectors_of_training_pairs_that_have_not_s
     assert manifest.files.keys() == {f"{name}.safetensors" for name in names}
 
 
-def test_training_without_gain_ends_after_its_patience(make_graph_config, tmp_path):
+def test_training_without_gain_ends_when_patience_runs_out(make_graph_config, tmp_path):
     every_other = {"num_epochs": 50, "patience": 2, "epochs_per_evaluation": 2}
     config = make_graph_config(tmp_path / "graph", learning_rate=1e-9, **every_other)
     history = train_here(tmp_path, config).history
@@ -194,7 +183,7 @@ def test_training_without_gain_ends_after_its_patience(make_graph_config, tmp_pa
     assert list(scores) == list(range(2, best + 5, 2))
 
 
-def test_loss_that_is_no_number_or_far_above_the_first_epochs_ends_the_training(
+def test_training_ends_if_the_loss_is_not_finite_or_far_above_the_first_epochs(
     make_graph_config, tmp_path
 ):
     config = make_graph_config(tmp_path / "graph", learning_rate=1e30, loss="bpr")
@@ -229,13 +218,13 @@ def test_pretrain_graph_refuses_before_workers_start(
         pretrain_graph(make_graph_config(tmp_path / "graph", workspace=str(tmp_path), **changes))
 
 
-def test_pretrain_graph_is_refused_while_another_driver_trains_it(make_graph_config, tmp_path):
+def test_pretrain_graph_refuses_to_start_while_another_driver_trains(make_graph_config, tmp_path):
     checkpoints = open_location(str(tmp_path / "graph" / "checkpoints"))
     with only_driver(checkpoints, holder="another"), raises(LeaseError, "lease_held"):
         pretrain_graph(make_graph_config(tmp_path / "graph"))
 
 
-def test_pretrain_graph_interrupted_at_the_very_end_only_writes_the_artifact(
+def test_pretrain_graph_that_was_interrupted_at_the_very_end_only_writes_the_artifact(
     make_graph_config, tmp_path, monkeypatch
 ):
     monkeypatch.setattr("xrec.train.graph.fit", fit_here)
@@ -288,15 +277,17 @@ class LargestTensor(TorchDispatchMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         result = func(*args, **(kwargs or {}))
-        for tensor in tree_leaves(result):
-            if isinstance(tensor, Tensor) and tensor.layout == torch.strided:
-                is_counted = tensor.is_floating_point()
-                num_bytes = tensor.untyped_storage().nbytes() if is_counted else 0
-                self.num_bytes = max(self.num_bytes, num_bytes)
+        for each in tree_leaves(result):
+            if (
+                isinstance(each, Tensor)
+                and each.layout == torch.strided
+                and each.is_floating_point()
+            ):
+                self.num_bytes = max(self.num_bytes, each.untyped_storage().nbytes())
         return result
 
     def lap(self) -> int:
-        """Return the bytes of the largest one since the last call."""
+        """Return the bytes of the largest tensor since the last call."""
         largest, self.num_bytes = self.num_bytes, 0
         return largest
 
@@ -305,7 +296,7 @@ NUM_USERS, NUM_ITEMS, NUM_ASPECTS, DIM = 9000, 6000, 200, 16
 
 
 def random_graph() -> tuple[GraphData, HeldOut]:
-    """Return interactions and aspects of everybody, and one held-out item of 50 users."""
+    """Return interactions and aspects of everybody, and a held-out item for 50 users."""
     generator = torch.Generator().manual_seed(0)
 
     def draw(most: int, size: int) -> Tensor:
@@ -342,7 +333,7 @@ def largest_tensors(config: PretrainGraphConfig) -> list[int]:
 def test_no_tensor_of_a_partitioned_worker_is_larger_than_its_share_of_the_graph(
     make_graph_config, tmp_path, monkeypatch
 ):
-    """Seen on the first of W workers; the graph's tables outweigh what does not fall."""
+    """The graph's tables are larger than anything that does not shrink with more workers."""
     monkeypatch.setattr("xrec.graph.partition._NODES_PER_DRAW", 100)
     monkeypatch.setattr("xrec.graph.ranking._SCORES_PER_CHUNK", 5_000)
     monkeypatch.setattr("xrec.train.graph_model.NUM_NEGATIVES", 16)
@@ -407,29 +398,13 @@ def test_graph_of_several_workers_is_that_of_one(
 
 EPOCHS: dict[str, Any] = {"num_epochs": 12, "patience": 12}
 KILLED_AT = "epoch 5: loss"
-Unbroken = tuple[Manifest, list[dict[str, Any]]]
 
 
 @pytest.fixture(scope="module")
-def unbroken(ray_cluster, tmp_path_factory, make_graph_config):
-    """One worker's twelve epochs without a break."""
-    folder = tmp_path_factory.mktemp("unbroken") / "graph"
+def uninterrupted(ray_cluster, tmp_path_factory, make_graph_config):
+    """The manifest and rows of twelve epochs by one worker."""
+    folder = tmp_path_factory.mktemp("uninterrupted") / "graph"
     return pretrain_graph(make_graph_config(folder, **EPOCHS)), metrics_of(folder)
-
-
-def assert_same(folder: Path, unbroken: Unbroken, stopped: float) -> None:
-    """Compare with the unbroken run; epochs up to the checkpoint are of before `stopped`."""
-    expected_manifest, expected = unbroken
-    manifest = Manifest.model_validate_json((folder / "manifest.json").read_text())
-    rows = metrics_of(folder)
-    assert [row["epoch"] for row in rows] == list(range(1, 13))
-    assert all(row["time"] < stopped for row in rows[:4])  # not trained again
-    assert_same_epochs(rows, expected)
-    assert manifest.run == expected_manifest.run
-    for split in ("validation", "test"):
-        for name in ("recall@20", "ndcg@20"):
-            value = expected_manifest.metrics[split][name]
-            assert manifest.metrics[split][name] == pytest.approx(value, abs=1e-3)
 
 
 @pytest.mark.slow
@@ -441,15 +416,19 @@ def assert_same(folder: Path, unbroken: Unbroken, stopped: float) -> None:
         ((2, "partitioned"), (2, "replicated")),
     ],
 )
-def test_run_whose_worker_was_killed_goes_on_from_the_checkpoint_in_any_mode(
-    unbroken, make_graph_config, tmp_path, caplog, before, after
+def test_run_whose_worker_was_killed_resumes_from_the_checkpoint_in_any_mode(
+    uninterrupted, make_graph_config, tmp_path, before, after
 ):
-    caplog.set_level("INFO", logger="xrec")
     stopped: list[float] = []
     lost = pytest.raises(TrainingError) if after else nullcontext()
     noted = at_message(KILLED_AT, lambda: stopped.append(time.time()))
     with noted, worker_killed_at("graph", KILLED_AT), lost:
-        pretrain_graph(make_graph_config(tmp_path, *before, **EPOCHS))
+        manifest = pretrain_graph(make_graph_config(tmp_path, *before, **EPOCHS))
     if after:
-        pretrain_graph(make_graph_config(tmp_path, *after, **EPOCHS))
-    assert_same(tmp_path, unbroken, stopped[0])
+        manifest = pretrain_graph(make_graph_config(tmp_path, *after, **EPOCHS))
+    expected, rows = uninterrupted
+    assert_same_epochs(metrics_of(tmp_path), rows)
+    assert all(row["time"] < stopped[0] for row in metrics_of(tmp_path)[:4])  # not trained again
+    assert manifest.run == expected.run
+    score = expected.metrics["test"]["ndcg@20"]
+    assert manifest.metrics["test"]["ndcg@20"] == pytest.approx(score, abs=1e-3)

@@ -1,12 +1,12 @@
 """A training worker in the test's own process, with the real DeepSpeed.
 
-Alone it is a training like any other. As the first of several workers it goes through what one
-worker does: torch's fake process group stands for the others, which send what this one sends and
-add nothing to sums.
+As the first of several workers, it has torch's fake process group in place of the others, which
+send what this one sends and add nothing to sums.
 """
 
 import contextlib
 import json
+import logging
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -33,9 +33,9 @@ Row = dict[str, Any]
 
 
 class WorkerHere(LocalTrainFnUtils):  # type: ignore[misc]  # Ray has no types
-    """What a worker has of Ray Train; the checkpoints are in `folder`.
+    """Ray Train's side of a worker, with its checkpoints in `folder`.
 
-    stop_before: which report comes too late, because the worker was stopped.
+    stop_before: the report that is lost, because the worker is stopped.
     """
 
     def __init__(self, folder: Path, num_workers: int, num_here: int) -> None:
@@ -64,15 +64,16 @@ class WorkerHere(LocalTrainFnUtils):  # type: ignore[misc]  # Ray has no types
         return ray.train.Checkpoint.from_directory(str(last[0])) if last else None
 
     def put(self, message: Row) -> None:
-        """Take a note, as the driver's queue does."""
+        """Take and log a note, as the driver does."""
         self.notes.append(message["note"])
+        logging.getLogger("xrec").info(message["note"])
 
 
 @contextlib.contextmanager
 def worker_here(
     folder: Path, num_workers: int = 1, num_here: int | None = None
 ) -> Iterator[WorkerHere]:
-    """Make this process rank 0 of `num_workers`, of which `num_here` are on its node."""
+    """Make this process rank 0 of `num_workers`; `num_here` of them are on its node."""
     import deepspeed
 
     worker = WorkerHere(folder, num_workers, num_here or num_workers)
@@ -107,10 +108,7 @@ def train_here(
     stop_before: Callable[[Row], bool] | None = None,
     run: str = "run",
 ) -> Trained:
-    """Train in this process to the end, or until the report `stop_before` is due.
-
-    It goes on from the last checkpoint in `folder`.
-    """
+    """Train from the last checkpoint in `folder` to the end, or to the report `stop_before`."""
     with worker_here(folder, config.workers.num_processes) as worker:
         worker.stop_before = stop_before or worker.stop_before
         with contextlib.suppress(Killed) if stop_before else contextlib.nullcontext():
@@ -135,15 +133,16 @@ def fit_here(
 ) -> Location:
     """Do what `xrec.train.ray_driver.fit` does with one worker, in this process.
 
-    Only the last checkpoint is kept, from which the same call goes on.
+    It keeps its last checkpoint, and resumes from it or else from the last one on Ray.
     """
     assert workers.num_processes == 1
-    kept = storage / name
+    run = storage / name
     with TemporaryDirectory() as folder, worker_here(Path(folder)) as worker:
-        if kept.files():
-            copy_files(kept, open_location(folder) / "checkpoint-000")
+        if kept := [file for file in run.files() if file.endswith("/progress.json")]:
+            last = max(kept).removesuffix("/progress.json")  # Ray's names begin with "checkpoint"
+            copy_files(run / last, open_location(folder) / "checkpoint-000")
         loop(loop_config)
         for row in worker.rows:
             if on_report is not None:
                 on_report(row)
-        return copy_files(open_location(str(worker.checkpoints[-1])), kept)
+        return copy_files(open_location(str(worker.checkpoints[-1])), run / "last")

@@ -9,7 +9,6 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import BaseModel, Field, create_model
 
 from xrec.annotate.annotator import (
-    LOW_RATED,
     Aspect,
     Input,
     ItemText,
@@ -22,6 +21,7 @@ from xrec.annotate.annotator import (
     UserText,
 )
 from xrec.config import ReplyFailureReason
+from xrec.data import LOW_RATED
 from xrec.errors import Failure
 
 Kind = Literal["item", "user", "pair"]
