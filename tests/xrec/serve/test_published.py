@@ -48,10 +48,13 @@ TEXT = "It is calm. You love Hi! Mary's for its tea and for its garden."
 
 
 class Writing(ModelHandle):
-    """A model that writes the same text for every pair."""
+    """A model that writes the same text for every pair, and streams it after these drafts."""
 
-    def __init__(self, text: str, aspects: Sequence[NamedEvidence] = ()):
+    def __init__(
+        self, text: str, aspects: Sequence[NamedEvidence] = (), drafts: Sequence[str] = ()
+    ):
         self._text = Explained(text, 9, 7, "stop", "model", "written", tuple(aspects))
+        self._drafts = drafts
 
     async def explain(
         self, pairs: Sequence[PairRequest], key: str = ""
@@ -61,6 +64,8 @@ class Writing(ModelHandle):
     async def stream(
         self, pair: PairRequest, parts: Parts, key: str = ""
     ) -> AsyncGenerator[Event, None]:
+        for text in self._drafts:
+            yield Draft(text, is_checked=True)
         yield self._text
 
 
@@ -117,7 +122,7 @@ def answer(
         (["The Fox"], "unknown", {"item_title": "Hi! Mary's"}, "It is calm."),
     ],
 )
-def test_cut_ends_a_sentence_and_falls_in_no_title_of_the_pair(titles, item, profiles, expected):
+def test_answer_is_cut_after_a_sentence_and_not_inside_the_title(titles, item, profiles, expected):
     read_through = answering(Writing(TEXT), titles)
     assert answer(read_through, 8, item, profiles=profiles).explanation == expected
     assert answer(read_through, 500, item, profiles=profiles).explanation == TEXT
@@ -144,7 +149,7 @@ def test_aspects_of_a_cut_answer_are_named_only_if_what_is_left_names_them():
     assert [each.item_reviews for each in cut.aspects] == [9] * 4
 
 
-def test_text_of_another_model_is_not_given_from_memory():
+def test_text_by_another_model_is_not_taken_from_memory():
     read_through = answering(Writing("of the model"))
     assert [answer(read_through, None).is_cached for _ in range(2)] == [False, True]
     read_through.published.model_fingerprint = "another"
@@ -154,7 +159,7 @@ def test_text_of_another_model_is_not_given_from_memory():
 @pytest.mark.parametrize(
     ("is_full", "status", "reason"), [(True, 429, OVERLOADED), (False, 504, "deadline")]
 )
-def test_model_without_room_or_answer_ends_the_request_which_may_come_again(
+def test_model_that_is_full_or_hangs_ends_the_request_which_may_be_sent_again(
     is_full, status, reason
 ):
     model = Hanging(is_full=is_full)
@@ -165,7 +170,7 @@ def test_model_without_room_or_answer_ends_the_request_which_may_come_again(
     assert model.is_stopped != is_full
 
 
-def test_fault_in_the_answer_of_one_pair_is_a_problem_of_that_pair():
+def test_bug_in_the_answer_to_one_pair_fails_only_that_pair():
     read_through = answering(Writing(TEXT), ["The Fox", "The Owl", "The Cat"])
     read_through.catalogue.item_texts = lambda item: ({0: "The Fox", 2: "The Cat"}[item], "")
     pairs = [PairRequest(user_id="u", item_id=f"i{number}") for number in range(3)]
@@ -349,7 +354,7 @@ def test_recommendations_are_the_published_pairs_by_rank_without_those_taken_dow
     assert refused.value.status_code == 503
 
 
-def test_look_keeps_what_is_known_if_the_list_cannot_be_read(uri):
+def test_takedowns_are_kept_if_their_list_cannot_be_read(uri):
     bulk.take_down(uri, rows=[{"user_id": "u1"}], reason="x")
     published = reading(uri).published
     bulk.take_down(uri, rows=[{"user_id": "u2"}], reason="x")
@@ -358,22 +363,10 @@ def test_look_keeps_what_is_known_if_the_list_cannot_be_read(uri):
     assert published.takedowns.of_row({"user_id": "u1", "item_id": "i"}) == 1
 
 
-class Streaming(Writing):
-    """A model that streams "It is calm." and then "It is rude."."""
-
-    async def stream(
-        self, pair: PairRequest, parts: Parts, key: str = ""
-    ) -> AsyncGenerator[Event, None]:
-        for text in ("It is calm.", "It is calm. It is rude."):
-            yield Draft(text, is_checked=True)
-        (whole,) = await self.explain([pair])
-        yield whole
-
-
 def test_stream_never_shows_a_phrase_that_is_taken_down(tmp_path):
-    uri = str(tmp_path / "out")
+    uri, text = str(tmp_path / "out"), "It is calm. It is rude."
     bulk.take_down(uri, phrase="rude", reason="x")
-    read_through = reading(uri, Streaming("It is calm. It is rude."))
+    read_through = reading(uri, Writing(text, drafts=("It is calm.", text)))
     pair = PairRequest(user_id="u1", item_id="i1")
 
     async def read() -> list[Any]:
@@ -384,7 +377,7 @@ def test_stream_never_shows_a_phrase_that_is_taken_down(tmp_path):
     assert last.problem.type == "/problems/taken_down"
 
 
-def test_takedown_is_kept_also_if_the_output_was_deleted_and_made_again(uri):
+def test_takedown_is_kept_if_the_output_is_deleted_and_recreated(uri):
     def are_taken_down() -> list[bool]:
         asyncio.run(read_through.published.look())
         asyncio.run(read_through.published.look_at_takedowns())
