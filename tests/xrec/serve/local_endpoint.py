@@ -52,7 +52,7 @@ from xrec.storage import Manifest, open_location
 USERS = sorted(f"resident-{number}" for number in range(1, NUM_USERS + 1))
 ITEMS = sorted(f"place-{number}" for number in range(1, NUM_ITEMS + 1))
 DECODING = {
-    "max_new_tokens": 24,
+    "max_new_tokens": 12,
     "text": {"max_words": None, "refuses_repetition": False},
 }
 """Limits on texts are off, because a toy model does not write sentences."""

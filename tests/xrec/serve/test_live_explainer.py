@@ -79,7 +79,7 @@ def results_of(answers: Answers) -> list[str]:
 def trying(live, monkeypatch):
     """The same explainer with rules that refuse all its texts and draw each a second time."""
     rules = {"text": {"retry_temperature": 1.0}}
-    decoding = DecodingConfig.model_validate({"max_new_tokens": 24, **rules})
+    decoding = DecodingConfig.model_validate({"max_new_tokens": 12, **rules})
     monkeypatch.setattr(live, "_decoding", decoding)
     return live
 
