@@ -103,7 +103,7 @@ def lists(first: int, count: int, length: int = 4) -> list[tuple[list[int], Requ
     return [([first + place] * (1 + place % length), PARAMS) for place in range(count)]
 
 
-def test_lists_of_many_threads_get_what_is_theirs():
+def test_lists_of_many_threads_get_their_own_completions():
     core = ToyCore()
     shared = SharedEngine(core)
 
@@ -152,7 +152,7 @@ def test_error_of_a_step_is_raised_by_all_lists_at_work_and_the_engine_goes_on(e
     assert len(list(shared.complete(lists(10, 5)))) == 5
 
 
-def test_cancel_that_raises_an_error_is_told_to_all_and_no_command_is_lost():
+def test_error_in_cancel_reaches_all_callers_and_no_command_is_lost():
     """Callers whose requests arrive with the cancellation do not wait forever."""
     core = ToyCore(fixed=7)
     shared, told = SharedEngine(core), list[Any]()
@@ -176,7 +176,7 @@ def test_cancel_that_raises_an_error_is_told_to_all_and_no_command_is_lost():
     assert len(list(shared.complete(lists(10, 5)))) == 5
 
 
-def test_steps_go_on_while_a_caller_looks_at_its_text():
+def test_steps_go_on_while_a_caller_checks_its_text():
     """The caller inspects its text until its other request has advanced ten steps."""
     core = ToyCore()
 
