@@ -44,8 +44,8 @@ class Served(Requests):
 class Watched(Generator):
     """A model replica whose metrics a test can read."""
 
-    def __init__(self, config: ServeConfig):
-        super().__init__(config)
+    def __init__(self, *arguments: Any):
+        super().__init__(*arguments)
         self._metrics = NotedMetrics()
 
     async def metric(self, name: str) -> float:
