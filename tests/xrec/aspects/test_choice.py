@@ -190,7 +190,7 @@ def profiles(tmp_path_factory):
 
 
 @pytest.mark.parametrize("leave_out_own", [False, True])
-def test_profile_is_the_only_review_of_its_item_and_visits_are_the_users(profiles, leave_out_own):
+def test_profile_counts_as_the_only_review_of_its_item(profiles, leave_out_own):
     dataset, menus = profiles, dict[int, set[int]]()
     visits = [tuple(edge) for edge in dataset.interaction_edges("train").T.tolist()]
     for row in dataset.item_aspects.to_pylist():

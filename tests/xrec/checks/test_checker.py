@@ -46,7 +46,7 @@ def test_checker_agrees_with_a_person_on_a_hundred_texts():
 
 
 @pytest.mark.parametrize("name", data()["patterns"])
-def test_pattern_finds_its_examples_and_spares_the_others(name):
+def test_pattern_finds_its_examples_and_no_others(name):
     of = data()["patterns"][name]
     assert of["finds"]
     assert of["spares"]
@@ -171,7 +171,7 @@ PRICES = (evidence("tone", 2, 9), evidence("fit", 4, 9), evidence("price", 3, 9)
         ),
     ],
 )
-def test_plain_sentence_says_the_evidence(aspects, min_evidence, expected):
+def test_plain_sentence_states_the_evidence(aspects, min_evidence, expected):
     texts = replace(BISTRO, item_title="", aspects=aspects)
     assert plain_sentence(texts, PLAIN, min_evidence) == expected
 
@@ -217,7 +217,7 @@ def test_plain_sentence_passes_all_checks_and_names_aspects_as_the_profile_does(
     assert ("late hours" in sentence) == (texts is BISTRO)  # "late hour" in the vocabulary
 
 
-def test_plain_templates_words_may_be_aspects_of_the_catalogue():
+def test_words_of_the_templates_may_be_aspects_of_the_catalog():
     sentence = Checker(["review", "late hour"]).plain(BISTRO, PLAIN, 10, ALL)
     assert sentence.startswith("14 of 31 reviews of Café 21 mention")
 

@@ -129,7 +129,7 @@ def test_closed_iterator_cancels_what_is_left_and_the_thread_ends():
     assert len(list(shared.complete(lists(50, 3)))) == 3
 
 
-def test_request_that_cannot_be_added_is_an_error_of_its_list_alone():
+def test_request_that_cannot_be_added_fails_only_its_list():
     shared = SharedEngine(ToyCore())
     with pytest.raises(ValueError, match="empty"):
         list(shared.complete([([], PARAMS), *lists(0, 5)]))
@@ -190,7 +190,7 @@ def test_steps_go_on_while_a_caller_checks_its_text():
     completions.close()  # type: ignore[attr-defined]
 
 
-def test_texts_are_asked_for_again_until_one_is_taken_and_prompts_are_kept_for_them():
+def test_refused_texts_are_drawn_again_from_kept_prompts():
     core, num_asked = ToyCore(), [0] * 20
     shared = SharedEngine(core)
     params = replace(PARAMS, keeps_prompt=True)
@@ -211,7 +211,7 @@ def test_texts_are_asked_for_again_until_one_is_taken_and_prompts_are_kept_for_t
     assert not core.kept
 
 
-def test_error_of_whoever_looks_at_texts_is_its_own_and_lets_go_of_all_its_prompts():
+def test_error_in_a_caller_stays_its_own_and_releases_its_prompts():
     core = ToyCore()
     shared = SharedEngine(core)
     params = replace(PARAMS, keeps_prompt=True)
@@ -224,7 +224,7 @@ def test_error_of_whoever_looks_at_texts_is_its_own_and_lets_go_of_all_its_promp
 
 
 @pytest.mark.parametrize("is_streaming", [True, False])
-def test_text_that_takes_too_long_ends_whether_or_not_the_core_reports_its_tokens(is_streaming):
+def test_slow_text_times_out_whether_or_not_the_core_reports_its_tokens(is_streaming):
     """A step takes a second. A text of 7 steps ends in the step in which it would be canceled."""
     core, seconds = ToyCore(is_streaming=is_streaming), itertools.count()
     shared = SharedEngine(core, row_seconds=5, clock=lambda: float(next(seconds)))
@@ -235,7 +235,7 @@ def test_text_that_takes_too_long_ends_whether_or_not_the_core_reports_its_token
     assert not core.at_work
 
 
-def test_time_of_a_text_goes_on_while_it_is_asked_for_again():
+def test_time_of_a_text_includes_its_earlier_drafts():
     """Each text takes three steps, and each step a second."""
     core, seconds, num_asked = ToyCore(), itertools.count(), [0]
     shared = SharedEngine(core, row_seconds=7, clock=lambda: float(next(seconds)))

@@ -325,7 +325,7 @@ def test_explain_answers_any_number_of_pairs_in_order(endpoint):
     assert answers[-1].problem.type == "/problems/unknown_user"
 
 
-def test_stream_gives_the_texts_that_explain_gives(endpoint):
+def test_stream_has_the_texts_of_explain(endpoint):
     pairs = [(USERS[0], item) for item in ITEMS[:8]]
     with Client(endpoint.url) as client:
         answers = client.explain(pairs)
@@ -341,7 +341,7 @@ def test_stream_gives_the_texts_that_explain_gives(endpoint):
     assert any(texts)
 
 
-def test_a_busy_endpoint_is_asked_again_with_the_key():
+def test_client_asks_a_busy_endpoint_again():
     busy = refusal(429, "concurrency", **{"Retry-After": "0"})
     down = httpx2.Response(503, headers={"Retry-After": "0"}, text="<html>of a proxy")
     client, sent = client_of(busy, down, EMPTY, key="sesame")
@@ -358,7 +358,7 @@ def test_an_endpoint_that_stays_busy_is_an_error_at_once_if_the_wait_is_long(aft
     assert len(sent) == num_tries
 
 
-def test_an_endpoint_that_does_not_answer_is_named():
+def test_unreachable_endpoint_is_named():
     with raises(EndpointUnreachableError, "unreachable", saw="http://127.0.0.1:9"):
         Client("http://127.0.0.1:9").explain([PAIR])
 

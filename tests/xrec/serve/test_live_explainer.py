@@ -79,7 +79,7 @@ def results_of(answers: Answers) -> list[str]:
 def trying(live, monkeypatch):
     """The same explainer with rules that refuse all its texts and draw each a second time."""
     rules = {"text": {"retry_temperature": 1.0}}
-    decoding = DecodingConfig.model_validate({"max_new_tokens": 12, **rules})
+    decoding = DecodingConfig.model_validate({"max_new_tokens": 24, **rules})
     monkeypatch.setattr(live, "_decoding", decoding)
     return live
 
@@ -176,8 +176,8 @@ def test_client_input_is_prepared_in_one_thread_and_texts_are_checked_in_others(
         monkeypatch.setattr(thing, name, partial(note, name, getattr(thing, name)))
 
     async def ask() -> None:
-        pair = asked("newcomer", ITEMS[0], tuple(ITEMS[1:4]))
-        await trying.explain([pair])
+        pair = asked(USERS[0], ITEMS[0])
+        await trying.explain([pair, asked("newcomer", ITEMS[0], tuple(ITEMS[1:4]))])
         for parts in ("checked", "unchecked"):
             assert [event async for event in trying.stream(pair, parts)]
 
@@ -185,7 +185,7 @@ def test_client_input_is_prepared_in_one_thread_and_texts_are_checked_in_others(
     assert threads.keys() == prepared.keys() | checked.keys()
     # Tokenizers are not thread-safe.
     assert {name for each in prepared for name in threads[each]} == {"xrec-prepare_0"}
-    assert len(threads["finish"]) == 3 * MOST_TEXTS
+    assert len(threads["finish"]) > 3 * MOST_TEXTS
     assert all(name.startswith("asyncio_") for each in checked for name in threads[each])
 
 

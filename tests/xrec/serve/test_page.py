@@ -87,7 +87,7 @@ def page(driver, endpoint):
     return page
 
 
-def test_pair_is_picked_and_its_text_and_evidence_are_shown_by_keyboard_alone(page, endpoint, town):
+def test_page_shows_the_text_and_evidence_of_a_pair_by_keyboard_alone(page, endpoint, town):
     """No other test asks for this pair. The page only sends requests to the endpoint."""
     dataset, pair = dataset_of(town), {"user_id": USERS[7], "item_id": ITEMS[6]}
     page.press(TAB)

@@ -132,7 +132,7 @@ def test_answer_is_cut_after_a_sentence_and_not_inside_the_title(titles, item, p
     assert none.problem.type == "/problems/no_full_sentence"
 
 
-def test_aspects_of_a_cut_answer_are_named_only_if_what_is_left_names_them():
+def test_aspects_of_a_cut_answer_are_those_that_the_rest_names():
     are_named = {"late hours": True, "hours": True, "price": True, "tea": False}
     aspects = [NamedEvidence(name, 9, 30, 3, 7, is_named=is_) for name, is_ in are_named.items()]
     text = (
@@ -307,7 +307,7 @@ def test_client_gets_no_wrong_mixed_or_missing_answer_while_versions_change(uri)
     assert set(seen) == set("01234"), seen
 
 
-def test_what_is_taken_down_is_not_answered_from_anywhere_until_it_is_lifted(uri):
+def test_taken_down_text_is_not_served_from_anywhere_until_it_is_lifted(uri):
     read_through = reading(uri)
 
     def ask(user: str, item: str, **more: Any) -> str:
@@ -408,7 +408,9 @@ def test_takedown_is_kept_if_the_output_is_deleted_and_recreated(uri):
         ("A quiet garden.", "popular", None, None),
     ],
 )
-def test_what_a_user_did_needs_a_key_with_evidence_or_of_that_user(text, kind, support, name):
+def test_history_of_a_user_is_shown_to_a_key_with_evidence_or_for_that_user(
+    text, kind, support, name
+):
     options = {"shop": {}, "desk": {"scopes": ("explain", "evidence")}, "own": {"users": ["u"]}}
     keys = [KeyConfig(**key(name, name, **given)) for name, given in options.items()]
     model = Writing(text)

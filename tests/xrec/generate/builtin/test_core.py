@@ -109,7 +109,7 @@ def test_requests_that_come_and_go_get_the_texts_that_they_get_alone(injection, 
     [(4, 12, 512), (60, 1, 64)],
     ids=["more rows than slots", "more prompts than fit into a pass"],
 )
-def test_texts_end_in_the_order_in_which_they_came(num_own, num_new, pass_tokens):
+def test_texts_end_in_the_order_of_their_requests(num_own, num_new, pass_tokens):
     """A new prompt of the first user arrives for each that ends, so its prefix is always in use."""
     core = make_core(make_model("none"), stop=(), max_rows=8, pass_tokens=pass_tokens)
     rng = random.Random(0)
@@ -132,7 +132,7 @@ def test_texts_end_in_the_order_in_which_they_came(num_own, num_new, pass_tokens
     assert max(ended[one] - came[one] for one in range(40)) <= 24
 
 
-def test_kept_prompts_give_way_to_requests_that_wait_once_nothing_else_is_at_work():
+def test_kept_prompts_give_way_to_waiting_requests():
     """The caller that keeps them may be waiting for these requests."""
     prompts, expected = all_by_hand("projected")
     core = make_core(make_model(), max_rows=2)
@@ -210,7 +210,7 @@ def test_all_tensors_of_a_pass_are_on_the_models_device():
         core.step()
 
 
-def test_memory_is_taken_by_need_and_a_request_beyond_it_fails_alone():
+def test_memory_is_used_as_needed_and_only_a_request_beyond_it_fails():
     model = make_model()
     long, short = [3] * 150, [[4 + number, 5, 6] for number in range(20)]
     # Room for the long one and twelve short ones; sized by the longest there would be two rows.

@@ -86,7 +86,7 @@ def test_generate_computes_prefixes_and_adapters_once_and_counts_tokens(monkeypa
     assert engine.take_report().num_decoded_tokens == 0
 
 
-def test_generate_ends_a_text_at_its_stop_token_whatever_the_models_own_settings_say():
+def test_generate_ends_a_text_at_its_stop_token_despite_the_models_own_settings():
     model, prompts = make_model("projected"), make_prompts()
     full = run(make_engine(model), prompts)
     counts = Counter(token for ids in full for token in set(ids))
@@ -197,7 +197,7 @@ def complete(*requests: tuple[list[int], TextParams]) -> list[Completion]:
 
 
 @pytest.mark.parametrize("temperature", [0.0, 3.0])
-def test_text_follows_its_mask_and_the_others_are_as_without(temperature):
+def test_text_follows_its_mask_and_others_do_not_change(temperature):
     first, second = make_prompts()[:2]
     params = replace(GREEDY, temperature=temperature)
     follow = {5: [7, 9], 7: [5], 9: [5, END]}

@@ -158,7 +158,7 @@ def test_version_that_was_not_tested_is_refused_with_what_to_do(version, monkeyp
         check_installed_vllm()
 
 
-def test_plugin_imports_nothing_that_vllms_start_could_stumble_over():
+def test_plugin_imports_no_heavy_package():
     code = (
         "import sys, xrec.generate.vllm.plugin; "
         "print(sorted({'torch', 'torch_geometric', 'pandas', 'vllm'} & set(sys.modules)))"
