@@ -503,3 +503,5 @@ def test_driver_that_resumes_opens_no_result_that_was_counted(here, opened):
         assert counts == recount(toy)
         assert len(opened) == sum(num_done)
         toy.drive(retry=["odd"])
+    (toy.run.folder / "counted.json").write_bytes(b'{"chunks": "zz", "second": []}')
+    assert counts_of(toy) == recount(toy)
