@@ -1,4 +1,4 @@
-"""The environment: metadata, lock, set-up and image say the same about Python and packages."""
+"""The environment: metadata, lock, setup, CI and image agree about Python and packages."""
 
 import os
 import re
@@ -48,6 +48,18 @@ def locked(name: str) -> dict[str, str]:
     return {match[1]: match[2] for match in matches if match}
 
 
+def write_program(path: Path, script: str) -> None:
+    """Write an executable shell script."""
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+
+
+def link_programs(folder: Path, names: str) -> None:
+    """Make `folder` a PATH with programs of this machine."""
+    for name in names.split():
+        (folder / name).symlink_to(shutil.which(name) or "")
+
+
 def test_pythons_are_the_same_in_metadata_set_up_checks_and_image():
     pyproject = tomllib.loads(_text("pyproject.toml"))
     project, tools = pyproject["project"], pyproject["tool"]
@@ -81,10 +93,9 @@ def test_lists_have_a_version_that_fits_of_every_package_that_is_installed():
     assert len(locked("models")) == 3
 
 
-# It answers for Python, pip and uv. UNREACHABLE and MISSING are exit statuses: of a try to reach
+# It stands for Python, pip and uv. UNREACHABLE and MISSING are exit statuses: of a connection to
 # PyTorch's index, and of the installation of torch for CPUs.
-STUB = """#!/bin/sh
-case "$*" in
+STUB = """case "$*" in
   *urlopen*) exit "$UNREACHABLE" ;;
   *version_info*) echo 3.11 ;;
   "-m venv"*)
@@ -94,8 +105,7 @@ case "$*" in
   *source.txt) echo "${0##*/} $*, torch $(cat "$PYTHONPATH/torch.py")" >> asked ;;
   *install*) echo "${0##*/} $*" >> asked ;;
 esac
-case "$*" in *torch-cpu.txt) exit "$MISSING" ;; esac
-"""
+case "$*" in *torch-cpu.txt) exit "$MISSING" ;; esac"""
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 WHEELS = "--require-hashes --no-deps --only-binary :all: "
 TORCHES = {
@@ -113,20 +123,17 @@ TORCHES = {
 @pytest.mark.parametrize("installer", ["pip", "uv"])
 @pytest.mark.parametrize("torch", TORCHES)
 def test_set_up_installs_by_hash_only_but_for_an_index_that_is_named(torch, installer, tmp_path):
-    """Run it with a Python, a pip and a uv that record what they are asked to install."""
+    """Run setup with a Python, a pip and a uv that record what they are asked to install."""
     if torch != "gpu" and list(Path("/dev").glob("nvidia*")):
         pytest.skip("set-up sees the GPU of this machine")
     shutil.copytree(ROOT / "requirements", tmp_path / "requirements")
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
     programs = tmp_path / "programs"
     programs.mkdir()
-    needed = "bash cat cksum cp cut dirname grep mkdir mktemp rm sh touch uname"
-    for name in needed.split():
-        (programs / name).symlink_to(shutil.which(name) or "")
+    link_programs(programs, "bash cat cksum cp cut dirname grep mkdir mktemp rm sh touch uname")
     stubs = {"python3.11": True, "uv": installer == "uv", "nvidia-smi": torch == "gpu"}
     for name in [name for name, wanted in stubs.items() if wanted]:
-        (programs / name).write_text(STUB)
-        (programs / name).chmod(0o755)
+        write_program(programs / name, STUB)
     environment = {
         "PATH": str(programs),
         "TORCH_INDEX": "https://own" if torch == "own" else "",
@@ -180,12 +187,9 @@ def test_workflow_pins_its_actions_and_builds_and_scans_an_image_of_each_kind():
 
 
 def test_ci_calls_the_makefiles_targets_and_survives_a_machine_without_apt(tmp_path):
-    """Run with a PATH on which there is no apt-get, and a `make` that notes its targets."""
-    for name in ("bash", "dirname", "id", "env"):
-        (tmp_path / name).symlink_to(shutil.which(name) or "")
-    make = tmp_path / "make"
-    make.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/asked\n')
-    make.chmod(0o755)
+    """Run with a PATH without apt-get, and with a `make` that records its targets."""
+    link_programs(tmp_path, "bash dirname id env")
+    write_program(tmp_path / "make", f'echo "$@" >> {tmp_path}/asked')
     environment = {**os.environ, "PATH": str(tmp_path)}
     subprocess.run([str(ROOT / ".ci" / "run")], env=environment, check=True, timeout=60)
     assert (tmp_path / "asked").read_text().split() == ["check", "test"]
