@@ -14,12 +14,7 @@ from xrec.errors import ArtifactMismatchError
 from xrec.lab.baselines.artifact import build_model, read_baseline
 from xrec.lab.baselines.baseline import RECIPES, Baseline, recipe_of
 from xrec.lab.baselines.codec import END, UNKNOWN
-from xrec.lab.baselines.data import (
-    BaselineData,
-    TextExample,
-    build_data,
-    collate,
-)
+from xrec.lab.baselines.data import BaselineData, TextExample, build_data, collate
 from xrec.lab.baselines.lora import LoRA
 from xrec.lab.baselines.texts import write_baseline_texts
 from xrec.lab.baselines.train import train_baseline

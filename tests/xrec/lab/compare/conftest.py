@@ -24,7 +24,7 @@ MakeConfig = Callable[..., CompareConfig]
 @pytest.fixture(scope="session")
 def town(tmp_path_factory):
     """Dataset, graph and language model; tests must not change them."""
-    return build_workspace(tmp_path_factory.mktemp("compare"))
+    return build_workspace(tmp_path_factory.mktemp("compare"), num_users=24)
 
 
 @pytest.fixture
