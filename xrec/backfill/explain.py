@@ -67,7 +67,7 @@ def explain_pairs(
     accepted: list[_KnownPair] = []
     prompts: list[list[int]] = []
     for one in known:
-        if not are_written[tuple(one.ids.values())]:
+        if not are_written[one.ids["user_id"], one.ids["item_id"]]:
             key = content_key(explainer, f"{shared_key}{_PLAIN}", one.pair, one.texts)
             text, failure = explainer.finisher.fallback(one.texts, decoding.text, _UNASKED)
             if failure is None:

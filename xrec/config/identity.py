@@ -62,7 +62,7 @@ CHANGES_NOTHING: Mapping[type[Config], str] = {
     EligibleItems: "items users",
     RecommendConfig: "unnamed categories keeps",
     AnnotateConfig: "carry_from",
-    LanguageModelAnnotator: "prompts",
+    LanguageModelAnnotator: "prompts drift",
     # Training: processes, memory, checkpoints, and trackers.
     TrainingJobConfig: "tracker",
     Workers: "max_failures",

@@ -286,6 +286,37 @@ def test_run_carries_texts_while_inputs_and_what_was_learned_stay_the_same(quoti
     assert quoting.asked().total() == 6
 
 
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ([("f", "warm")], None),  # a sixth of the reviews says something unknown
+        ([("f", "warm"), ("g", "warm"), ("h", "loud")], "drift"),
+        ([("a", None), ("f", "warm")], "reviews"),  # a text that nobody wrote must not stay
+        ([("a", "loud")], "reviews"),
+    ],
+)
+def test_run_carries_a_profile_until_what_its_reviews_say_drifts(quoting, change, reason):
+    def run(name: str, texts: dict[str, str], **values: Any) -> tuple[AnnotateConfig, Manifest]:
+        rows = [review(user, "1", text) for user, text in texts.items() if text]
+        config = quoting.config(*rows, name=name, split=HASHED, **values)
+        quoting.asked()
+        return config, quoting.run(config, folds=2, drift=0.3)
+
+    texts = dict.fromkeys("abcde", "warm")
+    before, _ = run("0", texts)
+    now, manifest = run("1", texts | dict(change), carry_from=before.artifact("annotations"))
+    assert ("1" in quoting.asked()) == (reason is not None)
+    assert manifest.metrics["written_again"]["items"] == ({reason: 1} if reason else {})
+    assert manifest.metrics["carried"]["items"] == (reason is None)
+    if reason is None:  # compared with what the profile was written from, not with the last night
+        more = texts | dict(change) | {"g": "warm"}
+        later, _ = run("2", more, carry_from=now.artifact("annotations"))
+        assert quoting.asked().keys() == {"g", "g 1"}
+        loud = dict.fromkeys("ijkl", "loud")
+        run("3", more | loud, carry_from=later.artifact("annotations"))
+        assert "1" in quoting.asked()
+
+
 def test_run_with_wrong_or_changed_settings_is_refused(quoting):
     config = quoting.config(review("a", "1", "warm"), split=HASHED)
     quoting.run(config)

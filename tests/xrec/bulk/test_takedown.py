@@ -16,12 +16,12 @@ import pytest
 
 from tests.errors import raises
 from tests.world.here import Killed, plan_of
-from tests.xrec.bulk.conftest import Toys
 from tests.xrec.bulk.toy_run import (
     FORMAT,
     IDENTITY,
     OTHER,
     Toy,
+    Toys,
     commit_once,
     die_here,
     files_of,
@@ -208,9 +208,10 @@ def test_rule_13_forgotten_users_are_in_no_byte_of_an_output(here):
     assert rows_of(toy.published(), keys=BY_USER_ID.keys) == [("u-2", "a")]
 
 
-@pytest.mark.usefixtures("small_windows")
 def test_rule_13_takedown_after_another_program_reordered_rows_hides_no_other(here):
     here.in_parts(4_000)
+    here.patch.setattr("xrec.bulk.table.ROWS_PER_GROUP", 8)
+    here.patch.setattr("xrec.bulk.request.ROWS_PER_BUCKET", 3)
     toy = here("a b c", num_users=30)
     toy.complete()
     table_at(here).optimize.z_order(["item"])
