@@ -36,7 +36,7 @@ MARK = "# not checked"
 PROGRAM = typer.main.get_command(app)
 EXTRAS = ("index", "schema", "compare", "vllm")
 TEXTS = (
-    *("xrec.cli  ", "reviews ──", "user  ", "SmolLM2  ", "item  ", "explanations/", "User: ..."),
+    *("xrec.cli  ", "user  ", "SmolLM2  ", "item  ", "explanations/", "User: ..."),
     *("B P (1 + h)", "A = D^-1/2", "ln(1 + ", "score(u, i, a)", "user u is", "z = ((x"),
     *("Fans of craft", "backfill ──▶", "user_id,item_id,"),
 )

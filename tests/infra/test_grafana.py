@@ -13,6 +13,7 @@ import ray.util.metrics
 import yaml
 
 from xrec.backfill.driver import BackfillMetrics
+from xrec.nights.metrics import HELP
 from xrec.serve.metrics import Metrics
 from xrec.train.ray_driver import TrainingMetrics
 
@@ -56,6 +57,8 @@ def test_queries_use_exported_metrics_and_labels_and_dashboards_show_all():
         promql_parser.parse(expression)
     for name, labels in USED:
         assert labels <= (exported | of_ray)[name] | {"le"}, name
+    of_nights = {name for text in EXPRESSIONS for name in re.findall(r"\bxrec_night_(\w+)", text)}
+    assert of_nights <= HELP.keys()
     hidden = exported.keys() - {name for name, _ in USED}
     assert not [name for name in hidden if not name.endswith(("_sum", "_count"))]
 
@@ -77,6 +80,19 @@ def series(name: str, rate: int, **labels: str) -> dict[str, str]:
 
 
 PAIRS, ANSWERS = "backfill_pairs_total", "serve_requests_total"
+NIGHT = [
+    {"series": "xrec_night_success_timestamp_seconds", "values": "0x180"},
+    {"series": "xrec_night_exit_code", "values": "0x180"},
+    {"series": "xrec_night_free_share", "values": "0.5x180"},
+]
+
+
+def night(name: str, value: float) -> list[dict[str, str]]:
+    """The metrics of a good night, one of them with another value."""
+    changed = {"series": f"xrec_night_{name}", "values": f"{value}x180"}
+    return [changed if each["series"] == changed["series"] else each for each in NIGHT]
+
+
 LEFT = {"series": "ray_xrec_backfill_pairs_left", "values": "7x180"}
 
 
@@ -96,6 +112,12 @@ def test_rules_are_valid():
     ("alert", "fired", "quiet"),
     [
         ("XrecServeErrors", [series(ANSWERS, 2, status="500")], [series(ANSWERS, 0, status="500")]),
+        ("XrecNightUnknown", NIGHT[1:], NIGHT),
+        ("XrecNightOld", night("success_timestamp_seconds", -130_000), NIGHT),
+        ("XrecNightRefused", night("exit_code", 3), night("exit_code", 4)),
+        ("XrecNightOverBudget", night("exit_code", 4), NIGHT),
+        ("XrecNightFailed", night("exit_code", 1), night("exit_code", 3)),
+        ("XrecNightDisk", night("free_share", 0.05), NIGHT),
         ("XrecBackfillStalled", [LEFT, series(PAIRS, 0)], [LEFT, series(PAIRS, 1)]),
         (
             "XrecBackfillFailing",

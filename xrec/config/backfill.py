@@ -209,9 +209,10 @@ class BackfillConfig(BulkConfig, ExplanationsJobConfig):
     """Limits that a run must meet to be published, by figure (docs/night.md). Limits that are not
     given keep their defaults; a limit of null is off. Without a gate (null), every finished run is
     published."""
-    vacuum_hours: float | None = Field(None, ge=1)
+    vacuum_hours: float | None = Field(168, ge=1)
     """After publishing, files that no version of the last vacuum_hours hours needs are deleted
-    (Delta's VACUUM); 168 is usual. If null, no files are deleted."""
+    (Delta's VACUUM), and after a night the folders of nights that none of these versions was made
+    from. If null, nothing is deleted."""
 
     @property
     def num_processes(self) -> int:

@@ -64,7 +64,7 @@ def bucket_place(s3):
 
 def test_commands_in_chaos_leave_a_row_once_at_each_version(bucket_place, tmp_path):
     setting = Setting(bucket_place, tmp_path, 60, rows_per_chunk=40, seconds_per_chunk=0.05)
-    run_in_chaos(setting, 15, 8, (0.1, 0.4))
+    run_in_chaos(setting, 12, 6, (0.1, 0.4))
 
 
 @pytest.mark.slow

@@ -52,7 +52,7 @@ def test_rule_5_error_of_concurrent_chunks_fails_only_the_row_to_blame(here):
             if next(calls) < 2:
                 both.wait(10)
                 raise ValueError("perhaps another row's fault")
-            assert alone.acquire(blocking=False), "nobody else is at work"
+            assert alone.acquire(blocking=False), "another thread is working"
             try:
                 return super().do(rows)
             finally:

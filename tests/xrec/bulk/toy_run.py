@@ -17,11 +17,9 @@ import pyarrow.compute as pc
 import pytest
 
 from tests.world.here import Killed, Place, PoolHere
-from tests.xrec.bulk.conftest import Toys
 from xrec import bulk
 from xrec.bulk import publisher
 from xrec.bulk.progress import TERM, read_progress, write_progress
-from xrec.bulk.run import Clock
 from xrec.storage import Manifest
 
 FORMAT = bulk.RowFormat(
@@ -32,8 +30,6 @@ FORMAT = bulk.RowFormat(
 )
 IDENTITY = bulk.Identity(kind="explanations", config={"words": 3}, inputs={"rows": "toy"})
 OTHER = IDENTITY.model_copy(update={"config": {"words": 4}})
-EAGER = Clock(seconds_between_looks=0.0)
-"""Makes a driver check its budget and report its progress after each chunk."""
 
 
 def die_here() -> None:
@@ -130,6 +126,28 @@ class Toy:
     def heal(self) -> None:
         """Let rows that failed succeed from now on."""
         self.healed.touch()
+
+
+@dataclass(frozen=True)
+class Toys(Place):
+    """A place to plan toy runs; `patch` changes xrec until the test ends."""
+
+    folder: Path
+    patch: pytest.MonkeyPatch
+
+    def __call__(self, items: str | Sequence[str] = "a b c", **settings: Any) -> Any:
+        """Plan a toy run; `items` are names separated by spaces, or a list."""
+        names = items.split() if isinstance(items, str) else items
+        return toy_run(self, self.folder, names, **settings)
+
+    def in_parts(self, part_bytes: int) -> None:
+        """Make tables of several files, written by this process even if Ray was started."""
+        self.patch.setattr("xrec.bulk.publisher.PART_BYTES", part_bytes)
+        self.patch.setattr("xrec.processes.num_cpus", lambda: 0)
+
+    def at(self, name: str) -> "Toys":
+        """Return the same at another place, below this one."""
+        return replace(self, uri=f"{self.uri}/{name}")
 
 
 def taken(settings: dict[str, Any]) -> bulk.DriveOptions:

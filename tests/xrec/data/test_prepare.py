@@ -1,5 +1,6 @@
 """`prepare`, from files to artifact: on disk, on S3, twice, on broken input, on the real data."""
 
+import importlib
 import json
 from collections import Counter
 from collections.abc import Mapping
@@ -18,7 +19,7 @@ from tests.errors import raises
 from tests.world.shop import with_uris
 from tests.xrec.data.test_tables import explained
 from xrec.config import PrepareConfig, SplitShares, parse_config
-from xrec.data import Dataset, dataset_settings, read_dataset
+from xrec.data import Dataset, dataset_settings, open_dataset, read_dataset
 from xrec.data.assemble import assemble
 from xrec.data.staging import Staging
 from xrec.errors import (
@@ -297,7 +298,7 @@ DAYS: list[dict[str, list[dict[str, str]]]] = [
     for users, items, texts in (
         ((1, 3, 5, 7), ("d", "f"), ["tea"]),
         ((1, 2, 3, 7, 9), ("a", "d", "f"), ["tea"]),  # without u5, with u2, u9 and a
-        ((0, 1, 2, 5, 9), ("a", "e", "f"), ["tea", "cake"]),  # u5 is back, with a new index
+        ((0, 1, 2, 5, 9), ("a", "e", "f"), ["tea", "cake"]),  # u5 is back
     )
 ]
 """Three states of a catalog; in the last one, the profiles of u1 and u9 have changed."""
@@ -321,7 +322,7 @@ def test_prepare_that_extends_keeps_indices_and_leaves_holes(tmp_path):
     assert ids == [
         ["u1", "u3", "u5", "u7"],
         ["u1", "u3", "", "u7", "u2", "u9"],
-        ["u1", "", "", "", "u2", "u9", "u0", "u5"],
+        ["u1", "", "u5", "", "u2", "u9", "u0"],
     ]
     assert days[2].items["item_id"].to_pylist() == ["", "f", "a", "e"]
     assert manifests[2].metrics["changes"] == {
@@ -344,6 +345,23 @@ def test_prepare_that_extends_keeps_indices_and_leaves_holes(tmp_path):
         assert not {*table["item_index"].to_pylist()} & {0}
     users = {ids[2][user] for user in last.interactions["user_index"].to_pylist()}
     assert users == {row["user_id"] for row in DAYS[2]["interactions"]}
+
+
+def test_prepare_that_extends_fills_holes_that_are_no_longer_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr(importlib.import_module("xrec.data.assemble"), "NUM_KEPT", 1)
+    _prepare_day(tmp_path, 0)
+    _prepare_day(tmp_path, 1, 0)
+    _prepare_day(tmp_path, 1, 1, dataset=str(tmp_path / "9"))
+    holes = [_dataset(tmp_path / "1").user_holes, open_dataset(str(tmp_path / "9")).user_holes]
+    assert (holes[0].to_pylist(), holes[1]) == (
+        [{"user_id": "u5", "user_index": 2, "num_datasets": 1}],
+        None,
+    )
+    _prepare_day(tmp_path, 2, dataset=str(tmp_path / "last"), extends=str(tmp_path / "9"))
+    last = open_dataset(str(tmp_path / "last"))
+    assert last.users["user_id"].to_pylist() == ["u1", "", "u0", "", "u2", "u9", "u5"]
+    assert last.user_holes["user_id"].to_pylist() == ["u3", "u7"]
+    assert last.user_index("u0") == 2
 
 
 def test_prepare_that_extends_makes_the_same_dataset_from_any_files_and_without_changes(tmp_path):
