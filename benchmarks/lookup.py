@@ -103,7 +103,7 @@ def fill(run: BulkRun) -> None:
 def contestants(uri: str, storage: StorageConfig, store: ObjectStore) -> Iterator[tuple[str, Find]]:
     """Each contestant's name, and how it looks a user up; returns the number of rows."""
     table = published(uri, storage=storage)
-    known = open_lookup(uri, {}, max_bytes=0, storage=storage)
+    known = open_lookup(uri, None, max_bytes=0, storage=storage)
     known.read_ahead()
     options = {"AWS_ALLOW_HTTP": "true", **store.environment}
     theirs = deltalake.DeltaTable(uri, storage_options=options).to_pyarrow_dataset()
@@ -114,7 +114,7 @@ def contestants(uri: str, storage: StorageConfig, store: ObjectStore) -> Iterato
         return int(found)
 
     def first(user: str) -> int:
-        return int(open_lookup(uri, {}, max_bytes=0, storage=storage).of_user(user).num_rows)
+        return int(open_lookup(uri, None, max_bytes=0, storage=storage).of_user(user).num_rows)
 
     def by_deltalake(user: str) -> int:
         wanted = (pc.field("bucket") == bucket(user)) & (pc.field("user_id") == user)

@@ -17,7 +17,6 @@ import torch
 
 from benchmarks.report import sources_of
 from xrec.adapter.pairs import Pair, PairPrompts
-from xrec.backfill.writers import builder_from_words
 from xrec.config import EngineConfig, SampleSource, Split, TrainAdapterConfig
 from xrec.data import Dataset, HeldOutPair, held_out_pairs, read_dataset
 from xrec.errors import DataError
@@ -32,6 +31,7 @@ from xrec.llm.source import resolve_model
 from xrec.sample import ASPECTS, generate_town
 from xrec.sample.texts import taste_sentence
 from xrec.storage import location_of
+from xrec.text.writers import builder_from_words
 from xrec.train.adapter import train_adapter
 from xrec.train.example_shards import explained_pairs
 

@@ -19,7 +19,7 @@ from transformers import GenerationConfig
 from benchmarks.generate import unpack_linears
 from xrec.adapter.pairs import Pair
 from xrec.cluster import ensure_ray
-from xrec.config import ServeConfig, load_config
+from xrec.config import EngineConfig, ServeConfig, load_config
 from xrec.generate.engine import Completion
 from xrec.generate.loading import load_explainer, sources_of
 from xrec.llm.model import stop_token_ids
@@ -34,7 +34,9 @@ class Plain:
 
     def __init__(self, config: ServeConfig):
         torch.set_num_threads(config.models.cpus)
-        self._explainer = load_explainer(sources_of(config), device="cpu", engine=config.engine)
+        engine = config.engine
+        assert isinstance(engine, EngineConfig)
+        self._explainer = load_explainer(sources_of(config), device="cpu", engine=engine)
         self._decoding = config.decoding
         model = self._explainer.model
         assert model is not None

@@ -16,7 +16,7 @@ import pytest
 _SLOW = " (slow)"
 
 # Tests in these folders share expensive fixtures, such as a pipeline or two nodes.
-_GROUPS = ("tests/xrec/jobs/", "tests/xrec/cluster/", "tests/xrec/serve/", "tests/xrec/train/")
+_GROUPS = ("tests/xrec/jobs/", "tests/xrec/serve/", "tests/xrec/train/")
 
 
 def group_of(nodeid: str) -> str:

@@ -3,7 +3,6 @@
 import json
 import re
 import textwrap
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,58 +11,34 @@ import pyarrow as pa
 import pyarrow.dataset
 import pytest
 
-from tests.world.here import PoolHere, TaskOf, plan_of
-from xrec.backfill.driver import KIND, describe
+from tests.world.here import pool_here
+from tests.xrec.backfill.conftest import workspace
+from tests.xrec.backfill.runs import Runs
 from xrec.backfill.plan import EXPLANATIONS
-from xrec.bulk import DriveOptions, Outcome, complete, export_run
-from xrec.config import BackfillConfig
+from xrec.bulk import export_run
+
+__all__ = ["workspace"]
 
 PAGE = (Path(__file__).parents[1] / "docs" / "explanations.md").read_text()
-PAIRS = [(f"u{user}", f"i{item}") for user in range(6) for item in range(4)]
-NUM_BAD = 6  # the pairs with item i3
-
-
-TEXTS = dict.fromkeys(("content_key", "user_profile", "item_title", "item_profile"), "")
-NUMBERS = {
-    **dict.fromkeys(("num_prompt_tokens", "num_generated_tokens"), 3),
-    **dict.fromkeys(("finish_reason", "model_fingerprint", "content_key", "kind"), "x"),
-    "aspects": [],
-    "refused": "",
-}
-
-
-def explain(rows: pa.Table, *, is_healed: bool) -> Outcome:
-    """Explain pairs; those with item i3 fail unless `is_healed`."""
-    ok, failed = [], []
-    for pair in rows.to_pylist():
-        if pair["item_id"] == "i3" and not is_healed:
-            failed.append({**pair, "reason": "empty_text", "message": "", **TEXTS})
-        else:
-            text = f"{pair['user_id']} likes {pair['item_id']}, é"
-            ok.append({**pair, "explanation": text, **NUMBERS})
-    return Outcome(
-        pa.Table.from_pylist(ok, EXPLANATIONS.ok_schema),
-        pa.Table.from_pylist(failed, EXPLANATIONS.failed_schema),
-    )
+PAIRS = [f"u{user} i{item}" for user in range(6) for item in range(4)]
+BAD = tuple(pair for pair in PAIRS if pair.endswith("i3"))
 
 
 @pytest.fixture(scope="module")
-def uri(tmp_path_factory):
-    """A table of two versions: some rows had failed in the first one, and a retry healed them."""
-    uri = str(tmp_path_factory.mktemp("workspace") / "explanations")
-    table = pa.table({"user_id": [u for u, _ in PAIRS], "item_id": [i for _, i in PAIRS]})
-    run = plan_of(uri, "explanations", EXPLANATIONS, table, rows_per_chunk=4)
-    values = {"workspace": "w", "llm": {"model": "m"}, "pairs": {"kind": "split", "split": "test"}}
-    config = BackfillConfig.model_validate(values)
-    told = describe(config, run, None)
-    for is_healed, retry in ((False, ()), (True, ("empty_text",))):
-        do = TaskOf(partial(explain, is_healed=is_healed))
-        complete(run, PoolHere(), lambda do=do: do, KIND, told, DriveOptions(retry=retry))
-    return uri
+def uri(workspace, tmp_path_factory):
+    """A table of two versions: the rows of BAD failed in the first one, and a retry healed them."""
+    runs = Runs(workspace, tmp_path_factory.mktemp("explanations"))
+    toy = runs.toy(mute=BAD, says="expliqué")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("xrec.backfill.driver.RayPool", pool_here)
+        runs.run(*PAIRS, toy=toy)
+        runs.heal()
+        runs.run(*PAIRS, toy=toy, retry_failed=["empty_text"])
+    return str(runs.folder / "explanations")
 
 
 def example(heading: str) -> str:
-    """The Python code below a heading of the page."""
+    """Return the Python code below a heading of the page."""
     section = re.search(rf"^### {re.escape(heading)}\n(.*?)(?=^##|\Z)", PAGE, re.M | re.S)
     assert section, f"docs/explanations.md has no heading {heading!r}"
     lines = section[1].splitlines()
@@ -72,7 +47,7 @@ def example(heading: str) -> str:
 
 
 def run_example(heading: str, uri: str, **names: Any) -> Any:
-    """What the example makes `rows`, with the version that the page's own example finds."""
+    """Return `rows` of an example, run after the page's example that finds the version."""
     names["uri"] = uri
     exec(example("The version"), names)
     exec(example(heading), names)
@@ -80,8 +55,8 @@ def run_example(heading: str, uri: str, **names: Any) -> Any:
 
 
 def check(explanations: list[str], users: list[str]) -> None:
-    assert sorted(explanations) == sorted(f"{user} likes {item}, é" for user, item in PAIRS)
-    assert sorted(users) == sorted(user for user, _ in PAIRS)
+    assert sorted(explanations) == [f"expliqué {pair}" for pair in PAIRS]
+    assert sorted(users) == [pair.split()[0] for pair in PAIRS]
 
 
 @pytest.mark.parametrize("heading", ["xrec", "pyarrow", "pandas", "Polars"])
@@ -117,7 +92,7 @@ def test_pattern_reads_rows_twice_and_an_export_does_not(uri, tmp_path):
     pattern = sorted(map(str, Path(uri).glob("*.parquet")))
     read = pyarrow.dataset.dataset(pattern).to_table()
     assert read.num_rows == 2 * len(PAIRS)
-    assert read["explanation"].null_count == NUM_BAD
+    assert read["explanation"].null_count == len(BAD)
     export_run(uri, str(tmp_path / "files"))
     rows = pyarrow.dataset.dataset(sorted((tmp_path / "files").glob("*.parquet"))).to_table()
     check(rows["explanation"].to_pylist(), rows["user_id"].to_pylist())

@@ -1,18 +1,16 @@
 """AWS and schedulers: Terraform grants what the code calls, and the examples submit nights.
 
-Schedulers are stubs, because their packages are big. A program `xrec` on the path stands for the
-real one: it keeps its words, which the real command must accept, and ends as it is told to.
+Schedulers are stubs, because their packages are big. So is the program `xrec` on the path, which
+records its arguments; the real command must accept them.
 """
 
 import json
 import os
 import re
 import runpy
-import shutil
 import subprocess
 import sys
 from datetime import date
-from pathlib import Path
 from typing import Any
 from unittest.mock import MagicMock, Mock
 
@@ -21,9 +19,9 @@ import pytest
 import typer
 import yaml
 
+from tests.infra.test_environment import ROOT, write_program
 from xrec.cli.main import app
 
-ROOT = Path(__file__).parents[2]
 AWS = ROOT / "infra" / "aws"
 MODULE = AWS / "terraform"
 SCHEDULERS, NIGHT = ROOT / "infra" / "schedulers", "2026-11-28"
@@ -34,7 +32,7 @@ Block = dict[str, Any]
 
 @pytest.fixture(scope="module")
 def terraform():
-    """All blocks of the module by their type: resource, data, variable, ..."""
+    """The blocks of the module by type: resource, data, variable, and so on."""
     blocks: dict[str, list[Block]] = {}
     plain = hcl2.SerializationOptions(
         with_comments=False, explicit_blocks=False, strip_string_quotes=True
@@ -59,21 +57,7 @@ def statements(terraform: dict[str, list[Block]], document: str) -> list[Block]:
     return of_type(terraform["data"], "aws_iam_policy_document")[document]["statement"]
 
 
-def test_terraform_is_valid_by_its_own_program(tmp_path):
-    """The provider's schema needs a network, or a mirror in the user's settings of Terraform."""
-    if (program := shutil.which("terraform")) is None:
-        pytest.skip("needs terraform")
-    shutil.copytree(MODULE, tmp_path / "a" / "b" / "terraform")
-    shutil.copy(AWS / "backfill-lifecycle.json", tmp_path / "a" / "b")
-    command = [program, f"-chdir={tmp_path / 'a' / 'b' / 'terraform'}"]
-    begun = subprocess.run([*command, "init", "-backend=false"], capture_output=True, text=True)
-    if begun.returncode:
-        pytest.skip(f"needs terraform, and what it downloads: {begun.stderr[-200:]}")
-    done = subprocess.run([*command, "validate"], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-
-
-def test_terraform_every_reference_is_to_something_declared(terraform):
+def test_terraform_declares_all_that_it_refers_to(terraform):
     text = "\n".join(path.read_text() for path in MODULE.glob("*.tf"))
     code = re.sub(r"#.*|\"(?:[^\"$\\]|\\.)*\"", "", text)
     for kind, word in (("variable", "var"), ("locals", "local")):
@@ -90,7 +74,7 @@ READ = {"s3:ListBucket", "s3:GetObject"}
 WRITE = {"s3:PutObject", "s3:DeleteObject", "s3:AbortMultipartUpload"}
 
 
-def test_iam_jobs_and_endpoint_may_do_what_the_code_calls_and_no_more(terraform):
+def test_iam_allows_jobs_and_endpoint_what_the_code_calls_and_no_more(terraform):
     for name, actions in (("read", READ), ("write", WRITE)):
         granted = [each["actions"] for each in statements(terraform, name)]
         assert {action for statement in granted for action in statement} == actions
@@ -112,7 +96,7 @@ def test_iam_jobs_and_endpoint_may_do_what_the_code_calls_and_no_more(terraform)
                     assert "*" not in action, document
 
 
-def test_launcher_file_is_valid_demands_tokens_and_uses_the_profiles_of_terraform(terraform):
+def test_launcher_file_is_valid_requires_tokens_and_uses_the_profiles_of_terraform(terraform):
     from ray.autoscaler._private.util import prepare_config, validate_config
 
     launcher = yaml.safe_load((ROOT / "cluster" / "aws.yaml").read_text())
@@ -132,11 +116,10 @@ def test_launcher_file_is_valid_demands_tokens_and_uses_the_profiles_of_terrafor
 
 @pytest.fixture
 def check_words(tmp_path, monkeypatch):
-    """Let `xrec` be the stub; return what checks that its words submit the night of a key."""
+    """Put the stub on the path; return a function that checks that it submitted a key's night."""
     calls, program = tmp_path / "calls", tmp_path / "xrec"
-    words = f'for word; do echo "$word"; done >> {calls}'
-    program.write_text(f"#!/bin/sh\n{words}\necho '{RESULT}'\n")
-    program.chmod(0o755)
+    record = f'for word; do echo "$word"; done >> {calls}'
+    write_program(program, f"{record}\necho '{RESULT}'")
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
 
     def check(key: str) -> None:
@@ -148,7 +131,7 @@ def check_words(tmp_path, monkeypatch):
     return check
 
 
-def test_cron_calls_refresh_with_the_date_as_key(check_words):
+def test_cron_submits_refresh_with_the_date_as_key(check_words):
     lines = (SCHEDULERS / "crontab").read_text().splitlines()
     (*when, command) = next(line for line in lines if "xrec submit" in line).split(maxsplit=5)
     assert (when, "%" in command.replace("\\%", "")) == (["30", "2", "*", "*", "*"], False)
@@ -156,7 +139,7 @@ def test_cron_calls_refresh_with_the_date_as_key(check_words):
     check_words(date.today().isoformat())
 
 
-def test_dagster_makes_an_asset_by_the_partition_as_key(check_words, monkeypatch):
+def test_dagster_submits_refresh_with_the_partition_as_key(check_words, monkeypatch):
     stub: Any = MagicMock(Failure=RuntimeError, MaterializeResult=dict)
     stub.asset = lambda **_: lambda function: function
     monkeypatch.setitem(sys.modules, "dagster", stub)

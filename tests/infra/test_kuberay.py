@@ -1,7 +1,7 @@
 """The Kubernetes manifests are complete, valid and safe, and their commands and configs exist.
 
-They are read as files, and as built by kustomize. KubeRay's schemas are not in this repository;
-they are looked for beside the checkout.
+They are read as files, and as built by kustomize. KubeRay's schemas are read from a folder beside
+the checkout, if it exists.
 """
 
 import functools
@@ -33,18 +33,16 @@ Manifest = dict[str, Any]
 
 
 def documents(path: Path) -> list[Manifest]:
-    return [each for each in yaml.safe_load_all(path.read_text(encoding="utf-8")) if each]
+    return [each for each in yaml.load_all(path.read_bytes(), yaml.CSafeLoader) if each]
 
 
 NOT_APPLIED = (None, "Kustomization", "Component")
-PATHS = [
-    path
+FILES = [
+    document
     for path in sorted(KUBERAY.rglob("*.yaml"))
-    if isinstance(document := documents(path)[0], dict) and document.get("kind") not in NOT_APPLIED
+    for document in documents(path)
+    if isinstance(document, dict) and document.get("kind") not in NOT_APPLIED
 ]
-
-
-FILES = [document for path in PATHS for document in documents(path)]
 
 
 def of_kinds(*kinds: str) -> list[Manifest]:
@@ -78,9 +76,9 @@ def pod_templates(manifest: Manifest) -> list[Manifest]:
 
 
 def strict(schema: Any) -> Any:
-    """Return the schema with unknown keys refused, which Kubernetes drops without a message."""
+    """Return the schema with unknown keys refused, which Kubernetes silently drops."""
     if isinstance(schema, list):
-        return [strict(each) for each in schema]
+        return [strict(part) for part in schema]
     if not isinstance(schema, dict):
         return schema
     made = {key: strict(value) for key, value in schema.items()}
@@ -108,7 +106,7 @@ def test_overlay_is_valid(overlay):
     assert found == []
 
 
-def test_jobs_there_is_one_for_each_command_that_runs_on_a_cluster():
+def test_each_command_that_runs_on_a_cluster_has_a_job():
     elsewhere = {"build-sample-llm", "serve"}  # made once beside the sample; a RayService
     folders = sorted((KUBERAY / "jobs").iterdir())
     assert [folder.name for folder in folders] == sorted({*CONFIG_TYPES} - elsewhere)
@@ -122,13 +120,13 @@ def test_jobs_there_is_one_for_each_command_that_runs_on_a_cluster():
         assert changes["/metadata/name"] == f"xrec-{folder.name}"
 
 
-def test_ray_manifests_demand_a_token_and_name_the_ray_that_is_locked():
+def test_ray_manifests_require_a_token_and_have_the_locked_ray():
     assert f"\nray=={ray.__version__} " in (ROOT / "requirements" / "base.txt").read_text()
     for spec in map(cluster_spec, of_kinds(*RAY_KINDS)):
         assert (spec["authOptions"], spec["rayVersion"]) == ({"mode": "token"}, ray.__version__)
 
 
-def test_ray_manifest_pods_are_limited_and_have_no_privileges():
+def test_ray_pods_are_limited_and_have_no_privileges():
     rights = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
     for template in (each for found in of_kinds(*RAY_KINDS) for each in pod_templates(found)):
         context = template["spec"]["securityContext"]
@@ -142,7 +140,7 @@ def test_ray_manifest_pods_are_limited_and_have_no_privileges():
             assert limits["memory"] == requests["memory"]  # Ray takes the limit for what there is
 
 
-def test_ray_service_application_exists_and_its_arguments_are_its_config():
+def test_application_of_the_ray_service_exists_and_has_a_valid_config():
     values = yaml.safe_load(of_kinds("RayService")[0]["spec"]["serveConfigV2"])
     assert ServeDeploySchema.model_validate(values).http_options.port == 8000
     (application,) = values["applications"]
@@ -156,7 +154,7 @@ def test_ray_service_application_exists_and_its_arguments_are_its_config():
     assert found == dict.fromkeys((FRONTEND, GENERATOR), choice_of(config))
 
 
-def test_network_policies_deny_by_default_and_let_in_by_name_and_port_only():
+def test_network_policies_deny_by_default_and_allow_named_sources_and_ports():
     policies = {each["metadata"]["name"]: each["spec"] for each in of_kinds("NetworkPolicy")}
     assert policies.pop("deny-all") == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
     for name, spec in policies.items():

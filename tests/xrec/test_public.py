@@ -25,17 +25,15 @@ def _beyond_base() -> list[str]:
     return sorted(name for name, dists in modules if not base & set(map(canonicalize_name, dists)))
 
 
-# None in sys.modules makes an import fail, as if the package were not installed.
-_BASE_ALONE = f"import sys; sys.modules.update(dict.fromkeys({_beyond_base()}))"
-_READ = f"""{_BASE_ALONE}
+_RUN = """
+import json, sys
+commands, hidden = map(json.loads, sys.argv[1:])
+sys.modules.update(dict.fromkeys(hidden))  # None makes an import fail, as if it were not installed
 import xrec
-assert not {{"deltalake", "pyarrow"}} & set(sys.modules)
+assert not {"deltalake", "pyarrow"} & set(sys.modules)
 xrec.read_explanations, xrec.Client, xrec.PairRequest, xrec.open_dataset
-"""
-_RUN = f"""{_BASE_ALONE}
-import json
 from xrec.cli.main import app
-for words in json.loads(sys.argv[1]):
+for words in commands:
     try:
         app(words, prog_name="xrec")
     except SystemExit as ended:
@@ -43,23 +41,14 @@ for words in json.loads(sys.argv[1]):
 """
 
 
-def test_public_names_are_there_and_have_a_docstring():
-    for name in set(xrec.__all__) - {"__version__"}:
-        assert getattr(xrec, name).__doc__, name
-
-
 def test_changelog_and_citation_are_of_this_version():
     citation = yaml.safe_load(Path("CITATION.cff").read_text())
     title = f"## v{xrec.__version__} - {citation['date-released']}\n"
-    assert (citation["version"], title in Path("CHANGELOG.md").read_text()) == (
-        xrec.__version__,
-        True,
-    )
+    assert citation["version"] == xrec.__version__
+    assert title in Path("CHANGELOG.md").read_text()
 
 
-def test_base_alone_reads_tables_and_has_the_client_and_import_xrec_loads_nothing(disk, tmp_path):
-    read = python("-c", _READ)
-    assert read.returncode == 0, read.stderr
+def test_base_installation_reads_tables_and_has_the_client(disk, tmp_path):
     toy_run(disk, tmp_path).complete()
     commands = [
         ["table", "status", disk.uri],
@@ -69,12 +58,12 @@ def test_base_alone_reads_tables_and_has_the_client_and_import_xrec_loads_nothin
         ["doctor"],
         ["train-adapter", "configs/sample.yaml"],  # it needs the extra `cluster`
     ]
-    done = python("-c", _RUN, json.dumps(commands))
+    done = python("-c", _RUN, json.dumps(commands), json.dumps(_beyond_base()))
     assert re.findall(r"^exit code (\d)$", done.stdout, re.MULTILINE) == [*"000011"], done.stderr
     assert (tmp_path / "plain" / "_SUCCESS").exists()
     assert "torch " in done.stdout
-    assert "error: this command needs the package" in done.stderr
-    assert all(part in done.stderr for part in ("pip install", "torch>="))
+    for part in ("error: this command needs the package", "pip install", "torch>="):
+        assert part in done.stderr
 
 
 def test_no_module_unpickles_a_file_or_runs_what_it_reads():

@@ -124,6 +124,7 @@ class PairPrompts:
                 item_profile=of_item,
                 aspects=aspects,
                 menu=self._menus.of(pair.item_index),
+                complaints=self._menus.complaints(pair.user_index),
             )
             for pair, (of_user, of_item), aspects in zip(pairs, profiles, chosen, strict=True)
         ]

@@ -9,7 +9,8 @@ share, smoothed with l reviews, exceeds the share in all reviews. The constants 
 Google and instruments together; nothing is trained.
 
 Only aspects on the item's menu are chosen: those that at least a twentieth of its reviews mention,
-and that more reviews praise than blame.
+and that more reviews praise than blame. Those that the user complains of, because more of their
+reviews blame than praise them, are not chosen for them.
 """
 
 from collections.abc import Callable, Sequence
@@ -133,7 +134,8 @@ class AspectChooser:
         num_reviews, _ = self._counts.totals(users, items, own)
         least = np.maximum(1, _LEAST_SHARE * num_reviews)[rows]
         scores = self._score(counts.item_reviews, counts.user_reviews, aspects)
-        menu = np.flatnonzero((counts.item_reviews >= least) & (counts.margins > 0))
+        is_praised = (counts.item_margins > 0) & (counts.user_margins >= 0)
+        menu = np.flatnonzero((counts.item_reviews >= least) & is_praised)
         order = menu[np.lexsort((-scores[menu], rows[menu]))]
         rows, aspects = rows[order], aspects[order]
         ranks = np.arange(len(rows)) - np.searchsorted(rows, rows)

@@ -24,7 +24,7 @@ Indices = NDArray[np.int64]
 Ints = NDArray[np.int32]
 Floats = NDArray[np.float32]
 
-_RULES = 2  # version of the counting rules, part of the name of the mapped files
+_RULES = 3  # version of the counting rules, part of the name of the mapped files
 _SECOND = 2**SECOND_BITS - 1  # mask of a key's second part
 
 
@@ -33,12 +33,14 @@ class PairCounts:
     """Counts of n aspects, each for a user and an item; all are (n,) int32.
 
     item_reviews, user_reviews: reviews of the item, and by the user, that mention the aspect.
-    margins: reviews of the item that praise it minus those that blame it, including low-rated ones.
+    item_margins, user_margins: those that praise it minus those that blame it, low-rated ones
+        included.
     """
 
     item_reviews: Ints
     user_reviews: Ints
-    margins: Ints
+    item_margins: Ints
+    user_margins: Ints
 
 
 class ReviewCounts:
@@ -96,13 +98,20 @@ class ReviewCounts:
         item_keys, user_keys = index_keys(items, aspects), index_keys(users, aspects)
         item_reviews = _values_at(arrays["item_keys"], arrays["item_reviews"], item_keys)
         user_reviews = _values_at(arrays["user_keys"], arrays["user_reviews"], user_keys)
-        margins = _values_at(arrays["item_keys"], arrays["margins"], item_keys)
+        item_margins = _values_at(arrays["item_keys"], arrays["item_margins"], item_keys)
+        user_margins = _values_at(arrays["verdict_keys"], arrays["user_margins"], user_keys)
         if self._are_profiles:  # the item has its profile even without the interaction
-            return PairCounts(item_reviews, user_reviews - (own >= 0) * item_reviews, margins)
+            user_reviews = user_reviews - (own >= 0) * item_reviews
+            return PairCounts(item_reviews, user_reviews, item_margins, user_margins)
         own_keys = index_keys(own, aspects)
         mentions = _values_at(arrays["own_keys"], arrays["own_mentions"], own_keys)
         verdicts = _values_at(arrays["own_keys"], arrays["own_verdicts"], own_keys)
-        return PairCounts(item_reviews - mentions, user_reviews - mentions, margins - verdicts)
+        return PairCounts(
+            item_reviews - mentions,
+            user_reviews - mentions,
+            item_margins - verdicts,
+            user_margins - verdicts,
+        )
 
     def totals(self, users: Indices, items: Indices, own: Indices) -> tuple[Ints, Ints]:
         """Return the number of reviews of items and by users, (N,) each, without those in `own`."""
@@ -131,11 +140,19 @@ def _values_at(keys: Indices, values: Ints, wanted: Indices) -> Ints:
 def _count_arrays(dataset: Dataset) -> Arrays:
     """Return all counts; a key combines an item, a user or a training pair with an aspect."""
     users, items = dataset.interaction_edges("train")
-    item_index, item_keys, item_reviews, margins = _counted(dataset, "item_aspects", "item_index")
-    _, user_keys, user_reviews, _ = _counted(dataset, "user_aspects", "user_index")
+    item_index, item_keys, item_reviews, item_margins = _counted(
+        dataset, "item_aspects", "item_index"
+    )
+    _, user_keys, user_reviews, user_margins = _counted(dataset, "user_aspects", "user_index")
+    verdict_keys = user_keys
     if dataset.low_rated_aspects is not None:
         _, keys, _, low_rated = _counted(dataset, "low_rated_aspects", "item_index")
-        margins = margins + _values_at(keys, low_rated, item_keys)
+        item_margins = item_margins + _values_at(keys, low_rated, item_keys)
+    if dataset.low_rated_user_aspects is not None:
+        _, keys, _, low_rated = _counted(dataset, "low_rated_user_aspects", "user_index")
+        verdict_keys = np.union1d(user_keys, keys)
+        user_margins = _values_at(user_keys, user_margins, verdict_keys)
+        user_margins += _values_at(keys, low_rated, verdict_keys)
     num_item_reviews = np.bincount(items, minlength=dataset.num_items).astype(np.int32)
     if dataset.aspects_from == "profiles":
         num_item_reviews = np.ones_like(num_item_reviews)
@@ -145,7 +162,9 @@ def _count_arrays(dataset: Dataset) -> Arrays:
         "item_keys": item_keys,
         "item_starts": np.searchsorted(item_index, np.arange(dataset.num_items + 1)),
         "item_reviews": item_reviews,
-        "margins": margins,
+        "item_margins": item_margins,
+        "verdict_keys": verdict_keys,
+        "user_margins": user_margins,
         "user_keys": user_keys,
         "user_reviews": user_reviews,
         "num_item_reviews": num_item_reviews,

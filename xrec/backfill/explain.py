@@ -13,8 +13,8 @@ from xrec.adapter.pairs import Pair, PairPrompts
 from xrec.backfill.identity import changed_parts, content_key, sentence_key
 from xrec.bulk import FAILED as FAILED_ROW
 from xrec.config import DecodingConfig, TextConfig, placeholder_names
-from xrec.data import Dataset
-from xrec.errors import UnknownIdError
+from xrec.data import Dataset, pair_fraction
+from xrec.errors import Failure, UnknownIdError
 from xrec.generate.explainer import Explainer
 from xrec.generate.text_rules import TextFinisher
 from xrec.llm.prompt import PairTexts, PromptTooLongError
@@ -30,6 +30,9 @@ _UNWRITTEN: dict[str, Any] = {
     "refused": "",
 }
 """Columns of a sentence that no language model wrote."""
+_PLAIN = " plain"
+"""What the shared key of a pair ends with if the language model is not asked for its text."""
+_UNASKED = Failure("abstained", "texts_per_user leaves this pair to a plain sentence")
 _BY_PAIR = [("user_id", "ascending"), ("item_id", "ascending")]
 
 
@@ -47,7 +50,11 @@ class FailedPair:
 
 
 def explain_pairs(
-    explainer: Explainer, pairs: pa.Table, decoding: DecodingConfig, shared_key: str
+    explainer: Explainer,
+    pairs: pa.Table,
+    decoding: DecodingConfig,
+    shared_key: str,
+    texts_per_user: float | None = None,
 ) -> tuple[pa.Table, pa.Table]:
     """Explain `pairs` (schemas PAIRS and GIVEN), and raise the engine's errors.
 
@@ -56,9 +63,20 @@ def explain_pairs(
     """
     rows: list[dict[str, Any]] = []
     known, failed = _look_up(explainer.dataset, explainer.pairs, pairs, decoding.text)
+    are_written = dict(zip(_ids_of(pairs), _are_written(pairs, texts_per_user), strict=True))
     accepted: list[_KnownPair] = []
     prompts: list[list[int]] = []
     for one in known:
+        if not are_written[one.ids["user_id"], one.ids["item_id"]]:
+            key = content_key(explainer, f"{shared_key}{_PLAIN}", one.pair, one.texts)
+            text, failure = explainer.finisher.fallback(one.texts, decoding.text, _UNASKED)
+            if failure is None:
+                evidence = explainer.checker.evidence(text, one.texts)
+                about = {"explanation": text, "content_key": key, "kind": "plain"}
+                rows.append({**one.ids, **_UNWRITTEN, **about, "aspects": [*map(vars, evidence)]})
+            else:
+                failed.append(FailedPair(one.ids, failure.reason, failure.message, key))
+            continue
         try:
             prompts.append(explainer.pairs.prompt(one.pair, one.texts))
             accepted.append(one)
@@ -110,19 +128,40 @@ def say_pairs(
     return generated.sort_by(_BY_PAIR), failed_rows(dataset, failed).sort_by(_BY_PAIR)
 
 
+def _are_written(pairs: pa.Table, texts_per_user: float | None) -> list[bool]:
+    """Return whether the language model writes the text of each pair."""
+    if texts_per_user is None:
+        return [True] * pairs.num_rows
+    ranks = (rank or 1 for rank in pairs["rank"].to_pylist())
+    return [
+        rank <= texts_per_user or pair_fraction(*ids, seed=0) < texts_per_user - (rank - 1)
+        for rank, ids in zip(ranks, _ids_of(pairs), strict=True)
+    ]
+
+
+def _ids_of(pairs: pa.Table) -> list[tuple[str, str]]:
+    return list(zip(*(pairs[name].to_pylist() for name in PAIRS.names), strict=True))
+
+
 def why_again(
-    explainer: Explainer, earlier: pa.Table, rules: TextConfig, shared_key: str
+    explainer: Explainer,
+    earlier: pa.Table,
+    rules: TextConfig,
+    shared_key: str,
+    texts_per_user: float | None = None,
 ) -> pa.Array:
     """Return why each of the N rows of a table must be generated again, as N strings.
 
     Null if a row can be carried over: its content key is the current one, and its text names no
-    other item of the catalog, which would be refused now. Otherwise the parts of the key that
-    changed, `unknown` if the dataset lost the pair, `names_another_item`, or `failed` for a row
-    without a text, unless there was nothing to say about the pair (`abstained`). If neither prompt
-    nor text mentions evidence, its counts may have changed if the text still passes `rules`.
+    other item of the catalog and nothing that the user complains of, which would be refused now.
+    Otherwise the parts of the key that changed, `unknown` if the dataset lost the pair,
+    `names_another_item`, `complained`, or `failed` for a row without a text, unless there was
+    nothing to say about the pair (`abstained`). If neither prompt nor text mentions evidence, its
+    counts may have changed if the text still passes `rules`.
     """
     known, _ = _look_up(explainer.dataset, explainer.pairs, earlier.select(_LOOKED_UP), rules)
     today = {tuple(one.ids.values()): one for one in known}
+    are_written = dict(zip(_ids_of(earlier), _are_written(earlier, texts_per_user), strict=True))
     prompt = explainer.pairs.builder.prompt
     shows_evidence = rules.is_backed or bool(
         prompt.people or {*placeholder_names(prompt.aspect)} - {"aspect"}
@@ -134,7 +173,8 @@ def why_again(
             return "unknown"
         if row["status"] == FAILED_ROW and row["reason"] != "abstained":
             return "failed"
-        key = content_key(explainer, shared_key, one.pair, one.texts)
+        shared = shared_key if are_written[row["user_id"], row["item_id"]] else shared_key + _PLAIN
+        key = content_key(explainer, shared, one.pair, one.texts)
         changed = changed_parts(row["content_key"], key) if key != row["content_key"] else ()
         if row["status"] == FAILED_ROW:
             return " + ".join(changed) or None
@@ -145,8 +185,12 @@ def why_again(
             return None
         if changed:
             return " + ".join(changed)
-        is_refused = explainer.finisher.other_title(row["explanation"], one.texts) is not None
-        return "names_another_item" if is_refused else None
+        if explainer.finisher.other_title(row["explanation"], one.texts) is not None:
+            return "names_another_item"
+        is_blamed = rules.checks.complained and explainer.checker.complaint(
+            row["explanation"], one.texts
+        )
+        return "complained" if is_blamed else None
 
     rows = earlier.select(
         [*PAIRS.names, "status", "reason", "content_key", "explanation", "kind", "aspects"]

@@ -20,10 +20,19 @@ from typing import TYPE_CHECKING, Any
 
 from xrec.adapter.config import model_inputs, read_config
 from xrec.bulk import Identity
-from xrec.config import BackfillConfig, RecommendedPairs, TablePairs, identity_of, settings_of_texts
+from xrec.config import (
+    BackfillConfig,
+    EndpointConfig,
+    ExplanationsJobConfig,
+    RecommendedPairs,
+    TablePairs,
+    identity_of,
+    identity_of_texts,
+    settings_of_texts,
+)
 from xrec.llm.source import known_fingerprint
 from xrec.neighbors.sentences import sentences_fingerprint
-from xrec.storage import Location, Manifest, fingerprint_of, location_of, manifest_of, open_location
+from xrec.storage import Location, fingerprint_of, location_of, manifest_of, open_location
 
 if TYPE_CHECKING:  # they import torch, which a status does not need
     from xrec.adapter.pairs import Pair
@@ -33,41 +42,49 @@ if TYPE_CHECKING:  # they import torch, which a status does not need
 
 
 def identify(config: BackfillConfig) -> Identity:
-    """Return the identity of a run of `config`; raise what `check_sources` raises."""
-    if config.writer != "adapter":
-        return identify_unchecked(config, download=True)
-    from xrec.generate.loading import check_sources, sources_of
-
-    checked = check_sources(sources_of(config))  # also that llm.model is the adapter's model
-    return _identity(config, checked.dataset, checked.model)
+    """Return the identity of a run of `config`; raise what `check_writer` raises."""
+    return identify_unchecked(config, check_writer(config))
 
 
-def identify_unchecked(config: BackfillConfig, *, download: bool = False) -> Identity:
+def identify_unchecked(config: BackfillConfig, model: Mapping[str, str] | None = None) -> Identity:
     """Return what `identify` returns, but without checking the adapter's language model.
 
-    Without `download`, `base_model` is missing if a model without an adapter is not on this
-    machine. Raises ArtifactNotFoundError if an input is not finished.
+    model: what `model_of` returns; None to find out without a download. Raises
+    ArtifactNotFoundError if an input is not finished.
     """
-    dataset, model = manifest_of(config, "dataset"), dict[str, str]()
-    if config.writer == "sentences":
-        model["sentences"] = sentences_fingerprint()
-    elif config.writer == "adapter":
+    model = model_of(config) if model is None else model
+    inputs = {"dataset": manifest_of(config, "dataset").fingerprint, **model}
+    return Identity(kind="explanations", config=identity_of_texts(config), inputs=inputs)
+
+
+def model_of(config: ExplanationsJobConfig, *, download: bool = False) -> dict[str, str]:
+    """Return the fingerprints of what writes a job's texts.
+
+    Without `download`, `base_model` is missing if a model without an adapter is not on this
+    machine. Raises ArtifactNotFoundError if the adapter or its graph is not finished.
+    """
+    if isinstance(config.engine, EndpointConfig):
+        return {"endpoint": fingerprint_of(identity_of(config.engine))}
+    if config.llm is None:
+        return {"sentences": sentences_fingerprint()}
+    if config.writer == "adapter":
         graph, adapter = manifest_of(config, "graph"), manifest_of(config, "adapter")
         of_adapter = read_config(location_of(config, "adapter"), adapter)
-        model = model_inputs(of_adapter, adapter.fingerprint, graph)
-    elif config.llm is not None:  # the settings name an endpoint's model
-        fingerprint = known_fingerprint(config.llm, config.storage, download=download)
-        model = {"base_model": fingerprint} if fingerprint else {}
-    return _identity(config, dataset, model)
+        return model_inputs(of_adapter, adapter.fingerprint, graph)
+    fingerprint = known_fingerprint(config.llm, config.storage, download=download)
+    return {"base_model": fingerprint} if fingerprint else {}
 
 
-def _identity(config: BackfillConfig, dataset: Manifest, model: Mapping[str, str]) -> Identity:
-    settings = identity_of(config)
-    del settings["adapter"]  # the inputs have it
-    if config.writer not in ("words", "endpoint"):  # the adapter has its own prompt
-        del settings["prompt"]
-    inputs = {"dataset": dataset.fingerprint, **model}
-    return Identity(kind="explanations", config=settings, inputs=inputs)
+def check_writer(config: ExplanationsJobConfig) -> dict[str, str]:
+    """Return `model_of`, after checking that an adapter fits the other artifacts.
+
+    Raises ArtifactNotFoundError, ArtifactMismatchError or ModelError.
+    """
+    if config.writer != "adapter":
+        return model_of(config, download=True)
+    from xrec.generate.loading import check_sources, sources_of
+
+    return check_sources(sources_of(config)).model  # also that llm.model is the adapter's model
 
 
 def pairs_location(config: BackfillConfig, pairs: TablePairs | RecommendedPairs) -> Location:

@@ -1,5 +1,6 @@
 """Read published explanations: all of a version, or those of single pairs and users."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
 import pyarrow as pa
@@ -124,17 +125,20 @@ class ExplanationLookup:
 
 
 def open_lookup(
-    uri: str, expected_inputs: dict[str, str], max_bytes: int, storage: StorageConfig | None = None
+    uri: str,
+    expected_inputs: Mapping[str, str] | None,
+    max_bytes: int,
+    storage: StorageConfig | None = None,
 ) -> ExplanationLookup:
     """Return a lookup of the explanations published at `uri`.
 
-    expected_inputs: the fingerprints of the reader's base_model, adapter and graph. Raises what
+    expected_inputs: the fingerprints of what wrote them (`model_of`); None accepts all. Raises what
     `published` raises, and ArtifactMismatchError, which names the differing inputs, if another
     model wrote the explanations.
     """
     table = published(uri, storage=storage)
-    inputs = {name: table.manifest.inputs.get(name) for name in expected_inputs}
-    if inputs != expected_inputs:
+    inputs = {name: value for name, value in table.manifest.inputs.items() if name != "dataset"}
+    if expected_inputs is not None and inputs != expected_inputs:
         what = f"{uri}: these explanations were written by another model:"
         advice = "set explanations=URI to a backfill of this adapter, run one, "
         advice += "or serve the adapter that wrote these explanations"

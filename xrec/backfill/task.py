@@ -10,7 +10,6 @@ from pydantic import SecretStr
 
 from xrec.backfill.explain import explain_pairs, failed_by, say_pairs, why_again
 from xrec.backfill.identity import shared_key
-from xrec.backfill.writers import load_writer, writer_key
 from xrec.bulk import Identity, Outcome
 from xrec.config import BackfillConfig, DecodingConfig, TextConfig
 from xrec.data import Dataset, read_dataset
@@ -18,6 +17,7 @@ from xrec.generate.engine import EngineReport
 from xrec.generate.explainer import Explainer
 from xrec.schemas import PAIRS
 from xrec.storage import location_of
+from xrec.text.writers import load_writer, writer_key
 
 # What torch, transformers and vLLM raise if a batch fails, including out of memory.
 _ENGINE_ERRORS = (RuntimeError, ValueError, ArithmeticError, LookupError)
@@ -43,7 +43,10 @@ class MakeExplainTask:
             dataset = read_dataset(location_of(self.config, "dataset"))
             return SayTask(dataset, self.config.decoding.text, self.shared_key)
         is_endpoint = self.config.writer == "endpoint"
-        return ExplainTask(self.load(self), self.config.decoding, self.shared_key, is_endpoint)
+        explainer, config = self.load(self), self.config
+        return ExplainTask(
+            explainer, config.decoding, self.shared_key, is_endpoint, config.texts_per_user
+        )
 
 
 LoadExplainer = Callable[[MakeExplainTask], Explainer]
@@ -51,7 +54,7 @@ LoadExplainer = Callable[[MakeExplainTask], Explainer]
 
 def load_task_explainer(made: MakeExplainTask) -> Explainer:
     """Load the explainer that the config asks for; raise ModelError, and what reading raises."""
-    return load_writer(made.config, made.endpoint_key)
+    return load_writer(made.config, made.config.actors.device, made.endpoint_key)
 
 
 def explain_task(
@@ -72,6 +75,7 @@ class ExplainTask:
     decoding: DecodingConfig
     shared_key: str
     is_endpoint: bool = False
+    texts_per_user: float | None = None
     row_errors: tuple[type[Exception], ...] = _ENGINE_ERRORS
 
     def do(self, rows: pa.Table) -> Outcome:
@@ -80,7 +84,9 @@ class ExplainTask:
         Chunks that are processed at the same time share the engine. A chunk's costs then include
         some of another chunk's, but the totals are right.
         """
-        generated, failed = explain_pairs(self.explainer, rows, self.decoding, self.shared_key)
+        generated, failed = explain_pairs(
+            self.explainer, rows, self.decoding, self.shared_key, self.texts_per_user
+        )
         report = self.explainer.engine.take_report()
         costs = costs_of(generated, report)
         if self.is_endpoint:  # it charges for refused texts too
@@ -92,7 +98,8 @@ class ExplainTask:
         return failed_by(self.explainer.dataset, rows, reason, message)
 
     def why_again(self, earlier: pa.Table) -> pa.Array:
-        return why_again(self.explainer, earlier, self.decoding.text, self.shared_key)
+        rules = self.decoding.text
+        return why_again(self.explainer, earlier, rules, self.shared_key, self.texts_per_user)
 
 
 @dataclass

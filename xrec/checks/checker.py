@@ -63,6 +63,7 @@ class Checker:
         return (
             self._unsafe(text, texts, checks)
             or self.refusal_of_any(texts, checks)
+            or self._complained(text, texts, checks)
             or self._not_positive(text, texts, checks)
             or self._unsupported(text, texts, checks, further)
             or self._unchosen(text, texts, checks)
@@ -125,6 +126,23 @@ class Checker:
             if not any(first <= start and end <= last for first, last in own):
                 word = text[start:end]
                 return Failure("unsafe", f"{word!r} is on the list {checks.unsafe_words}", (word,))
+        return None
+
+    def complaint(self, text: str, texts: PairTexts) -> str:
+        """Return the words with which a text names what its user complains of, or "".
+
+        Names inside the item's title do not count.
+        """
+        if not texts.complaints:
+            return ""
+        text, complaints = composed(text), {*map(self.aspects.same, texts.complaints)}
+        own = title_spans(text, texts.item_title)
+        found = (n for n in self.aspects.find(text) if n.name in complaints)
+        return next((text[n.start : n.end] for n in found if not n.is_within(own)), "")
+
+    def _complained(self, text: str, texts: PairTexts, checks: ChecksConfig) -> Failure | None:
+        if checks.complained and (word := self.complaint(text, texts)):
+            return Failure("complained", f"the user complains of this: {word!r}", (word,))
         return None
 
     def _not_positive(self, text: str, texts: PairTexts, checks: ChecksConfig) -> Failure | None:

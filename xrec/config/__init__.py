@@ -17,6 +17,7 @@ from xrec.config.backfill import (
     BackfillConfig,
     BulkConfig,
     ExplanationsJobConfig,
+    PricesConfig,
     RecommendConfig,
     RecommendedPairs,
     SplitPairs,
@@ -45,7 +46,13 @@ from xrec.config.data import (
     SplitShares,
     TablesSource,
 )
-from xrec.config.identity import CHANGES_NOTHING, CHOOSES_ROWS, identity_of, settings_of_texts
+from xrec.config.identity import (
+    CHANGES_NOTHING,
+    CHOOSES_ROWS,
+    identity_of,
+    identity_of_texts,
+    settings_of_texts,
+)
 from xrec.config.job import (
     WORKSPACE,
     ArtifactName,

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
-from xrec.config.base import Config, Uri, with_defaults
+from xrec.config.base import Config, Uri, merged, with_defaults
 from xrec.config.job import ActorsJobConfig, RayJobConfig, Split
 from xrec.config.llm import EndpointConfig, EngineConfig, LLMConfig, LLMJobConfig
 from xrec.config.texts import DecodingConfig, PromptJobConfig
@@ -46,7 +46,15 @@ _Priced = Literal[
 ]
 
 
-class BulkConfig(ActorsJobConfig):
+class PricesConfig(Config):
+    """What a job's work costs."""
+
+    prices: Mapping[_Priced, Annotated[float, Field(ge=0)]] = {}
+    """Prices in any currency, for example {gpu_hour: 2.5, million_store_requests: 5}; with them,
+    costs are also reported in money."""
+
+
+class BulkConfig(ActorsJobConfig, PricesConfig):
     """A bulk job that writes texts."""
 
     limit: int | None = Field(None, ge=1)
@@ -62,9 +70,6 @@ class BulkConfig(ActorsJobConfig):
     and money by `prices` count all starts. In a night, all jobs share the budget. Finished chunks
     are kept; start again, if needed with a larger budget, to continue. In annotate, the limit on
     tokens can also end a chunk between two prompts."""
-    prices: Mapping[_Priced, Annotated[float, Field(ge=0)]] = {}
-    """Prices in any currency, for example {gpu_hour: 2.5, million_store_requests: 5}; with them,
-    costs are also reported in money."""
     max_failed_share: float = Field(0.05, ge=0, le=1)
     """The run stops if more than this share of the texts fail; abstained ones do not count."""
     rows_per_chunk: int | None = Field(None, ge=1)
@@ -124,57 +129,40 @@ class TextsJobConfig(LLMJobConfig):
     engine: EngineConfig = EngineConfig()
 
 
-class ExplanationsJobConfig(TextsJobConfig):
-    """A job that reads or writes explanations and generates some of them."""
-
-
 def _engine_or_endpoint(value: Any) -> str:
     kind = value.get("kind") if isinstance(value, Mapping) else getattr(value, "kind", None)
     return "endpoint" if kind == "endpoint" else "engine"
 
 
-_Engine = Annotated[
+EngineOrEndpoint = Annotated[
     Annotated[EngineConfig, Tag("engine")] | Annotated[EndpointConfig, Tag("endpoint")],
     Discriminator(_engine_or_endpoint),
 ]
 Writer = Literal["adapter", "words", "endpoint", "sentences"]
 
 
-class BackfillConfig(BulkConfig, ExplanationsJobConfig, PromptJobConfig):
-    """`xrec backfill`: pairs in, explanations out.
+class ExplanationsJobConfig(TextsJobConfig, PromptJobConfig):
+    """A job that reads or writes explanations and generates some of them.
 
     A language model writes with the adapter, or from words alone (adapter: null), or behind an
-    endpoint (engine.kind: endpoint), which needs no llm. Without a language model (llm: null in
-    this section), the explanations are sentences about what people did, as the recommendations
-    have it as evidence.
+    endpoint (engine.kind: endpoint), which needs no llm.
     """
 
     llm: LLMConfig | None  # type: ignore[assignment]
     adapter: Literal["trained"] | None = "trained"
     """trained: the project's adapter brings the vectors into the language model, with the prompt it
     was trained with. If null, the model writes from words alone, with the prompt in `prompt`."""
-    engine: _Engine = EngineConfig()  # type: ignore[assignment]
-    pairs: Annotated[SplitPairs | TablePairs | RecommendedPairs, Field(discriminator="kind")] = (
-        RecommendedPairs(kind="recommendations")
-    )
-    """The pairs to explain."""
-    carry_from: Literal["published"] | Uri | None = "published"
-    """Where to take unchanged explanations from: published (what this output has published, and its
-    unpublished runs since, unless their gate refused their texts), the URI of another output, or
-    that of a run, OUTPUT/_xrec/runs/RUN. If null, all are generated."""
-    gate: Annotated[Mapping[str, _Limit | None] | None, with_defaults(GATE)] = GATE
-    """Limits that a run must meet to be published, by figure (docs/night.md). Limits that are not
-    given keep their defaults; a limit of null is off. Without a gate (null), every finished run is
-    published."""
-    vacuum_hours: float | None = Field(None, ge=1)
-    """After publishing, files that no version of the last vacuum_hours hours needs are deleted
-    (Delta's VACUUM); 168 is usual. If null, no files are deleted."""
+    engine: EngineOrEndpoint = EngineConfig()  # type: ignore[assignment]
 
     @model_validator(mode="before")
     @classmethod
-    def _endpoint_needs_no_model(cls, values: Any) -> Any:
-        if isinstance(values, Mapping) and _engine_or_endpoint(values.get("engine")) == "endpoint":
+    def _endpoint_needs_no_model_and_an_engine_has_defaults(cls, values: Any) -> Any:
+        engine = values.get("engine") if isinstance(values, Mapping) else None
+        if _engine_or_endpoint(engine) == "endpoint":
             return {**values, "llm": None, "adapter": None}
+        if isinstance(engine, Mapping):
+            default = cls.model_fields["engine"].default.model_dump(exclude_unset=True)
+            return {**values, "engine": merged(default, engine)}
         return values
 
     @property
@@ -187,11 +175,6 @@ class BackfillConfig(BulkConfig, ExplanationsJobConfig, PromptJobConfig):
         return "words" if self.adapter is None else "adapter"
 
     @property
-    def num_processes(self) -> int:
-        """Maximum number of actors; only one process can keep an endpoint's limits."""
-        return 1 if self.writer == "endpoint" else self.actors.num_processes
-
-    @property
     def gpus_per_process(self) -> int:
         """The number of GPUs that share the model in one process."""
         return 0 if isinstance(self.engine, EndpointConfig) else self.engine.num_gpus
@@ -201,6 +184,40 @@ class BackfillConfig(BulkConfig, ExplanationsJobConfig, PromptJobConfig):
         """Maximum number of texts that a process writes at a time."""
         engine = self.engine
         return engine.concurrency if isinstance(engine, EndpointConfig) else engine.max_rows
+
+
+class BackfillConfig(BulkConfig, ExplanationsJobConfig):
+    """`xrec backfill`: pairs in, explanations out.
+
+    Without a language model (llm: null in this section), the explanations are sentences about what
+    people did, as the recommendations have it as evidence.
+    """
+
+    pairs: Annotated[SplitPairs | TablePairs | RecommendedPairs, Field(discriminator="kind")] = (
+        RecommendedPairs(kind="recommendations")
+    )
+    """The pairs to explain."""
+    texts_per_user: float | None = Field(None, ge=0)
+    """Number of each user's pairs whose text the language model writes, from the best rank on; with
+    0.4, the first pair of two in five users, drawn by a hash. The others get the plain sentence of
+    their evidence, or abstain. Pairs without a rank count as the best. If null, it writes all."""
+    carry_from: Literal["published"] | Uri | None = "published"
+    """Where to take unchanged explanations from: published (what this output has published, and its
+    unpublished runs since, unless their gate refused their texts), the URI of another output, or
+    that of a run, OUTPUT/_xrec/runs/RUN. If null, all are generated."""
+    gate: Annotated[Mapping[str, _Limit | None] | None, with_defaults(GATE)] = GATE
+    """Limits that a run must meet to be published, by figure (docs/night.md). Limits that are not
+    given keep their defaults; a limit of null is off. Without a gate (null), every finished run is
+    published."""
+    vacuum_hours: float | None = Field(168, ge=1)
+    """After publishing, files that no version of the last vacuum_hours hours needs are deleted
+    (Delta's VACUUM), and after a night the folders of nights that none of these versions was made
+    from. If null, nothing is deleted."""
+
+    @property
+    def num_processes(self) -> int:
+        """Maximum number of actors; only one process can keep an endpoint's limits."""
+        return 1 if self.writer == "endpoint" else self.actors.num_processes
 
 
 class EligibleItems(Config):

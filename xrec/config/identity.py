@@ -17,6 +17,8 @@ from xrec.config.backfill import (
     BackfillConfig,
     BulkConfig,
     EligibleItems,
+    ExplanationsJobConfig,
+    PricesConfig,
     RecommendConfig,
     TablePairs,
 )
@@ -53,13 +55,14 @@ CHANGES_NOTHING: Mapping[type[Config], str] = {
     "timeout_seconds extra.user extra.metadata extra.store extra.service_tier "
     "extra.prompt_cache_key extra.safety_identifier",
     # Bulk jobs: chunks, what stops a run, and what it publishes.
-    BulkConfig: "limit retry_failed budget prices max_failed_share rows_per_chunk",
+    BulkConfig: "limit retry_failed budget max_failed_share rows_per_chunk",
+    PricesConfig: "prices",
     BackfillConfig: "carry_from gate vacuum_hours",
     TablePairs: "uri",
     EligibleItems: "items users",
     RecommendConfig: "unnamed categories keeps",
     AnnotateConfig: "carry_from",
-    LanguageModelAnnotator: "prompts",
+    LanguageModelAnnotator: "prompts drift",
     # Training: processes, memory, checkpoints, and trackers.
     TrainingJobConfig: "tracker",
     Workers: "max_failures",
@@ -73,7 +76,7 @@ CHANGES_NOTHING: Mapping[type[Config], str] = {
     TableFiles: "uri",
     # Where texts from elsewhere are, and the endpoint, which writes no table.
     ElsewhereConfig: "uri",
-    ServeConfig: "http keys models frontends",
+    ServeConfig: "http keys models frontends max_money_per_day",
 }
 """The options that do not identify a run, by the class that declares them.
 
@@ -81,7 +84,10 @@ CHANGES_NOTHING: Mapping[type[Config], str] = {
 """
 
 CHOOSES_ROWS = frozenset(
-    ("pairs", "source", "min_rating", "rating_range", "core", "split", "vocabulary", "stage")
+    (
+        *("pairs", "texts_per_user", "source", "min_rating", "rating_range", "core", "split"),
+        *("vocabulary", "stage"),
+    )
 )
 """Settings of a bulk run that choose its rows, or what a row is made from.
 
@@ -102,6 +108,15 @@ def identity_of(config: Config) -> dict[str, Any]:
         for name in type(config).model_fields
         if name not in left_out
     }
+
+
+def identity_of_texts(config: ExplanationsJobConfig) -> dict[str, Any]:
+    """Return what `identity_of` returns, without what the job's inputs have: adapter and prompt."""
+    settings = identity_of(config)
+    del settings["adapter"]
+    if config.writer not in ("words", "endpoint"):  # the adapter has its own prompt
+        del settings["prompt"]
+    return settings
 
 
 def _plain(value: Any, prefix: str, left_out: set[str]) -> Any:

@@ -12,7 +12,7 @@ from xrec.config.backfill import (
 from xrec.config.base import Config, ModelName, Uri, did_you_mean
 from xrec.config.data import check_table_file
 from xrec.config.job import ActorsJobConfig
-from xrec.config.llm import LanguageModelConfig
+from xrec.config.llm import EndpointConfig, LanguageModelConfig
 from xrec.config.train import AdapterTrainingJobConfig
 
 
@@ -67,7 +67,7 @@ ADAPTERS = (
 )
 """Our method and its variants."""
 BASELINES: tuple[BaselineKind, ...] = get_args(BaselineKind)
-ENTRIES = (*ADAPTERS, *BASELINES, "zero_shot", "profile", "nearest")
+ENTRIES = (*ADAPTERS, *BASELINES, "zero_shot", "endpoint", "profile", "nearest")
 RANKERS = ("item_popularity", "user_popularity", "global_popularity", "random", "chooser")
 """Rankers of statements that use no text, listed below a table's entries (docs/metrics.md)."""
 
@@ -99,6 +99,8 @@ class CompareConfig(MetricsConfig, ActorsJobConfig, TextsJobConfig, AdapterTrain
         description="The entries; the first one is what the others are compared with. Choose from "
         f"{', '.join(ENTRIES)}, and the names in texts.",
     )
+    endpoint: EndpointConfig | None = None
+    """The endpoint that writes the texts of the entry endpoint, with `prompt`."""
     texts: dict[str, ElsewhereConfig] = Field(default_factory=dict)
     """Texts from elsewhere, each by a name that you choose."""
     seeds: tuple[int, ...] = Field((0, 1, 2), min_length=1)
@@ -133,6 +135,8 @@ class CompareConfig(MetricsConfig, ActorsJobConfig, TextsJobConfig, AdapterTrain
             raise ValueError(
                 "entries: without_aspects differs from ours only if prompt.aspects is above 0"
             )
+        if "endpoint" in self.entries and self.endpoint is None:
+            raise ValueError("entries: endpoint needs the key endpoint, such as {model: NAME}")
         full = self.model
         if set(self.entries) & set(ADAPTERS) and (
             full.vectors != "graph" or full.injection == "none"

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from xrec.config.backfill import ExplanationsJobConfig
+from xrec.config.backfill import EngineOrEndpoint, ExplanationsJobConfig, PricesConfig
 from xrec.config.base import Config, Uri
 from xrec.config.job import Processes, RayJobConfig
 from xrec.config.llm import EngineConfig
@@ -67,16 +67,19 @@ def share_of_key(num_places: int, keys: Sized) -> int:
     return num_places if len(keys) <= 1 else max(1, num_places // 4)
 
 
-class ServeConfig(RayJobConfig, ExplanationsJobConfig):
+class ServeConfig(RayJobConfig, ExplanationsJobConfig, PricesConfig):
     """`xrec serve`: explanations and the model that writes more of them in, an endpoint out."""
 
     # Requests arrive one by one, and small batches finish sooner.
-    engine: EngineConfig = EngineConfig(max_rows=32, kv_cache_gib=1.0)
+    engine: EngineOrEndpoint = EngineConfig(max_rows=32, kv_cache_gib=1.0)  # type: ignore[assignment]
     http: HTTPConfig = HTTPConfig()
     keys: tuple[KeyConfig, ...] = ()
     """Keys, sent as Authorization: Bearer KEY. Without any, only this machine has access."""
     models: Processes = Processes(num_processes=1)
-    """The processes that hold the language model; their number is fixed."""
+    """The processes that hold the language model; their number is fixed. An endpoint has one."""
+    max_money_per_day: float | None = Field(None, gt=0)
+    """What live texts may cost per day (UTC) by the token prices in `prices`. Once it is used up,
+    they get 429 until midnight; stored texts are still served. If null, there is no limit."""
     frontends: Processes = Processes(num_processes=1)
     """The processes that answer requests, on CPUs and without a model; their number is fixed."""
 
@@ -97,6 +100,22 @@ class ServeConfig(RayJobConfig, ExplanationsJobConfig):
         if self.frontends.device == "cuda":
             raise ValueError("frontends.device must not be cuda: frontends hold no model")
         return self
+
+    @model_validator(mode="after")
+    def _money_has_prices(self) -> "ServeConfig":
+        priced = {name for name, price in self.prices.items() if price}
+        names = ("million_prompt_tokens", "million_reply_tokens")
+        if self.max_money_per_day is not None and not priced & {*names}:
+            raise ValueError(
+                f"max_money_per_day = {self.max_money_per_day:g} and prices "
+                f"{dict(self.prices) or 'none'}: expected a price in {' or '.join(names)}"
+            )
+        return self
+
+    @property
+    def num_models(self) -> int:
+        """The number of processes that write texts; only one can keep an endpoint's limits."""
+        return 1 if self.writer == "endpoint" else self.models.num_processes
 
     @model_validator(mode="after")
     def _other_machines_need_a_key(self) -> "ServeConfig":

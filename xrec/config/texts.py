@@ -107,7 +107,9 @@ class PromptJobConfig(JobConfig):
     prompt: PromptConfig = PromptConfig()
 
 
-CheckFailure = Literal["unsupported", "unchosen", "named_twice", "not_positive", "unsafe"]
+CheckFailure = Literal[
+    "unsupported", "unchosen", "named_twice", "not_positive", "complained", "unsafe"
+]
 """Why a check refuses a text."""
 
 TextFailure = Literal[
@@ -141,6 +143,9 @@ class ChecksConfig(Config):
     not_positive: bool = False
     """Whether to refuse an English text whose sentiment is negative, or that criticizes or
     denies a chosen aspect."""
+    complained: bool = False
+    """Whether to refuse a text that names an aspect that the user complains of: one that more of
+    their reviews, low-rated ones included, criticize than praise."""
     unsafe_words: Uri | None = None
     """URI of a text file with one word or phrase per line; a text that contains one outside the
     item's title is refused. If null, there is no such check."""

@@ -23,8 +23,8 @@ LOW_RATED: Literal["low_rated"] = "low_rated"
 def aspect_tables(named: pa.Table) -> dict[str, pa.Table]:
     """Return the tables aspects, item_aspects, user_aspects and explanation_aspects (xrec.schemas).
 
-    If users disliked items, also return low_rated_aspects. The vocabulary is that of the training
-    pairs; other aspects are left out.
+    If users disliked items, also return low_rated_aspects and low_rated_user_aspects. Aspects that
+    no training pair has are left out.
 
     named: user_index, item_index, split, aspect, opinion, sentiment; each aspect appears at most
         once per pair.
@@ -45,7 +45,10 @@ def aspect_tables(named: pa.Table) -> dict[str, pa.Table]:
         "user_aspects": aspect_counts(trained, "user"),
         "explanation_aspects": _in_schema(by_pair, schemas.EXPLANATION_ASPECTS),
     }
-    return {**tables, "low_rated_aspects": aspect_counts(disliked, "item")} if disliked else tables
+    if disliked:
+        tables["low_rated_aspects"] = aspect_counts(disliked, "item")
+        tables["low_rated_user_aspects"] = aspect_counts(disliked, "user")
+    return tables
 
 
 def aspect_counts(named: pa.Table, side: str) -> pa.Table:

@@ -1,7 +1,7 @@
 """What backs a reason: aspects with counts, an item's menu, opinions, and what people did.
 
 The menu of an item leaves out each aspect that at least as many of its reviews criticize as praise,
-including low-rated reviews.
+including low-rated reviews. A user complains of an aspect that more of their reviews criticize.
 
 Counts show that reviewers praise the build of a stand; "built like a tank" says why. The opinion on
 an aspect of an item is the phrase that is common in the item's reviews and rare in all reviews that
@@ -12,7 +12,7 @@ praise the aspect, so that it is specific to the item. It maximizes
 Phrases that only say that something is good ("great", "sounds good" for the sound) are left out.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Literal, get_args
@@ -88,34 +88,43 @@ class PeopleEvidence:
 
 
 class Menus:
-    """The menus of a dataset's items; all are empty if the dataset has no aspects."""
+    """The menus of a dataset's items, and its users' complaints; empty without aspects."""
 
     def __init__(self, dataset: Dataset):
-        self._counts, self._low_rated = dataset.item_aspects, dataset.low_rated_aspects
+        self._of_items = (dataset.item_aspects, dataset.low_rated_aspects)
+        self._by_users = (dataset.user_aspects, dataset.low_rated_user_aspects)
         self.names: list[str] = (
             [] if dataset.aspects is None else dataset.aspects["aspect"].to_pylist()
         )
 
     def of(self, item_index: int) -> frozenset[str]:
         """Return the names of the aspects on the item's menu."""
-        low_rated = _counts(self._low_rated, item_index)
+        counts, low_rated = (_counts(table, item_index) for table in self._of_items)
         menu = set()
-        for aspect, (num_positive, num_negative) in _counts(self._counts, item_index).items():
+        for aspect, (num_positive, num_negative) in counts.items():
             more_positive, more_negative = low_rated.get(aspect, (0, 0))
             blame = num_negative + more_negative
             if not blame or num_positive + more_positive > blame:
                 menu.add(self.names[aspect])
         return frozenset(menu)
 
+    def complaints(self, user_index: int) -> frozenset[str]:
+        """Return the names of the aspects that a user complains of."""
+        margins = Counter[int]()
+        for table in self._by_users:
+            for aspect, (num_positive, num_negative) in _counts(table, user_index).items():
+                margins[aspect] += num_positive - num_negative
+        return frozenset(self.names[aspect] for aspect, margin in margins.items() if margin < 0)
 
-def _counts(table: pa.Table | None, item_index: int) -> dict[int, tuple[int, int]]:
-    """Return how many reviews of an item praise and criticize each aspect, by its index."""
+
+def _counts(table: pa.Table | None, index: int) -> dict[int, tuple[int, int]]:
+    """Return how many reviews of an item, or by a user, praise and criticize each aspect."""
     if table is None:
         return {}
-    rows = rows_of(table["item_index"], item_index)
-    of_item = table.slice(rows.start, len(rows)).to_pydict()
-    counts = zip(of_item["num_positive"], of_item["num_negative"], strict=True)
-    return dict(zip(of_item["aspect_index"], counts, strict=True))
+    rows = rows_of(table[0], index)
+    found = table.slice(rows.start, len(rows)).to_pydict()
+    counts = zip(found["num_positive"], found["num_negative"], strict=True)
+    return dict(zip(found["aspect_index"], counts, strict=True))
 
 
 class Opinions:

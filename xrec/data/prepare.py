@@ -63,7 +63,8 @@ def prepare_dataset(
         tables = dict(assembled.tables)
         if find_aspects is not None:
             whole = {name: staging.table(query) for name, query in TABLES.items()}
-            tables.pop("low_rated_aspects", None)  # of another vocabulary
+            for name in ("low_rated_aspects", "low_rated_user_aspects"):  # of another vocabulary
+                tables.pop(name, None)
             tables.update(profile_aspect_tables(whole, find_aspects))
         aspects_from: AspectsFrom = "reviews" if find_aspects is None else "profiles"
         metrics = {

@@ -14,7 +14,7 @@ from markupsafe import Markup
 
 from xrec.data import drawn_pairs
 from xrec.evaluate.intervals import Estimate
-from xrec.evaluate.metrics import GAIN, Metrics, flat_metrics
+from xrec.evaluate.metrics import GAIN, OF_VECTORS, Metrics, flat_metrics
 from xrec.evaluate.scores import SCORED_PAIRS, Coverage, ScoredPair, scored_pairs_table
 from xrec.storage import Location, Manifest, write_contents, write_manifest, write_table
 
@@ -93,7 +93,7 @@ def render_report(
         num_users=len({pair.user_id for pair in pairs}),
         num_items=len({pair.item_id for pair in pairs}),
         coverage=coverage.sentence,
-        verdict=verdict(metrics.get(GAIN)),
+        verdict=verdict(metrics.get(GAIN), has_vectors="adapter" in sources),
         groups=_groups(metrics),
         examples=drawn_pairs(pairs, num_examples),
         sources=[(name, manifest, _as_yaml(manifest.config)) for name, manifest in sources.items()],
@@ -101,8 +101,11 @@ def render_report(
     )
 
 
-def verdict(gain: Estimate | None) -> str:
+def verdict(gain: Estimate | None, *, has_vectors: bool = True) -> str:
     """Return what the personalization gain and its interval imply for this one training run."""
+    if not has_vectors:
+        labels = "; ".join(metric.label for metric in OF_VECTORS)
+        return f"The texts are written from words alone, so these are not measured: {labels}."
     if gain is None:
         return "Nothing could be measured: all prompts with their references are too long."
     size = f"{gain.value:.3f} nats per token (95 % interval {gain.interval(3)})"

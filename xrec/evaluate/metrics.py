@@ -76,6 +76,8 @@ _ASPECTS = (
         meaning="Share of texts that name no aspect that the item lacks.",
     ),
 )
+OF_VECTORS = (GAIN, _NLL, _ASPECTS[1])
+"""The metrics that texts from words alone do not have."""
 _TITLES = (
     Metric(
         "title_accuracy",
@@ -103,6 +105,16 @@ _TITLES = (
     ),
 )
 
+_COMPLAINTS = Metric(
+    "names_complaint",
+    "Texts that name what the user complains of",
+    better="lower",
+    is_share=True,
+    group=_TRUTH,
+    meaning="Share of texts that name an aspect that more of the user's reviews criticize than "
+    "praise, among those for users with such an aspect.",
+)
+
 
 def measures_of(pairs: Sequence[ScoredPair], config: EvaluateConfig) -> list[Measure]:
     """Return the measures of the pairs' texts."""
@@ -113,6 +125,7 @@ def measures_of(pairs: Sequence[ScoredPair], config: EvaluateConfig) -> list[Mea
         Measure((GAIN, _NLL), lambda: lambda texts: _likelihoods(pairs)),
         Measure(_ASPECTS, lambda: lambda texts: _aspects(pairs, texts)),
         Measure(_TITLES, lambda: lambda texts: _titles(pairs)),
+        Measure((_COMPLAINTS,), lambda: lambda texts: [_complaints(pairs)]),
         corpus(references),
         *(embedding(name, references, str(resolve_device("auto"))) for name in encoders),
     ]
@@ -163,15 +176,20 @@ def _aspects(pairs: Sequence[ScoredPair], texts: Sequence[str]) -> list[Floats |
     if not known:
         return [np.nan] * len(_ASPECTS)
     pattern = aspect_pattern(aspect for own in known for aspect in own)
-    shuffled = [pair.shuffled_explanation or "" for pair in pairs]
+    others = [pair.shuffled_explanation for pair in pairs]
+    shuffled = names_only([text or "" for text in others], right, pattern)
     of_references = names_only([pair.reference for pair in pairs], right, pattern)
     return [
         names_only(texts, right, pattern),
-        names_only(shuffled, right, pattern),
+        np.nan if others.count(None) == len(others) else shuffled,
         float(np.mean([1 / len(set(own)) for own in known])),
         float(np.nanmean(of_references)),
         names_none_beside(texts, aspects, pattern),
     ]
+
+
+def _complaints(pairs: Sequence[ScoredPair]) -> Floats:
+    return _column([pair.names_complaint for pair in pairs])
 
 
 def _titles(pairs: Sequence[ScoredPair]) -> list[Floats]:

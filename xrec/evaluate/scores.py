@@ -35,6 +35,7 @@ SCORED_PAIRS = pa.schema(
         pa.field("item_title", pa.string(), nullable=False),
         pa.field("names_item", pa.bool_()),
         pa.field("other_title", pa.string()),
+        pa.field("names_complaint", pa.bool_()),
     ]
 )
 _MUCH = 1 / 3  # largest share of texts that a template may write without a warning
@@ -51,6 +52,8 @@ class ScoredPair:
     the correct aspect to name, `aspects` are all aspects of the item; both are None outside the
     generated sample. `names_item`: whether the explanation contains the item's title, None if it
     has no title. `other_title`: the title of another item that the explanation names, or None.
+    `names_complaint`: whether the explanation names what the user complains of, None if they do not
+    complain.
     """
 
     user_id: str
@@ -65,6 +68,7 @@ class ScoredPair:
     item_title: str = ""
     names_item: bool | None = None
     other_title: str | None = None
+    names_complaint: bool | None = None
 
     @property
     def gain(self) -> float | None:
@@ -125,19 +129,23 @@ def score_pairs(
 ) -> tuple[list[ScoredPair], Coverage]:
     """Explain pairs, and score them with the user's own vector and with another user's.
 
-    The same rules are applied to both texts. The pairs must belong to at least two users.
+    The same rules are applied to both texts. The pairs must belong to at least two users. Without
+    an adapter there are no vectors, so the texts are only written once, and nothing is weighed.
     """
     users = other_users([pair.user_id for pair in pairs])
     others = [explainer.dataset.user_index(user) for user in users]
     fits = fitting_pairs(explainer, pairs)
-    weighed = nll_own_and_shuffled(explainer, pairs, others, fits)
+    has_vectors = explainer.graph is not None
+    weighed: list[tuple[float, float] | tuple[None, None]] = [(None, None)] * len(pairs)
+    if has_vectors:
+        weighed = nll_own_and_shuffled(explainer, pairs, others, fits)
     can_be_asked = {
         pair: other for pair, other, fit in zip(pairs, others, fits, strict=True) if fit
     }
     asked = [*can_be_asked]
     written = generated_texts(explainer, own_pairs(asked), decoding, "explanations")
     texts = _shown(pairs, asked, written)
-    planted = [pair for pair in pairs if pair.aspect is not None]
+    planted = [pair for pair in pairs if has_vectors and pair.aspect is not None]
     shuffled_asked = [pair for pair in planted if pair in can_be_asked]
     prompts = shuffled_pairs(shuffled_asked, [can_be_asked[pair] for pair in shuffled_asked])
     of_others = generated_texts(explainer, prompts, decoding, "texts with another user's vector")
@@ -198,4 +206,5 @@ def _scored(
         item_title=title,
         names_item=bool(titles.own_spans(written, title)) if title else None,
         other_title=titles.other_title(written, title, (said.user_profile, said.item_profile)),
+        names_complaint=bool(explainer.checker.complaint(text, said)) if said.complaints else None,
     )

@@ -56,7 +56,7 @@ def sources_of(config: ExplanationsJobConfig) -> Sources:
     if config.llm is None:
         raise ConfigError(
             "llm is null, so there is no language model to load; only xrec backfill works without "
-            "one, and writes sentences about what people did. Set llm.model",
+            "one, and writes sentences about what people did; set llm or engine.kind=endpoint",
             code="missing",
             key="llm",
         )
@@ -80,8 +80,8 @@ class CheckedSources:
 
 
 def model_fingerprint_of(inputs: Mapping[str, str]) -> str:
-    """Return the combined fingerprint of language model, adapter and graph (`model_inputs`)."""
-    return fingerprint_of([inputs[name] for name in ("base_model", "adapter", "graph")])
+    """Return the combined fingerprint of what writes texts, for example `model_inputs`."""
+    return fingerprint_of([*inputs.values()])
 
 
 def check_sources(sources: Sources) -> CheckedSources:

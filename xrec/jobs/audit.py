@@ -4,11 +4,11 @@ from collections import defaultdict
 from collections.abc import Iterator
 
 from xrec.backfill.explain import FailedPair, refused_today
-from xrec.backfill.writers import load_finisher_of
 from xrec.bulk import published, take_down
 from xrec.config import BackfillConfig
 from xrec.jobs import check_readable
 from xrec.schemas import GENERATED
+from xrec.text.writers import load_finisher_of
 
 
 def audit(config: BackfillConfig, *, takes_down: bool) -> Iterator[str]:

@@ -1,10 +1,10 @@
 """Explain one pair in this process, and show what the model was given: `xrec explain`."""
 
 from xrec.adapter.pairs import Pair
-from xrec.backfill.writers import load_writer, writer_key
 from xrec.config import BackfillConfig, EngineConfig
 from xrec.generate.explainer import Explanation
 from xrec.jobs import check_readable
+from xrec.text.writers import load_writer, writer_key
 
 
 def explain(config: BackfillConfig, user_id: str, item_id: str) -> list[str]:
@@ -17,7 +17,7 @@ def explain(config: BackfillConfig, user_id: str, item_id: str) -> list[str]:
     if isinstance(engine, EngineConfig) and engine.kind == "auto" and engine.num_gpus == 1:
         # vLLM starts too slowly for one text.
         config = config.model_copy(update={"engine": engine.model_copy(update={"kind": "builtin"})})
-    explainer = load_writer(config, writer_key(config))
+    explainer = load_writer(config, config.actors.device, writer_key(config))
     dataset, pairs = explainer.dataset, explainer.pairs
     pair = Pair(dataset.user_index(user_id), dataset.item_index(item_id))
     prompt, texts = pairs.prompt(pair), pairs.texts(pair)

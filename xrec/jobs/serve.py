@@ -7,13 +7,14 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
 from xrec.backfill import present
+from xrec.backfill.identity import check_writer
 from xrec.cluster import ensure_ray
 from xrec.config import ServeConfig
 from xrec.errors import XRecError
-from xrec.generate.loading import check_sources, sources_of
 from xrec.jobs import check_readable
 from xrec.serve.artifacts import read_lookup
 from xrec.serve.deployment import deploy, deployed
+from xrec.text.writers import writer_key
 
 logger = logging.getLogger("xrec")
 
@@ -26,8 +27,8 @@ def run(
     On SIGHUP, serves the config that `reload` returns, without downtime if only artifacts differ.
     If that config cannot be read or served, logs the error and keeps the earlier one.
 
-    Raises what `check_sources` raises, ArtifactMismatchError for a backfill of another model, and
-    ClusterError.
+    Raises what `check_writer` and `writer_key` raise, ArtifactMismatchError for a backfill of
+    another model, and ClusterError.
     """
     config = checked(config)
     with (
@@ -50,7 +51,8 @@ def checked(config: ServeConfig) -> ServeConfig:
     """Return `config` if its artifacts, or those of the last night, fit together."""
     check_readable(config)
     current = present(config)
-    read_lookup(current, check_sources(sources_of(current)).model)
+    writer_key(current)
+    read_lookup(current, check_writer(current))
     return config
 
 

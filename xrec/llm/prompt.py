@@ -33,6 +33,7 @@ class PairTexts:
 
     aspects: those chosen for the pair, best first, with evidence. The template may use them.
     menu: all aspects that the item's training reviews mention without blame. Not in the prompt.
+    complaints: aspects that more of the user's reviews blame than praise. Not in the prompt.
     people: what people did, if known. The template may use it.
     """
 
@@ -41,6 +42,7 @@ class PairTexts:
     item_profile: str
     aspects: tuple[AspectEvidence, ...] = ()
     menu: frozenset[str] = frozenset()
+    complaints: frozenset[str] = frozenset()
     people: PeopleEvidence | None = None
 
     @property

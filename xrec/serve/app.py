@@ -16,13 +16,14 @@ from weakref import WeakSet
 
 import torch
 import yaml
+from pydantic import SecretStr
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 from starlette.types import ASGIApp
 
 from xrec.backfill import present
 from xrec.backfill.lookup import Explained
-from xrec.bulk import Base
+from xrec.bulk import newest_entry
 from xrec.config import ServeConfig, is_loopback
 from xrec.errors import ConfigError, ModelError, XRecError
 from xrec.processes import gpus_each
@@ -43,6 +44,7 @@ from xrec.serve.metrics import Metrics
 from xrec.serve.model import Event, ModelHandle, PairError
 from xrec.serve.read_through import ReadThrough
 from xrec.storage import fingerprint_of, location_of
+from xrec.text.writers import writer_key
 from xrec.version import __version__
 
 logger = logging.getLogger("xrec")
@@ -70,7 +72,7 @@ class Frontend:
     def __init__(self, config: ServeConfig, generator: DeploymentHandle):
         self._config, self._generator, self._metrics = config, generator, Metrics()
         self._chosen = config
-        self._seen: tuple[ServeConfig, Base] | None = None  # the choice and version last looked at
+        self._seen: tuple[ServeConfig, str] | None = None  # the choice and version last looked at
         self._wanted, self._uses_wanted = (config, ""), False
         self._current: ReadThrough | None = None
         self._next: ReadThrough | None = None  # replaces the current one once all models are loaded
@@ -122,7 +124,7 @@ class Frontend:
 
     async def _follow(self) -> None:
         """Use the chosen artifacts; for those not named, the ones of the newest version."""
-        newest = await asyncio.to_thread(Base.at, location_of(self._chosen, "explanations"))
+        newest = await asyncio.to_thread(newest_entry, location_of(self._chosen, "explanations"))
         if self._seen != (seen := (self._chosen, newest)):
             config = await asyncio.to_thread(present, self._chosen)
             self._wanted = config, await asyncio.to_thread(models_of, config)
@@ -145,7 +147,7 @@ class Frontend:
             return False
         self._current, self._next = self._next, None
         self._in_use.add(self._current)
-        logger.info("now using the adapter %s", config.artifact("adapter"))
+        logger.info("now using the artifacts of %s", config.artifact("explanations"))
         return True
 
     async def _check(self) -> None:
@@ -159,11 +161,13 @@ class Generator:
 
     Each call names the `models` to use (`models_of`). New ones are loaded next to the previous
     ones, which are dropped once no frontend asks for them. All share one language model.
+
+    key: of the endpoint, if one writes.
     """
 
-    def __init__(self, config: ServeConfig):
+    def __init__(self, config: ServeConfig, key: SecretStr | None = None):
         torch.set_num_threads(config.models.cpus)
-        self._config, self._metrics = config, Metrics()
+        self._config, self._key, self._metrics = config, key, Metrics()
         self._loaded: dict[str, LiveExplainer] = {}
         self._loading: dict[str, asyncio.Task[None]] = {}
         self._asked_at: dict[str, float] = {}
@@ -219,7 +223,7 @@ class Generator:
 
     async def _load(self, models: str, config: ServeConfig) -> None:
         earlier = next(iter(self._loaded.values()), None)
-        live = await asyncio.to_thread(load_live, config, self._metrics, like=earlier)
+        live = await asyncio.to_thread(load_live, config, self._metrics, self._key, like=earlier)
         self._loaded[models], self._asked_at[models] = live, time.monotonic()
 
     async def _try_to_load(self, models: str, config: ServeConfig) -> None:
@@ -265,18 +269,18 @@ def _log_to_replica() -> None:
 
 
 def build(config: ServeConfig) -> Any:
-    """Return the application for `serve.run`."""
-    models, engine = config.models, config.engine
+    """Return the application for `serve.run`; raise ConfigError if an endpoint's key is not set."""
+    models = config.models
     generator = serve.deployment(Generator).options(
         name=GENERATOR,
-        num_replicas=models.num_processes,
+        num_replicas=config.num_models,
         ray_actor_options={
             "num_cpus": models.cpus,
-            "num_gpus": gpus_each(models.device, models.num_processes, engine.num_gpus),
+            "num_gpus": gpus_each(models.device, config.num_models, config.gpus_per_process),
         },
         # The replica itself limits how many pairs wait. Serve's limit is high, so that requests do
         # not queue in Serve, where they could not be refused.
-        max_ongoing_requests=10 * (engine.max_rows + MAX_WAITING_PAIRS),
+        max_ongoing_requests=10 * (config.texts_at_once + MAX_WAITING_PAIRS),
         health_check_period_s=2,
         **_shared_options(config),
     )
@@ -288,7 +292,7 @@ def build(config: ServeConfig) -> Any:
         max_queued_requests=MAX_REQUESTS,
         **_shared_options(config),
     )
-    return frontend.bind(config, generator.bind(config))
+    return frontend.bind(config, generator.bind(config, writer_key(config)))
 
 
 def _shared_options(config: ServeConfig) -> dict[str, Any]:

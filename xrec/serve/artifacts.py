@@ -10,9 +10,9 @@ import gc
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 
-from xrec.adapter.config import model_inputs, read_config
+from xrec.backfill.identity import model_of
 from xrec.backfill.lookup import ExplanationLookup, open_lookup
-from xrec.bulk import Base, read_takedowns
+from xrec.bulk import newest_entry, read_takedowns
 from xrec.config import ArtifactName, ServeConfig, identity_of
 from xrec.errors import ArtifactNotFoundError, ConfigError, XRecError
 from xrec.generate.loading import model_fingerprint_of
@@ -45,15 +45,8 @@ def chosen(config: ServeConfig, choice: Mapping[str, str | None]) -> ServeConfig
 
 
 def models_of(config: ServeConfig) -> str:
-    """Return a fingerprint of dataset, graph, adapter and language model.
-
-    Raises ArtifactNotFoundError or ArtifactMismatchError.
-    """
-    dataset, graph = manifest_of(config, "dataset"), manifest_of(config, "graph")
-    adapter = manifest_of(config, "adapter")
-    adapter_config = read_config(location_of(config, "adapter"), adapter)
-    model = model_inputs(adapter_config, adapter.fingerprint, graph)
-    return fingerprint_of([dataset.fingerprint, model])
+    """Return a fingerprint of the dataset and what writes texts; raise what `model_of` raises."""
+    return fingerprint_of([manifest_of(config, "dataset").fingerprint, model_of(config)])
 
 
 def read_lookup(config: ServeConfig, fingerprints: dict[str, str]) -> ExplanationLookup | None:
@@ -67,7 +60,8 @@ def read_lookup(config: ServeConfig, fingerprints: dict[str, str]) -> Explanatio
     except ArtifactNotFoundError as error:
         logger.warning("%s; generating all texts until it is published", error)
         return None
-    own = {"decoding": identity_of(config.decoding), "llm": identity_of(config.llm)}
+    llm = None if config.llm is None else identity_of(config.llm)
+    own = {"decoding": identity_of(config.decoding), "llm": llm}
     for line in differing_fields({name: lookup.manifest.config[name] for name in own}, own):
         logger.warning("the backfill was written with other settings than the endpoint's: %s", line)
     return lookup
@@ -76,7 +70,7 @@ def read_lookup(config: ServeConfig, fingerprints: dict[str, str]) -> Explanatio
 class PublishedTexts:
     """The published explanations by the model with `fingerprints`, and the table's takedowns.
 
-    fingerprints: those of language model, adapter and graph.
+    fingerprints: those of what writes texts (`model_of`).
     lookup: reads the newest usable version; None until there is one.
 
     Raises what `read_lookup` raises.
@@ -132,8 +126,8 @@ class PublishedTexts:
                 logger.warning("cannot read the footers of the backfill yet: %s", error)
         return lookup
 
-    def _newest(self) -> Base:
-        return Base.at(location_of(self._config, "explanations"))
+    def _newest(self) -> str:
+        return newest_entry(location_of(self._config, "explanations"))
 
 
 def settle() -> None:

@@ -10,15 +10,15 @@ import torch
 import torch.nn.functional as F
 
 from xrec.adapter.artifact import read_adapter
-from xrec.adapter.config import model_inputs
+from xrec.backfill.identity import model_of
 from xrec.checks import AspectNames
 from xrec.config import ServeConfig
-from xrec.data import Dataset
+from xrec.data import Dataset, read_dataset
 from xrec.errors import ArtifactMismatchError, DataError
 from xrec.graph.artifact import GraphEmbeddings, read_dataset_and_graph
 from xrec.graph.fold_in import FoldIn
 from xrec.graph.ranking import SeenItems, top_k_items
-from xrec.neighbors.artifact import NeighborTable, read_neighbors
+from xrec.neighbors.artifact import NeighborTable, read_graph_if_any, read_neighbors
 from xrec.neighbors.scores import rounded
 from xrec.recommend.ranking import Ranker
 from xrec.serve.messages import (
@@ -69,9 +69,9 @@ class HistoryVectors:
 
 
 class Catalogue:
-    """A dataset and its graph.
+    """A dataset and its graph, whose vectors are zeros if the project has none.
 
-    fingerprints: those of the language model, adapter and graph whose explanations are served.
+    fingerprints: those of what writes the explanations that are served (`model_of`).
     """
 
     def __init__(
@@ -209,22 +209,28 @@ def _page(rows: list[dict[str, str]], following: str | None) -> ItemList:
 def read_catalogue(config: ServeConfig) -> Catalogue:
     """Read the dataset, the graph and the model's fingerprints; the language model is not loaded.
 
+    Only an adapter needs a graph; without one, neighbors rank what is not published, if there are
+    any.
+
     Aspect names are indexed too, which takes two seconds for 20,000 of them, and the vectors of
     histories are fitted. Otherwise a request would wait for that.
 
     Raises ArtifactNotFoundError or ArtifactMismatchError if artifacts are missing or do not belong
     together, DataError if a vector of the graph is not finite.
     """
-    dataset, graph = read_dataset_and_graph(config)
-    adapter = read_adapter(location_of(config, "adapter"))
-    adapter.check_graph(graph.manifest)
-    fingerprints = model_inputs(adapter.config, adapter.fingerprint, graph.manifest)
+    if config.writer == "adapter":
+        dataset, graph = read_dataset_and_graph(config)
+        read_adapter(location_of(config, "adapter")).check_graph(graph.manifest)
+    else:
+        dataset = read_dataset(location_of(config, "dataset"))
+        graph = read_graph_if_any(config, dataset)
     try:
         neighbors = read_neighbors(config)
     except ArtifactMismatchError as error:
         logger.warning("unpublished recommendations are ranked without neighbors: %s", error)
         neighbors = None
-    catalogue = Catalogue(dataset, graph, fingerprints, neighbors)
+    catalogue = Catalogue(dataset, graph, model_of(config, download=True), neighbors)
     catalogue.aspect_names.build()
-    _ = catalogue.histories
+    if graph.manifest.kind == "graph":
+        _ = catalogue.histories
     return catalogue

@@ -8,6 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, contextmanager, suppress
 from dataclasses import replace
 
+from pydantic import SecretStr
+
 from xrec.adapter.pairs import Pair
 from xrec.backfill.lookup import Explained
 from xrec.config import DecodingConfig, ServeConfig, share_of_key
@@ -15,13 +17,23 @@ from xrec.data import NamedEvidence
 from xrec.errors import DataError, Failure, ModelError, UnknownIdError
 from xrec.generate.engine import Advance, Completion, text_params
 from xrec.generate.explainer import Asked, Explainer, Explanation
-from xrec.generate.loading import load_explainer, sources_of
 from xrec.generate.shared_engine import EngineRequest
 from xrec.llm.prompt import PromptTooLongError
 from xrec.serve.catalogue import HistoryVectors
 from xrec.serve.messages import PairRequest, Parts
 from xrec.serve.metrics import Metrics
-from xrec.serve.model import OVERLOADED, Draft, Event, PairError, fault_of_pair, unknown_user
+from xrec.serve.model import (
+    OVER_BUDGET,
+    OVERLOADED,
+    Draft,
+    Event,
+    PairError,
+    fault_of_pair,
+    unknown_user,
+)
+from xrec.serve.money import DailyMoney
+from xrec.storage import open_location
+from xrec.text.writers import load_writer
 
 MAX_WAITING_PAIRS = 256
 """Maximum waiting pairs per replica; further requests get a 429 with Retry-After.
@@ -31,10 +43,11 @@ With several keys, each key may only use a part of a replica (`share_of_key`).
 
 
 class LiveExplainer:
-    """Explains pairs with `explainer`, whose graph has reserved rows for new users.
+    """Explains pairs with `explainer`, whose graph, if any, has reserved rows for new users.
 
-    At most `max_waiting_pairs` pairs wait for a row of the engine; more are refused. Raises
-    ModelError if the longest prompt and its text do not fit in the engine's memory.
+    At most `max_waiting_pairs` pairs wait for a row of the engine; more are refused. money: what
+    the texts may cost per day; None for no limit. Raises ModelError if the longest prompt and its
+    text do not fit in the engine's memory.
     """
 
     def __init__(
@@ -44,14 +57,16 @@ class LiveExplainer:
         metrics: Metrics,
         keys: Sized,
         max_waiting_pairs: int = MAX_WAITING_PAIRS,
+        money: DailyMoney | None = None,
     ):
+        self._money = money
         self.explainer, self._decoding, self._metrics = explainer, decoding, metrics
         self._builder = explainer.pairs.builder
         dataset, graph = explainer.dataset, explainer.graph
-        assert graph is not None  # without an adapter, there is no live explainer
-        self._graph = graph
-        self._histories = HistoryVectors(dataset, graph)
-        self._free_rows = list(range(dataset.num_users, len(graph.users)))  # one per pending pair
+        self._free_rows: list[int] = []  # one per pending pair
+        if graph is not None:
+            self._graph, self._histories = graph, HistoryVectors(dataset, graph)
+            self._free_rows = list(range(dataset.num_users, len(graph.users)))
         self.engine, core = explainer.engine, explainer.engine.core
         longest = self._builder.prompt.max_prompt_tokens
         failure = core.refusal([0] * longest, text_params(decoding))
@@ -70,7 +85,7 @@ class LiveExplainer:
 
     @property
     def model_fingerprint(self) -> str:
-        """The fingerprint of language model, adapter and graph together."""
+        """The fingerprint of what writes the texts."""
         return self.explainer.model_fingerprint
 
     @property
@@ -157,7 +172,7 @@ class LiveExplainer:
 
     @contextmanager
     def _user(self, pair: PairRequest) -> Iterator[int]:
-        """Yield the user's index; a new user gets a row of the graph until exit.
+        """Yield the user's index; a new user gets a row of the graph, if any, until exit.
 
         Raises PairError for an unknown user without a history, and for a known one with a history.
         """
@@ -170,23 +185,24 @@ class LiveExplainer:
                 f"user {pair.user_id!r} is known and has a vector; remove the history, "
                 "or use another user_id",
             )
-        index = self._free_rows.pop() if user is None else user
+        has_row = user is None and self.explainer.graph is not None
+        index = self._free_rows.pop() if has_row else self.explainer.dataset.num_users
         try:
-            yield index
+            yield index if user is None else user
         finally:
-            if user is None:
+            if has_row:
                 self._free_rows.append(index)
 
     def _prepare(self, user: int, pair: PairRequest) -> Asked:
         """Return the engine's request for a pair, whose own texts replace the dataset's.
 
-        A new user's profile is empty. This tokenizes what the client sent, so it runs in a separate
-        thread, one pair at a time. Raises PairError, UnknownIdError, DataError or
-        PromptTooLongError if the engine cannot complete the request.
+        A new user's profile is empty; without a graph, a history has no effect. This tokenizes what
+        the client sent, so it runs in a separate thread, one pair at a time. Raises PairError,
+        UnknownIdError, DataError or PromptTooLongError if the engine cannot complete the request.
         """
         item = self.explainer.dataset.item_index(pair.item_id)
         is_known = user < self.explainer.dataset.num_users
-        if not is_known:
+        if not is_known and self.explainer.graph is not None:
             self._graph.users[user] = self._histories.vector(pair.history)
         stored = self.explainer.pairs.texts(
             Pair(user, item) if is_known else Pair(0, item, aspects_user_index=-1)
@@ -195,7 +211,8 @@ class LiveExplainer:
         finisher, rules = self.explainer.finisher, self._decoding.text
         if (refused := finisher.failure_of_any(texts, rules)) is not None:
             _raise(finisher.fallback(texts, rules, refused)[1])
-        prompt = self._builder.build(user, item, texts)
+        has_index = is_known or self.explainer.graph is not None
+        prompt = self._builder.build(user if has_index else 0, item, texts)
         asked = Asked(self.explainer.finisher, prompt, texts, self._decoding)
         _raise(self.engine.core.refusal(asked.prompt_ids, asked.params))
         return asked
@@ -217,6 +234,7 @@ class LiveExplainer:
             is_longer = len(text) > len(seen)
             return text, is_longer and (not is_checked or asked.passes(text, ids))
 
+        reserved = await self._reserve(asked)
         with self.engine.at_work([request]):
             seen = ""
             while True:
@@ -226,11 +244,12 @@ class LiveExplainer:
                     seen = max(seen, text, key=len)
                     if is_draft:
                         yield Draft(text, is_checked)
-                elif (params := await asyncio.to_thread(asked.again, completion)) is not None:
-                    seen = ""
-                    self.engine.resubmit(request, params)
-                else:
+                    continue
+                self._settle(reserved, asked, completion)
+                if (params := await asyncio.to_thread(asked.again, completion)) is None:
                     break
+                reserved, seen = await self._reserve(asked), ""
+                self.engine.resubmit(request, params)
         result, evidence = await asyncio.to_thread(self._explanation, asked, completion)
         _raise(result.failure)
         self._record(result, advances.first_token_at - started, time.perf_counter() - started)
@@ -243,6 +262,25 @@ class LiveExplainer:
             kind=result.kind,
             aspects=evidence,
         )
+
+    async def _reserve(self, asked: Asked) -> float:
+        """Set aside the most that a text may cost, and return it; raise PairError if there is less.
+
+        A text that nobody waits for any longer costs that much, as an endpoint still writes it.
+        """
+        if self._money is None:
+            return 0.0
+        money = self._money.cost(len(asked.prompt_ids), asked.params.max_new_tokens)
+        if not await asyncio.to_thread(self._money.reserve, money):
+            message = "today's money for live texts (serve.max_money_per_day) is used up"
+            raise PairError(OVER_BUDGET, f"{message}; retry after midnight UTC")
+        return money
+
+    def _settle(self, reserved: float, asked: Asked, completion: Completion) -> None:
+        if self._money is not None:
+            counted = completion.num_tokens or (len(asked.prompt_ids), len(completion.token_ids))
+            spent = 0.0 if completion.failure is not None else self._money.cost(*counted)
+            self._money.settle(reserved, spent)
 
     def _explanation(
         self, asked: Asked, completion: Completion
@@ -299,27 +337,33 @@ class _Advances:
 def load_live(
     config: ServeConfig,
     metrics: Metrics,
+    key: SecretStr | None = None,
     max_waiting_pairs: int = MAX_WAITING_PAIRS,
     like: LiveExplainer | None = None,
 ) -> LiveExplainer:
-    """Load the live explainer; raise what `load_explainer` raises.
+    """Load the live explainer; raise what `load_writer` raises.
 
     This is slow, so call it in a thread. It also indexes all titles and aspects. Otherwise the
     first request would do that on the event loop, and all others would wait.
 
-    like: an explainer of other artifacts, whose language model is used too.
+    key: of the endpoint, if one writes. like: an explainer of other artifacts, whose language model
+    is used too.
     """
-    explainer = load_explainer(
-        sources_of(config),
-        device=config.models.device,
-        engine=config.engine,
-        num_reserved_users=config.engine.max_rows + max_waiting_pairs,
+    explainer = load_writer(
+        config,
+        config.models.device,
+        key,
+        num_reserved_users=config.texts_at_once + max_waiting_pairs,
         is_streaming=True,
         like=None if like is None else like.explainer,
     )
     explainer.checker.aspects.build()
+    money, most = None, config.max_money_per_day
+    if most is not None:
+        folder = open_location(config.workspace, config.storage) / "live-money"
+        money = DailyMoney(folder, most, {**config.prices})
     keys = config.keys
-    return LiveExplainer(explainer, config.decoding, metrics, keys, max_waiting_pairs)
+    return LiveExplainer(explainer, config.decoding, metrics, keys, max_waiting_pairs, money)
 
 
 def _raise(failure: Failure | None) -> None:

@@ -16,7 +16,7 @@ from xrec.serve.problems import ProblemError, fault, unavailable
 
 logger = logging.getLogger("xrec")
 
-OVERLOADED = "overloaded"
+OVERLOADED, OVER_BUDGET = "overloaded", "over_budget"
 DEAD = (RayError, RayServeException)  # a replica died or raised, or there is none
 _ASK_SECONDS = 2.0  # for replicas to report whether they have loaded the models
 

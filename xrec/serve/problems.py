@@ -13,6 +13,7 @@ from starlette.responses import JSONResponse
 
 from xrec.errors import UnknownIdError
 from xrec.serve.messages import Problem
+from xrec.serve.money import seconds_until_tomorrow, utc_now
 
 logger = logging.getLogger("xrec")
 
@@ -25,6 +26,7 @@ _STATUS_OF_REASON = {
     "taken_down": 410,
     "scope": 403,
     "overloaded": 429,
+    "over_budget": 429,
     "bug": 500,
 }
 
@@ -53,10 +55,11 @@ def refused(reason: str, message: str) -> ProblemError:
     """Return the error for a pair without an explanation.
 
     Its status is 403 for what the key may not see, 404 for an unknown ID, 410 for a takedown, 429
-    for an overload, 500 for a bug, and 422 for any other reason.
+    for an overload or a day's money that is used up, 500 for a bug, and 422 for any other reason.
     """
     status = _STATUS_OF_REASON.get(reason, 422)
-    return ProblemError(status, reason, message, RETRY_SECONDS if status == 429 else None)
+    seconds = seconds_until_tomorrow(utc_now()) if reason == "over_budget" else RETRY_SECONDS
+    return ProblemError(status, reason, message, seconds if status == 429 else None)
 
 
 def unavailable(why: str = "no model replica is available") -> ProblemError:

@@ -26,7 +26,6 @@ from xrec.generate.engine import (
     TextParams,
     failed,
 )
-from xrec.text.endpoint import Endpoint
 from xrec.text.messages import Message, Reply
 from xrec.text.replies import without_thoughts
 
@@ -85,6 +84,8 @@ class EndpointCore:
     """
 
     def __init__(self, config: EndpointConfig, key: SecretStr | None, tokenizer: WordTokenizer):
+        from xrec.text.endpoint import Endpoint  # other engines do not need openai
+
         self.report, self.max_rows = EngineReport(), config.concurrency
         self._tokenizer, self._endpoint = tokenizer, Endpoint(config, key)
         self._num_requests = 0

@@ -12,9 +12,9 @@ from tests.xrec.backfill.runs import DECODING, pairs_of, published_rows
 from xrec.backfill.driver import run_backfill
 from xrec.backfill.plan import open_backfill
 from xrec.backfill.task import load_task_explainer
-from xrec.backfill.writers import load_finisher_of, load_writer
 from xrec.config import EngineConfig
 from xrec.errors import ConfigError, EndpointAccessError, ModelError
+from xrec.text.writers import load_finisher_of, load_writer
 
 PAIRS = [f"u{user} i{item}" for user in range(4) for item in range(3)]
 ASKED = re.compile(r"Guest number (\d+)\.\nItem:  Place (\d+)\.")
@@ -146,7 +146,7 @@ def test_refused_text_is_sampled_again_with_another_seed_and_temperature(runs, e
 
 def test_writer_without_a_language_model_cannot_be_loaded(runs):
     with raises(ConfigError, "missing", key="llm"):
-        load_writer(runs.config(llm=None))
+        load_writer(runs.config(llm=None), "cpu")
 
 
 def test_missing_key_is_named_before_anything_starts(runs, endpoint, monkeypatch):
@@ -164,4 +164,4 @@ def test_model_without_an_adapter_writes_from_words(runs):
     assert dataset.num_users == 12
     vllm = config.model_copy(update={"engine": EngineConfig(kind="vllm")})
     with raises(ModelError, "needs_adapter", key="engine.kind", saw="vllm"):
-        load_writer(vllm)
+        load_writer(vllm, "cpu")

@@ -1,8 +1,10 @@
-"""Going back, emptying, deleting what nobody needs; the status of a run, and what a check finds."""
+"""Rolling back, emptying, and deleting unused files; the status of a run, and checks of a table."""
 
 import os
 import re
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -39,7 +41,7 @@ def test_rollback_and_empty_make_the_next_version_and_keep_the_earlier_ones(here
     assert len(rows_of(toy.published(), "failed")) == 12
     assert toy.published().manifest.row_counts == toy.published(0).manifest.row_counts
     assert read_published(here.location, "explanations").version == 2
-    assert bulk.rollback(here.uri, 2) == 2  # is the newest
+    assert bulk.rollback(here.uri, 2) == 2  # the newest
     assert bulk.empty(here.uri) == 3
     with raises(ArtifactNotFoundError, "nothing_published", saw="empty"):
         toy.published()
@@ -54,7 +56,7 @@ def test_rollback_and_empty_make_the_next_version_and_keep_the_earlier_ones(here
             bulk.rollback(here.uri, version)
 
 
-def test_upkeep_of_nothing_or_of_another_programs_table_is_refused(disk):
+def test_upkeep_of_a_missing_table_or_of_another_programs_is_refused(disk):
     changes = (lambda: bulk.rollback(disk.uri, 0), lambda: bulk.empty(disk.uri))
     for do in changes:
         with raises(ArtifactNotFoundError, "no_table"):
@@ -63,20 +65,26 @@ def test_upkeep_of_nothing_or_of_another_programs_table_is_refused(disk):
     for number in range(2):
         deltalake.write_deltalake(disk.uri, pa.table({"a": [number]}), mode="overwrite")
     age(disk)
-    before = disk.location.files()
     for do in (*changes, lambda: bulk.vacuum(disk.uri, HOUR)):
-        with raises(TableError, "another_table"):
+        with unchanged(disk), raises(TableError, "another_table"):
             do()
-    assert disk.location.files() == before
+
+
+@contextmanager
+def unchanged(place: Place) -> Iterator[None]:
+    """Fail if the block changes a file."""
+    before = {name: (place.location / name).read_bytes() for name in place.location.files()}
+    yield
+    assert before == {name: (place.location / name).read_bytes() for name in place.location.files()}
 
 
 def age(place: Place, *spared: str) -> None:
-    """Let all files be three hours old, but those whose paths contain something of `spared`."""
+    """Make all files three hours old, except those whose paths contain one of `spared`."""
     old = time.time() - 3 * 3600
     for file in Path(place.uri).rglob("*"):
         if file.suffix == ".json" and file.parent.name == "_delta_log":
-            said = f'"deletionTimestamp":{int(old * 1000)}'
-            file.write_text(re.sub(r'"deletionTimestamp":\d+', said, file.read_text()))
+            deleted = f'"deletionTimestamp":{int(old * 1000)}'
+            file.write_text(re.sub(r'"deletionTimestamp":\d+', deleted, file.read_text()))
         if not any(text in str(file) for text in spared):
             os.utime(file, (old, old))
 
@@ -84,15 +92,13 @@ def age(place: Place, *spared: str) -> None:
 def test_table_whose_protocol_another_program_raised_is_refused(here):
     toy = finished(here)
     table_at(here).alter.set_table_properties({"delta.enableChangeDataFeed": "true"})
-    before = here.location.files()
     for change in (lambda: bulk.rollback(here.uri, 0), toy.publish, lambda: bulk.empty(here.uri)):
-        with raises(TableError, "another_protocol"):
+        with unchanged(here), raises(TableError, "another_protocol"):
             change()
-    assert here.location.files() == before
 
 
-def test_vacuum_deletes_files_of_no_recent_version_and_plans_that_nobody_needs(here):
-    """Runs: one is published, one was published before it, one planned last, one lost its plan."""
+def test_vacuum_deletes_files_that_no_recent_version_uses_and_superseded_plans(here):
+    """One run is published, one was published earlier, one was planned last, one lost its plan."""
     here("x", identity=OTHER).complete()
     toy = finished(here)
     third = IDENTITY.model_copy(update={"config": {"words": 5}})
@@ -107,10 +113,10 @@ def test_vacuum_deletes_files_of_no_recent_version_and_plans_that_nobody_needs(h
         file.write_bytes(b"1")
     before = here.location.files()
     assert bulk.vacuum(here.uri, 2 * HOUR) == 0
-    assert set(before) <= set(here.location.files())  # all is young
+    assert set(before) <= set(here.location.files())
     age(here, "part-of-a")
     assert bulk.vacuum(here.uri, 4 * HOUR) == 0
-    assert bulk.vacuum(here.uri, HOUR) == 2  # of the two versions before
+    assert bulk.vacuum(here.uri, HOUR) == 2  # the files of two earlier versions
     assert orphan.is_file()
     runs = {run: (here.location / RUNS / run).folders() for run in (here.location / RUNS).folders()}
     assert runs == {each.run.record.run: [each.run.record.nonce] for each in (toy, last)}
@@ -123,8 +129,7 @@ def test_vacuum_deletes_files_of_no_recent_version_and_plans_that_nobody_needs(h
         bulk.rollback(here.uri, 1)
 
 
-def test_vacuum_spares_a_superseded_run_that_is_at_work(here):
-    """Its plan and most of its results are old, and one file is new."""
+def test_vacuum_spares_a_superseded_run_with_a_recent_file(here):
     toy = here()
     toy.drive(max_rows=7)
     here("x", identity=OTHER).complete()
@@ -140,7 +145,7 @@ def test_vacuum_spares_a_superseded_run_that_is_at_work(here):
     assert here().run.record != toy.run.record
 
 
-def test_rollback_that_another_commit_overtakes_goes_back_all_the_same(here):
+def test_rollback_is_retried_if_another_commit_comes_first(here):
     for items in ("a", "a b"):
         here(items, identity=OTHER).complete()
     later, restores = [here("c").complete], bulk.upkeep.restore
@@ -155,31 +160,25 @@ def test_rollback_that_another_commit_overtakes_goes_back_all_the_same(here):
     assert rows_of(here("a").published()) == here("a").rows
 
 
-@pytest.mark.parametrize("when", ["before", "after"])
-def test_vacuum_leaves_a_whole_version_if_a_rollback_comes_meanwhile(here, when):
-    """What a rollback brings back before the vacuum begins is kept, and undone after that."""
+def test_vacuum_undoes_a_rollback_that_meanwhile_restored_deleted_files(here):
     first, toy = here(), here("x", identity=OTHER)
     first.complete()
     old = files_of(first)
     toy = here("x", identity=OTHER)
     toy.complete()
     age(here)
-    vacuums, seen = deltalake.DeltaTable.vacuum, []
+    vacuum = deltalake.DeltaTable.vacuum
 
     def with_a_rollback(*arguments: Any, **options: Any) -> Any:
-        seen.append(1)
-        if len(seen) == 1 and when == "before":
-            bulk.rollback(here.uri, 0)
-        elif len(seen) == 1:  # it comes while they are deleted, one after the other
-            bulk.rollback(here.uri, 0)
-            for path in old:
-                (here.location / path).delete()
-        return vacuums(*arguments, **options)
+        here.patch.setattr(deltalake.DeltaTable, "vacuum", vacuum)
+        bulk.rollback(here.uri, 0)  # while the vacuum deletes one file after the other
+        for path in old:
+            (here.location / path).delete()
+        return vacuum(*arguments, **options)
 
     here.patch.setattr(deltalake.DeltaTable, "vacuum", with_a_rollback)
     bulk.vacuum(here.uri, HOUR)
-    shown = first if when == "before" else toy
-    assert rows_of(shown.published()) == shown.rows
+    assert rows_of(toy.published()) == toy.rows
     assert bulk.check_output(here.uri) == []
 
 
@@ -215,56 +214,54 @@ def test_read_status_before_during_and_after_a_run(here):
     assert (status().phase, status().is_published) == ("replaced", False)
 
 
-def found_by(place: Place) -> list[Finding]:
-    """What the check finds; see that it changes no file."""
-    before = {name: (place.location / name).read_bytes() for name in place.location.files()}
-    findings = bulk.check_output(place.uri, place.storage)
-    assert before == {name: (place.location / name).read_bytes() for name in place.location.files()}
-    return findings
+def findings_at(place: Place) -> list[Finding]:
+    """Check the output, and that this changes no file."""
+    with unchanged(place):
+        return bulk.check_output(place.uri, place.storage)
 
 
-def only(place: Place, severity: str) -> str:
-    """The text of the one finding, which has this severity."""
-    (finding,) = found_by(place)
+def the_finding(place: Place, severity: str) -> str:
+    """Return the text of the only finding, which has this severity."""
+    (finding,) = findings_at(place)
     assert finding.severity == severity
     return finding.what
 
 
-def test_check_of_nothing_and_of_other_files_says_so(disk):
-    assert "there is no table and no run; check the URI" in only(disk, "error")
+def test_check_reports_a_missing_output_and_other_files(disk):
+    assert "there is no table and no run; check the URI" in the_finding(disk, "error")
     (disk.location / "photos.zip").write_bytes(b"x")
-    assert "contains other files, such as photos.zip" in only(disk, "error")
+    assert "contains other files, such as photos.zip" in the_finding(disk, "error")
 
 
-def test_check_of_missing_and_changed_files_names_one(here):
+def test_check_names_a_missing_or_changed_file(here):
     toy = here("a")
     toy.complete()
     (path,) = files_of(toy)
     file = here.location / path
     for spoil in (lambda: file.write_bytes(b"x"), file.delete):
         spoil()
-        text = only(here, "error")
+        text = the_finding(here, "error")
         assert f"1 files of version 0 are missing or have the wrong size, such as {path}" in text
         assert "run the job again to go back to a version that is whole" in text
 
 
-def test_check_of_a_run_at_work_and_of_one_that_ended_says_what_is_left(here):
+def test_check_reports_how_far_a_run_is_once_no_driver_works_on_it(here):
     toy, during, pool = here(), [], stopped_after(2)
     stop = pool.before
-    pool.before = lambda chunk: (during.extend(found_by(here)), stop(chunk))
+    pool.before = lambda chunk: (during.extend(findings_at(here)), stop(chunk))
     with pytest.raises(KeyboardInterrupt):
         toy.drive(pool)
     assert during == []
-    text = only(here, "warning")
+    text = the_finding(here, "warning")
     assert "12 of 36 rows done: it was stopped before it was done; run the job again" in text
     kill(toy, 1, term=timedelta(0))
-    assert "its driver stopped reporting" in only(here, "warning")
+    assert "its driver stopped reporting" in the_finding(here, "warning")
     part = toy.run.folder / "plan" / "part-00000.arrow"
     content = part.read_bytes()
     part.delete()
-    assert any("files of the plan are missing" in finding.what for finding in found_by(here))
+    assert any("files of the plan are missing" in finding.what for finding in findings_at(here))
     part.write_bytes(content)
     toy.drive()
-    assert "36 of 36 rows done: it is not published" in only(here, "warning")
+    assert "36 of 36 rows done: it is not published" in the_finding(here, "warning")
     here("b", identity=OTHER).complete()
-    assert found_by(here) == []  # the other run came after it
+    assert findings_at(here) == []  # a newer run is published

@@ -87,6 +87,23 @@ def test_sentence_must_not_name_the_title_or_an_aspect_twice(text, expected):
     assert reason(text, texts, ChecksConfig(named_twice=True)) == expected
 
 
+@pytest.mark.parametrize(
+    ("text", "title", "expected"),
+    [
+        ("You will love its staff.", "Café 21", "complained"),
+        ("You will love its quiet gardens.", "Café 21", "complained"),
+        ("You will love the Quiet Garden for its late hours.", "Quiet Garden", ""),
+        ("You will love its fresh pastries.", "Café 21", ""),
+    ],
+)
+def test_text_must_not_name_what_its_user_complains_of(text, title, expected):
+    complaints = frozenset({"staff", "quiet garden"})
+    texts = replace(BISTRO, item_title=title, complaints=complaints)
+    assert reason(text, texts, ChecksConfig(complained=True)) == expected
+    assert reason(text, texts, ChecksConfig()) == ""
+    assert reason(text, replace(texts, complaints=frozenset()), ChecksConfig(complained=True)) == ""
+
+
 UNKNOWN = PairTexts("You love cables.", "Cable", " ")
 
 

@@ -84,6 +84,15 @@ def test_title_metrics_are_shares_of_the_texts_that_name_a_title():
     assert metrics["names_another_item"].value == pytest.approx(2 / 4)
 
 
+def test_complaints_are_a_share_of_the_texts_for_users_who_complain():
+    verdicts = (True, False, False, None)
+    pairs = [
+        scored(user, "It.", names_complaint=v) for user, v in zip("abcd", verdicts, strict=True)
+    ]
+    assert compute_metrics(pairs, CONFIG)["names_complaint"].value == pytest.approx(1 / 3)
+    assert "names_complaint" not in compute_metrics(pairs[3:], CONFIG)
+
+
 def test_aspects_supported_counts_texts_without_an_aspect_that_the_item_lacks():
     planted = {"aspect": "jazz", "aspects": ("jazz", "view")}
     pairs = [

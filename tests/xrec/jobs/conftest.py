@@ -2,7 +2,6 @@
 
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, TypeVar
 from unittest.mock import Mock
 
@@ -26,7 +25,7 @@ from xrec.config import (
     parse_config,
 )
 from xrec.jobs import job_named
-from xrec.storage import MANIFEST, Kind, Location, Manifest, open_location, read_manifest
+from xrec.storage import Location, Manifest, open_location
 
 ConfigT = TypeVar("ConfigT", bound=JobConfig)
 
@@ -107,7 +106,7 @@ class Pipeline:
         return open_location(f"{self.workspace}/{name}", self.storage)
 
     def state(self, name: str) -> dict[str, tuple[Any, Any]]:
-        """When each file of an artifact was written, and the hash of its content."""
+        """Return when each file of an artifact was written, and the hash of its content."""
         found = self.location(name).fs.find(self.location(name).path, detail=True)
         return {path: (info["LastModified"], info["ETag"]) for path, info in found.items()}
 
@@ -119,27 +118,25 @@ class Pipeline:
     def copy_of(self, name: str, target: str) -> Location:
         return copy_files(self.location(name), self.location(target))
 
-    def another(self, kind: Kind) -> dict[str, str]:
-        """Key and URI of a copy of an artifact whose fingerprint is 0000000000000000."""
-        other = self.copy_of(kind, f"other-{kind}")
-        changed = read_manifest(other, kind).model_copy(update={"fingerprint": "0" * 16})
-        (other / MANIFEST).write_bytes(changed.to_bytes())
-        return {kind: other.uri}
-
 
 @pytest.fixture(scope="session")
 def pipeline(ray_cluster, s3):
-    """All six jobs, run once; credentials by the configs' storage section only."""
+    """All six jobs, run once, with credentials in the configs' storage section only."""
     made = Pipeline(f"{s3.new_bucket()}/town", s3.storage)
     with pytest.MonkeyPatch.context() as patch:
-        for module in ("graph", "adapter"):
-            patch.setattr(f"xrec.train.{module}.fit", fit_here)
+        train_in_process(patch)
         for name, value in _SMALL_LLM.items():
             patch.setattr(f"xrec.sample.language_model.{name}", value)
         for name in PIPELINE_JOBS:
             manifest = job_named(name).run(made.config(CONFIG_TYPES[name]))
             made.manifests[manifest.kind] = manifest
     return made
+
+
+def train_in_process(patch: pytest.MonkeyPatch) -> None:
+    """Train in this process, without Ray."""
+    for module in ("graph", "adapter"):
+        patch.setattr(f"xrec.train.{module}.fit", fit_here)
 
 
 def work_here(patch: pytest.MonkeyPatch) -> None:
@@ -149,7 +146,7 @@ def work_here(patch: pytest.MonkeyPatch) -> None:
     patch.setattr("xrec.backfill.driver.gpus_each", lambda *arguments: 0)
     patch.setattr("xrec.processes.map_in_processes", map_here)
     for name in ("ensure_ray", "ready_cluster"):
-        patch.setattr(f"xrec.cluster.{name}", lambda *arguments: nullcontext())
+        patch.setattr(f"xrec.cluster.{name}", lambda *arguments, **options: nullcontext())
 
 
 @pytest.fixture
@@ -158,23 +155,10 @@ def without_work(monkeypatch):
     work = Mock(side_effect=AssertionError("the job started to work"))
     for name in ("xrec.cluster.ready_cluster", "xrec.cluster.ensure_ray"):
         monkeypatch.setattr(name, work)
-    monkeypatch.setattr("xrec.evaluate.run.load_explainer", work)
+    monkeypatch.setattr("xrec.evaluate.run.load_writer", work)
 
 
 @pytest.fixture
-def config_file(pipeline, tmp_path):
-    """Writes a config to a project file, credentials included, for the command line."""
-
-    def write(config: JobConfig) -> Path:
-        keys = {
-            "access_key_id": config.storage.access_key_id,
-            "secret_access_key": config.storage.secret_access_key,
-        }
-        secrets = {name: key.get_secret_value() for name, key in keys.items() if key}
-        return write_project(
-            tmp_path / "config.yaml",
-            config,
-            storage={"endpoint_url": config.storage.endpoint_url, **secrets},
-        )
-
-    return write
+def config_file(s3, tmp_path):
+    """A function that writes a config to a project file for the command line, with credentials."""
+    return lambda config: write_project(tmp_path / "config.yaml", config, storage=s3.keys)

@@ -1,8 +1,8 @@
-"""`xrec annotate` as a command and as a job of a project; its actor is in this process."""
+"""`xrec annotate` as a command and as a job of a project, with its actor in this process."""
 
 import pytest
 
-from tests.world.program import xrec
+from tests.world.program import said
 from tests.world.shop import review, write_json_lines, write_yaml
 from tests.xrec.jobs.conftest import work_here
 from xrec.config import AnnotateConfig, PrepareConfig, load_config, read_project
@@ -43,24 +43,22 @@ def _annotate(project: str, *overrides: str) -> AnnotateConfig:
 
 
 def _states(project: str, *overrides: str) -> dict[str, str]:
-    found = project_status(read_project(project, overrides))
-    return {each.kind: each.state for each in found}
+    artifacts = project_status(read_project(project, overrides))
+    return {artifact.kind: artifact.state for artifact in artifacts}
 
 
-def test_annotate_command_with_a_limit_says_so_and_goes_on_without(project):
-    code, out, err = xrec("annotate", project, "limit=7")
-    assert (code, "reached limit=7; " in out) == (0, True), err
+def test_annotate_command_stops_at_its_limit_and_continues_without(project):
+    assert "reached limit=7; " in said("annotate", project, "limit=7")
     assert _states(project) == {"annotations": "begun", "dataset": "missing"}
-    code, out, err = xrec("annotate", project)
-    assert (code, f"explanations {4 * NUM_USERS}" in out) == (0, True), err
+    assert f"explanations {4 * NUM_USERS}" in said("annotate", project)
     assert _states(project)["annotations"] == "up to date"
     uri = f"{_annotate(project).artifact('annotations')}/pairs"
-    code, out, _ = xrec("table", "status", uri)
-    assert (code, "kind: annotations\n" in out, "\nphase: published\n" in out) == (0, True, True)
-    assert f"{uri}: nothing is wrong" in xrec("table", "check", uri)[1]
+    out = said("table", "status", uri)
+    assert ("kind: annotations\n" in out, "\nphase: published\n" in out) == (True, True)
+    assert f"{uri}: nothing is wrong" in said("table", "check", uri)
 
 
-def test_annotate_done_does_nothing_and_of_other_reviews_is_refused(project, tmp_path):
+def test_finished_annotate_does_nothing_and_refuses_other_reviews(project, tmp_path):
     manifest = annotate_job.run(_annotate(project))
     assert annotate_job.output(_annotate(project)).found().state == "up to date"
     assert annotate_job.run(_annotate(project)) == manifest
@@ -71,7 +69,7 @@ def test_annotate_done_does_nothing_and_of_other_reviews_is_refused(project, tmp
         annotate_job.run(_annotate(project))
 
 
-def test_annotate_job_of_other_settings_makes_dataset_and_status_stale(project):
+def test_annotate_with_other_settings_makes_the_dataset_stale(project):
     with pytest.raises(ArtifactNotFoundError):
         prepare_job.run(load_config(PrepareConfig, project))
     annotate_job.run(_annotate(project))

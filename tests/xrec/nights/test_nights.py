@@ -1,17 +1,13 @@
-"""A project's life: set up, a night, people who leave, and the endpoint as a process."""
+"""The life of a project: setup, nights, people who are forgotten, and the endpoint."""
 
-import csv
 import json
 import os
 import pkgutil
-import re
+import shutil
 import signal
 import socket
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
@@ -26,14 +22,15 @@ import torch
 import yaml
 from ray import serve
 
+from benchmarks.sixty_nights import BAD, Nights
 from tests.errors import raises
+from tests.world.here import Killed
 from tests.world.models import EMBEDDING_DIM, save_toy_model
-from tests.world.program import python, refused, said, xrec
+from tests.world.program import driver, python, refused, said, wait_until, xrec
 from tests.world.shop import SAMPLE, review, write_json_lines, write_project, write_shop, write_yaml
 from tests.world.workspace import make_town
-from tests.xrec.jobs.conftest import DECODING, work_here
+from tests.xrec.jobs.conftest import DECODING, train_in_process, work_here
 from tests.xrec.serve.local_endpoint import ITEMS, USERS, held_port, serve_config
-from tests.xrec.train.worker import fit_here
 from xrec.backfill import present, read_explanations, read_failed
 from xrec.backfill.identity import PARTS
 from xrec.bulk import check_output, take_down
@@ -52,8 +49,8 @@ from xrec.jobs import backfill as backfill_job
 from xrec.jobs import job_named
 from xrec.jobs import pipeline as pipeline_job
 from xrec.jobs.pipeline import chosen_configs
+from xrec.nights.metrics import HELP
 from xrec.sample import generate_town, town_tables
-from xrec.sample.language_model import build_model, train_tokenizer
 from xrec.schemas import RANKS
 from xrec.storage import (
     Manifest,
@@ -62,6 +59,7 @@ from xrec.storage import (
     open_location,
     read_manifest,
     write_manifest,
+    write_table,
 )
 
 
@@ -72,31 +70,18 @@ def no_pools():
         yield
 
 
-@contextmanager
-def training_here() -> Iterator[None]:
-    """Train in this process too; without it, Ray trains."""
-    with pytest.MonkeyPatch.context() as patch:
-        for module in ("graph", "adapter"):
-            patch.setattr(f"xrec.train.{module}.fit", fit_here)
-        yield
-
-
 @pytest.fixture
-def trains_here():
-    with training_here():
-        yield
+def trains_here(monkeypatch):
+    train_in_process(monkeypatch)
 
 
 ONE_WORKER = {"num_processes": 1, "device": "cpu"}
 VECTORS = {"embedding_dim": EMBEDDING_DIM, "initialization": "random"}
 ADAPTER = {"training": {"max_steps": 2, "global_batch_size": 8}, "workers": ONE_WORKER}
-BACKFILL = {
-    "actors": {"num_processes": 1, "device": "cpu"},
-}
 
 
 class ProjectHere:
-    """A project of these sections in a folder, and what its commands say."""
+    """A project of these sections in a folder, with a toy language model."""
 
     def __init__(self, folder: Path, **sections: dict[str, Any]):
         self.folder, self.workspace = folder, folder / "workspace"
@@ -110,7 +95,8 @@ class ProjectHere:
 
     def begin(self) -> None:
         """Run all jobs in this process."""
-        with training_here():
+        with pytest.MonkeyPatch.context() as patch:
+            train_in_process(patch)
             pipeline_job.run(self.configs("pretrain-graph.folds=0"), tell=print)
 
     def refresh(self, *overrides: str, train: bool = False) -> tuple[Manifest, list[str]]:
@@ -120,9 +106,10 @@ class ProjectHere:
         return manifest, [line for line in lines if "done in" not in line]
 
     def costs(self, night: int) -> tuple[dict[str, dict[str, float]], dict[str, float]]:
-        """What each job of a night cost, and all of them."""
-        of = json.loads((self.workspace / f"nights/{night}/costs.json").read_text())
-        return of, {n: sum(job.get(n, 0) for job in of.values()) for n in {*chain(*of.values())}}
+        """Return what each job of a night cost, and their total."""
+        jobs = json.loads((self.workspace / f"nights/{night}/costs.json").read_text())
+        names = {*chain(*jobs.values())}
+        return jobs, {name: sum(job.get(name, 0) for job in jobs.values()) for name in names}
 
     def texts(self) -> dict[tuple[str, str], dict[str, Any]]:
         rows = read_explanations(str(self.workspace / "explanations")).to_pylist()
@@ -133,7 +120,6 @@ class ProjectHere:
         return users
 
     def vectors(self, night: str) -> torch.Tensor:
-        """Of all users by index."""
         return read_graph(open_location(str(self.workspace / night / "graph"))).users.clone()
 
 
@@ -158,26 +144,27 @@ TRAINING = {
 
 
 def write_day(folder: Path, gone: tuple[str, ...], num_users: int, num_visits: int) -> None:
-    """The first users' visits; those from user 60 on have made only `num_visits` of their ten."""
+    """Write the first users and their visits, without those in `gone`.
+
+    Users from the 61st on have made only `num_visits` of their ten visits. Once someone is gone,
+    one item has a new profile.
+    """
     tables = town_tables(generate_town(SOURCE))
     users = [f"resident-{n}" for n in range(1, num_users + 1)]
-    here = pa.array([each for each in users if each not in gone])
-    late = pa.array(users[60:])
-    place = pa.array([number % 10 for number in range(tables["interactions"].num_rows)])
-    visits = tables["interactions"].append_column("place", place)
-    made = pc.or_(pc.less(place, num_visits), pc.invert(pc.is_in(visits["user_id"], late)))
-    tables["interactions"] = visits.filter(made).drop_columns("place")
+    visits = tables["interactions"]
+    is_early = pa.array([row % 10 < num_visits for row in range(visits.num_rows)])
+    is_late_user = pc.is_in(visits["user_id"], pa.array(users[60:]))
+    tables["interactions"] = visits.filter(pc.or_(is_early, pc.invert(is_late_user)))
+    if gone:
+        items = tables["items"].to_pylist()
+        items[3]["profile"] += " Now with a cellar."
+        tables["items"] = pa.Table.from_pylist(items, tables["items"].schema)
+    here = pa.array([user for user in users if user not in gone])
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("users", "items", "interactions", "explanations"):
         rows = tables[name]
-        if "user_id" in rows.column_names:
+        if name != "items":
             rows = rows.filter(pc.is_in(rows["user_id"], here))
-        if name == "items" and gone:
-            profiles = [
-                f"{text} Now with a cellar." if row == 3 else text
-                for row, text in enumerate(rows["profile"].to_pylist())
-            ]
-            rows = rows.set_column(rows.schema.get_field_index("profile"), "profile", [profiles])
         pq.write_table(rows, folder / f"{name}.parquet")
 
 
@@ -189,7 +176,7 @@ def town_in(folder: Path) -> ProjectHere:
         pretrain_graph={"model": VECTORS, "training": TRAINING, "workers": ONE_WORKER},
         train_adapter={"model": {"num_experts": 2}, **ADAPTER},
         recommend={"k": 3},
-        backfill={**BACKFILL, "max_failed_share": 0.5},
+        backfill={"actors": ONE_WORKER, "max_failed_share": 0.5},
     )
 
 
@@ -200,18 +187,14 @@ def town(tmp_path):
     return town
 
 
-def _same_text(row: dict[str, Any], other: dict[str, Any]) -> bool:
-    """Whether two rows differ in rank and score at most."""
-    return all(row[name] == other[name] for name in row if name not in RANKS.names)
-
-
 def _check_night(
     town: ProjectHere, before: dict[Any, Any], now: dict[Any, Any], made: Manifest
 ) -> None:
-    """What nothing changed for is the same row; all others are counted by what changed."""
+    """Check that unchanged pairs keep their rows, and that all others are counted by a reason."""
     keys = {pair: row["content_key"] for pair, row in before.items()}
     same = {pair for pair, row in now.items() if keys.get(pair) == row["content_key"]}
-    assert all(_same_text(now[pair], before[pair]) for pair in same)
+    columns = {*next(iter(now.values()))} - {*RANKS.names}
+    assert all(now[pair][name] == before[pair][name] for pair in same for name in columns)
     again, num_carried = made.metrics["written_again"], made.metrics["num_carried"]
     assert num_carried == len(same)
     uri = str(town.workspace / "explanations")
@@ -232,12 +215,12 @@ def _killed(config: JobConfig) -> Manifest:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("trains_here")
-def test_two_nights_with_a_user_removed_keep_what_did_not_change(town, monkeypatch):
+def test_two_nights_keep_what_did_not_change(town, monkeypatch):
     first, raw = town.texts(), town.folder / "raw"
     vectors = [town.vectors("")]
     write_day(raw, ("resident-7",), 78, 7)
 
-    # Killed in the last job: readers have what they had, and the next call goes on.
+    # Killed in the last job: readers see the earlier texts, and the next call continues.
     with monkeypatch.context() as patch:
         patch.setattr(backfill_job, "run", _killed)
         with pytest.raises(TrainingError):
@@ -256,7 +239,7 @@ def test_two_nights_with_a_user_removed_keep_what_did_not_change(town, monkeypat
     )
     assert manifest.metrics["written_again"].keys() & {"new", "item_texts"}
 
-    # The same files again: nothing is done.
+    # The same files again: nothing to do.
     version = manifest.version
     manifest, lines = town.refresh()
     assert lines[0] == "the raw files did not change"
@@ -271,7 +254,7 @@ def test_two_nights_with_a_user_removed_keep_what_did_not_change(town, monkeypat
     _check_night(town, second, third, manifest)
     assert manifest.metrics["made_from"]["dataset"] == "workspace:nights/2/dataset"
 
-    # Both who are gone are holes, and all others have the index and, unless they moved, the vector.
+    # Users who are gone leave holes. Others keep their index and, unless it moved, their vector.
     gone = ("resident-7", "resident-70")
     left = ["" if user in gone else user for user in town.users("dataset")]
     assert town.users("nights/2/dataset")[:FIRST] == left
@@ -288,42 +271,40 @@ def test_two_nights_with_a_user_removed_keep_what_did_not_change(town, monkeypat
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
-def test_night_with_training_writes_all_again_and_its_candidate_can_be_looked_at(town):
+def test_night_with_training_rewrites_all_texts_and_its_candidate_can_be_inspected(town):
     first, words = town.texts(), ("pretrain-graph.folds=2", "backfill.gate.coverage=1")
     write_day(town.folder / "raw", (), 78, 7)
     a_second = "backfill.prices={cpu_hour: 3600}"
-    for over in ("seconds=0.02", "money=0.001"):  # the second time by what the first one did
+    for over in ("seconds=0.02", "money=0.001"):  # the second one by what the first try used
         with raises(BudgetError, "budget_used_up", saw="pretrain-graph") as ended:
             town.refresh(a_second, f"backfill.budget.{over}")
     assert ended.value.metrics["night"] == town.costs(1)[0]["prepare"]
     with pytest.raises(GateError) as stopped:
         town.refresh(*words, train=True)
     assert town.texts() == first
-    (by_job, costs), told = town.costs(2), stopped.value.metrics
-    assert [*by_job] == ["prepare", "pretrain-graph", "train-adapter", "recommend", "backfill"]
-    assert told["night"] == pytest.approx(costs)
-    assert (told["gate"]["passed"], by_job["backfill"]["tokens"] > 0) == (False, True)
+    (jobs, costs), metrics = town.costs(2), stopped.value.metrics
+    assert [*jobs] == ["prepare", "pretrain-graph", "train-adapter", "recommend", "backfill"]
+    assert metrics["night"] == pytest.approx(costs)
+    assert (metrics["gate"]["passed"], jobs["backfill"]["tokens"] > 0) == (False, True)
     assert (town.workspace / "nights/2/report.html").is_file()
 
-    # Once more, also without --train: seconds are added, and what the run cost counts once, in the
-    # night's budget too.
+    # Repeated, without --train too: seconds add up, but the run's tokens count once, also in the
+    # night's budget.
     words += (f"backfill.budget.tokens={costs['tokens']:.0f}",)
     code, out, err = xrec("refresh", town.path, *words, "--json")
-    told, again = json.loads(out), town.costs(2)[0]
-    assert (code, told["exit_code"], "all jobs" in err) == (3, 3, True), err
-    assert told["metrics"]["night.tokens"] == by_job["backfill"]["tokens"]
-    assert again["backfill"]["seconds"] > by_job["backfill"]["seconds"]
-    assert again["train-adapter"] == by_job["train-adapter"]
-    code, out, err = xrec("publish", town.path, "--look")
-    assert (code, "pairs differ" in out) == (0, True), err
-    code, out, err = xrec("publish", town.path, "--force", "it is a toy", "--json")
-    assert code == 0, err
-    metrics = json.loads(out)["metrics"]
+    report, again = json.loads(out), town.costs(2)[0]
+    assert (code, report["exit_code"], "all jobs" in err) == (3, 3, True), err
+    assert report["metrics"]["night.tokens"] == jobs["backfill"]["tokens"]
+    assert again["backfill"]["seconds"] > jobs["backfill"]["seconds"]
+    assert again["train-adapter"] == jobs["train-adapter"]
+    assert "pairs differ" in said("publish", town.path, "--look")
+    published = json.loads(said("publish", town.path, "--force", "it is a toy", "--json"))
+    metrics = published["metrics"]
     assert metrics["made_from.adapter"] == "workspace:nights/2/adapter"
-    again = {name: n for name, n in metrics.items() if name.startswith("written_again.")}
     assert metrics["num_carried"] == 0
     others = {"written_again.new", "written_again.failed"}
-    assert all(name in others or "settings" in name for name in again)
+    reasons = {name for name in metrics if name.startswith("written_again.")} - others
+    assert all("settings" in name for name in reasons)
     graph = read_manifest(open_location(str(town.workspace / "nights/2/graph")), "graph")
     assert graph.metrics["num_moved"] > 0
 
@@ -332,15 +313,15 @@ def test_night_with_training_writes_all_again_and_its_candidate_can_be_looked_at
     manifest, _ = town.refresh(a_second)
     assert manifest.metrics["made_from"]["adapter"] == "workspace:nights/2/adapter"
     assert manifest.metrics["num_carried"] > 0
-    night, (by_job, costs) = manifest.metrics["night"], town.costs(3)
-    assert [*by_job] == ["prepare", "pretrain-graph", "recommend", "backfill"]
+    night, (jobs, costs) = manifest.metrics["night"], town.costs(3)
+    assert [*jobs] == ["prepare", "pretrain-graph", "recommend", "backfill"]
     assert night == pytest.approx(costs)
     assert night["money"] == pytest.approx(3600 * night["cpu_hours"])
-    assert min(each["bytes_written"] for each in by_job.values()) > 0
-    assert by_job["backfill"]["tokens"] > 0
+    assert min(job["bytes_written"] for job in jobs.values()) > 0
+    assert jobs["backfill"]["tokens"] > 0
 
 
-def test_a_night_that_cannot_be_is_refused(tmp_path):
+def test_refresh_of_an_incomplete_or_unfinished_project_is_refused(tmp_path):
     town = town_in(tmp_path)
     with pytest.raises(ArtifactNotFoundError):
         town.refresh()
@@ -353,6 +334,23 @@ def test_a_night_that_cannot_be_is_refused(tmp_path):
     assert not town.workspace.exists()
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("trains_here")
+def test_ten_nights_with_churn_kills_forgets_and_bad_files(tmp_path):
+    nights = Nights(tmp_path, num_users=200, num_items=40, seed=0)
+    for number in range(1, 11):
+        nights.night(number)
+    assert nights.stopped.keys() == BAD.keys()
+    assert f"{nights.published().version}" in said(
+        "table", "history", f"{tmp_path}/workspace/explanations"
+    )
+    states = {
+        line.split()[1]
+        for line in said("nights", "list", nights.folder / "xrec.yaml").splitlines()[1:]
+    }
+    assert states == {"published", "kept"}
+
+
 PERSON = "Zoë Quillfeather/77"
 WORDS = ("zorgulent", "luscious", "heavenly")
 TRACES = [each.encode() for each in (PERSON, "Quillfeather", *WORDS)]
@@ -361,7 +359,7 @@ TRACES += [json.dumps(PERSON)[1:-1].encode()]
 
 
 def write_reviews(folder: Path, *more: dict[str, Any]) -> Path:
-    """Twelve users; the person's reviews say what no other does, of items that others praise."""
+    """Write reviews of twelve users, and of PERSON, who alone uses some of WORDS."""
     rows = [
         review(
             f"u{user}",
@@ -393,14 +391,14 @@ def shop_in(folder: Path) -> ProjectHere:
         pretrain_graph={"model": VECTORS, "training": training, "workers": ONE_WORKER},
         train_adapter={**ADAPTER, "prompt": {"aspects": 2}},
         recommend={"k": 2},
-        backfill={**BACKFILL, "max_failed_share": 1, "gate": None},
+        backfill={"actors": ONE_WORKER, "max_failed_share": 1, "gate": None},
     )
     shop.begin()
     return shop
 
 
 def contents(folder: Path) -> Iterator[tuple[Path, bytes]]:
-    """Each file below a folder as it is, and Parquet decoded, by all columns; nothing is zipped."""
+    """Yield the bytes of each file, and the decoded rows of Parquet files; nothing is zipped."""
     for path in (each for each in folder.rglob("*") if each.is_file()):
         data = path.read_bytes()
         yield path, data
@@ -410,7 +408,7 @@ def contents(folder: Path) -> Iterator[tuple[Path, bytes]]:
 
 
 def traces(*folders: Path) -> set[str]:
-    """The files that have the person's id or words, in their content or their names."""
+    """Return the files with the person's ID or words in their content or name."""
     return {
         str(path)
         for folder in folders
@@ -421,17 +419,13 @@ def traces(*folders: Path) -> set[str]:
 
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory):
-    """The shop, for the tests below, each of which goes on with it."""
+    """The shop; each of the tests below continues with it."""
     return shop_in(tmp_path_factory.mktemp("shop"))
 
 
 def forget(path: Path, *arguments: object) -> dict[str, Any]:
     report: dict[str, Any] = json.loads(said("forget", path, *arguments))
     return report
-
-
-class Killed(BaseException):
-    """Ends a command as a signal does."""
 
 
 STEPS = (
@@ -444,11 +438,11 @@ STEPS = (
     ("xrec.bulk.delete_runs", "after"),
     ("xrec.bulk.vacuum", "after"),
 )
-"""Where the command is killed, one call after the other."""
+"""The steps at which the command is killed, one call after the other."""
 
 
 def kill_at(patch: pytest.MonkeyPatch, step: str, when: str) -> None:
-    """Let the process die before a step, after it, or as it deletes most of some files."""
+    """Make the process die before a step, after it, or halfway through deleting files."""
     do = pkgutil.resolve_name(step)
 
     def die(*arguments: Any, **options: Any) -> Any:
@@ -463,12 +457,24 @@ def kill_at(patch: pytest.MonkeyPatch, step: str, when: str) -> None:
 
 
 @pytest.mark.usefixtures("trains_here")
-def test_night_publishes_texts_of_who_is_new_once(shop):
+def test_night_publishes_texts_of_new_users_once(shop):
     before = shop.texts()
     new = [review("late", f"i{item}", "The tone is warm.", time=9) for item in range(2)]
     write_reviews(shop.folder, *new)
-    told = json.loads(said("refresh", shop.path, "--json"))
+    ahead = said("refresh", shop.path, "--dry-run")
+    assert f"night: {shop.workspace}/nights/1\n" in ahead
+    assert f"explanations: about {len(before):,}, of which" in ahead
+    assert not (shop.workspace / "nights").exists()
+    metrics = shop.folder / "night.prom"
+    told = json.loads(said("refresh", shop.path, "--json", "--metrics", metrics))
     assert told["version"] == 1
+    values = dict(
+        line.rsplit(" ", 1) for line in metrics.read_text().splitlines() if line[0] != "#"
+    )
+    assert values["xrec_night_exit_code"] == "0"
+    assert float(values["xrec_night_success_timestamp_seconds"]) > 1.7e9
+    assert values.keys() == {f"xrec_night_{name}" for name in HELP.keys() - {"money", "gate"}}
+    assert said("nights", "list", shop.path).splitlines()[1].split()[:2] == ["1", "published"]
     assert told["metrics"]["made_from.graph"] == "workspace:nights/1/graph"
     now = shop.texts()
     assert "late" in {user for user, _ in now} - {user for user, _ in before}
@@ -483,7 +489,9 @@ def test_forgotten_person_is_in_no_byte_of_a_project(shop):
     assert {place.split("/")[0] for place in places} > MADE_OF_PEOPLE
     rejected = str(shop.workspace / "annotations" / "reviews" / "rejected.parquet")
     assert rejected in traces(shop.workspace)
-    forget(shop.path, "--user", "nobody")  # no hash finds them among rows that were rejected
+    forget(
+        shop.path, "--user", "nobody", "--allow-unknown"
+    )  # no hash finds them among rows that were rejected
     assert rejected not in traces(shop.workspace)
     training = open_location(str(shop.workspace / "graph")) / "checkpoints"
     with pytest.raises(LeaseError), only_driver(training, holder="a driver"):
@@ -492,31 +500,51 @@ def test_forgotten_person_is_in_no_byte_of_a_project(shop):
     report = forget(shop.path, "--user", PERSON, "--retention", 0)
     assert traces(shop.workspace, mapped) == set()
     assert report["on_list"] == 2
+    table = str(shop.workspace / "explanations")
+    assert refused("table", "rollback", table, "--version", 0).code == "inputs_gone"
     assert {user for user, _ in shop.texts()} > {"u1", "u2", "u3"}
     assert check_output(str(shop.workspace / "explanations")) == []
 
 
-def test_command_serves_what_the_project_published_until_ctrl_c(ray_cluster, shop, tmp_path):
+@pytest.fixture
+def interrupts():
+    """Let Ctrl-C interrupt this process, and restore the handlers of signals after the test."""
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = [signal.signal(number, signal.default_int_handler) for number in numbers]
+    yield
+    for number, handler in zip(numbers, before, strict=True):
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("interrupts")
+def test_command_serves_what_the_project_published_until_ctrl_c(
+    ray_cluster, shop, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("RAY_ADDRESS", ray.get_runtime_context().gcs_address)
     (user, item), row = next(each for each in shop.texts().items() if each[0][0] != PERSON)
-    with held_port() as port:
+
+    def ask_and_interrupt(url: str) -> list[dict[str, Any]]:
+        wait_until(lambda: signal.getsignal(signal.SIGHUP) is not signal.default_int_handler)
+        try:
+            return [requests.get(f"{url}/{n}/{item}", timeout=60).json() for n in (user, "nobody")]
+        finally:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with held_port() as port, ThreadPoolExecutor() as threads:
         serving = {
             "http": {"port": port},
             "engine": {"max_rows": 8, "kv_cache_gib": 0.05},
             "models": {"device": "cpu"},
         }
         values = {**yaml.safe_load(shop.path.read_text()), "serve": serving}
-        path = write_yaml(tmp_path / "serve.yaml", values)
-        with Server(path, RAY_ADDRESS=ray.get_runtime_context().gcs_address) as server:
-            server.wait_for(f"serving at http://127.0.0.1:{port} ")
-            url = f"http://127.0.0.1:{port}/v1/explanations"
-            answer = requests.get(f"{url}/{user}/{item}", timeout=60).json()
-            assert (answer["source"], answer["explanation"]) == ("backfill", row["explanation"])
-            unknown = requests.get(f"{url}/nobody/{item}", timeout=60).json()
-            assert unknown["type"] == "/problems/unknown_user"
-            server.process.send_signal(signal.SIGINT)
-            assert server.process.wait(180) == 130
+        url = f"http://127.0.0.1:{port}"
+        asked = threads.submit(ask_and_interrupt, f"{url}/v1/explanations")
+        code, out, err = xrec("serve", write_yaml(tmp_path / "serve.yaml", values))
+        assert (code, f"serving at {url} " in out + err) == (130, True), err
+        answer, unknown = asked.result()
     serve.shutdown()
-    assert answer["explanation"] not in server.output.read_text() + server.errors.read_text()
+    assert (answer["source"], answer["explanation"]) == ("backfill", row["explanation"])
+    assert unknown["type"] == "/problems/unknown_user"
 
 
 @pytest.mark.slow
@@ -563,7 +591,7 @@ def test_forgotten_person_is_in_no_byte_and_stays_away_wherever_the_command_is_k
     again = forget(shop.path, "--user", PERSON)
     assert (again["found"], again["deleted"], again["tables"][uri]["files_deleted"]) == (0, [], 0)
     (shop.folder / "leaving.txt").write_text("nobody-1\r\n\nnobody-2\n", "utf-8-sig")
-    other = forget(shop.path, "--users", shop.folder / "leaving.txt")
+    other = forget(shop.path, "--users", shop.folder / "leaving.txt", "--allow-unknown")
     assert (other["given"], other["on_list"], other["found"], other["deleted"]) == (2, 3, 0, [])
 
     # The next night reads the same files with a review more.
@@ -586,9 +614,7 @@ def test_forgotten_person_is_in_no_byte_and_stays_away_wherever_the_command_is_k
         (("--user", "u1", "--retention", "inf"), "", None),
     ],
 )
-def test_forget_of_bad_input_is_refused_and_writes_nothing(
-    tmp_path, monkeypatch, arguments, code, saw
-):
+def test_forget_refuses_bad_input_and_writes_nothing(tmp_path, monkeypatch, arguments, code, saw):
     values = {"workspace": str(tmp_path / "workspace"), "prepare": {"source": {"kind": "sample"}}}
     path = write_yaml(tmp_path / "shop.yaml", values)
     (tmp_path / "blank.txt").write_text("u1\n\nu2 \n")
@@ -606,7 +632,9 @@ def test_forget_without_published_texts_deletes_what_has_the_person(tmp_path):
     path = write_yaml(tmp_path / "shop.yaml", values)
     said("prepare", path)
     assert forget(path, "--user", "resident-3", "--later")["tables"] == {}
-    assert forget(path, "--user", "resident-99")["deleted"] == [f"{tmp_path}/w/dataset"]
+    assert forget(path, "--user", "resident-99", "--allow-unknown")["deleted"] == [
+        f"{tmp_path}/w/dataset"
+    ]
     said("prepare", path)
     manifest = read_manifest(open_location(f"{tmp_path}/w/dataset"), "dataset")
     left_out = manifest.metrics["num_rejected"]
@@ -615,6 +643,56 @@ def test_forget_without_published_texts_deletes_what_has_the_person(tmp_path):
     assert (report["on_list"], report["found"], report["deleted"]) == (2, 0, [])
     (tmp_path / "w/forgotten/key").unlink()
     assert xrec("prepare", path, "artifacts.dataset=workspace:other")[0] == 1
+
+
+def test_forget_and_its_check_find_people_in_folders_of_any_name(tmp_path):
+    values = {"workspace": str(tmp_path / "w"), "prepare": {"source": SAMPLE}}
+    path, workspace = write_yaml(tmp_path / "shop.yaml", values), open_location(f"{tmp_path}/w")
+    said("prepare", path)
+    dataset = read_manifest(workspace / "dataset", "dataset")
+    for copy in ("monday", "nights/3/dataset"):
+        shutil.copytree(tmp_path / "w/dataset", tmp_path / "w" / copy)
+    rows = pa.table({"user_id": ["resident-3", "resident-4"], "text": ["mine", "other"]})
+    made = {
+        "recommendations": "recommendations",
+        "nights/3/graph": "graph",
+        "adapter-2": "adapter",
+        "evaluation-2": "evaluation",
+        "tuesday/neighbors": "neighbors",
+        "random": "baseline",
+    }
+    for folder, kind in made.items():
+        write_table(
+            workspace / folder / "rows.parquet", rows.select(["text"]), rows.schema.remove(0)
+        )
+        inputs = {} if kind == "evaluation" else {"dataset": dataset.fingerprint}
+        write_manifest(workspace / folder, kind, config={}, inputs=inputs)
+    for name in ("nights/3/annotations/reviews/1.parquet", "exports/of-march.parquet"):
+        write_table(workspace / name, rows, rows.schema)
+    sources = {"dataset", "monday", "nights/3/dataset", "nights/3/annotations"}
+
+    def remains(code: int) -> set[str]:
+        ended, out, _ = xrec("forget", path, "--check")
+        report = json.loads(out)
+        assert (ended, report["is_clean"], "resident" in out) == (code, code == 0, False)
+        return {each["file"].removeprefix(f"{workspace}/") for each in report["remains"]}
+
+    error = refused("forget", path, "--user", "resident-3", "--user", "resdient-4", "--later")
+    assert (error.code, error.saw, error.exit_code) == ("unknown_users", 1, 2)
+    assert refused("forget", path, "--check").code == "nobody_to_forget"
+    forget(path, "--user", "resident-3", "--later")
+    assert {name.rpartition("/")[0].removesuffix("/reviews") for name in remains(1)} == {
+        *sources,
+        "exports",
+    }
+    report = forget(path)
+    assert {*report["deleted"]} == {f"{workspace}/{folder}" for folder in {*sources, *made}}
+    assert report["not_understood"] == [f"{workspace}/exports"]
+    assert remains(1) == {"exports/of-march.parquet"}
+    (workspace / "exports").delete()
+    assert remains(0) == set()
+    (kept,) = (workspace / "forgotten" / "reports").sizes()
+    assert json.loads((workspace / "forgotten" / "reports" / kept).read_text()) == report
 
 
 _TRAINING = (
@@ -641,24 +719,6 @@ def _xrec(*arguments: object) -> str:
     return done.stdout
 
 
-def _save_llm(folder: Path, feedback: Path) -> None:
-    """A toy model that says words and nothing else: every other token has the score zero.
-
-    Its tokenizer knows the words of the explanations, which then fit the budget that init chose.
-    """
-    texts = [row["why_bought"] for row in csv.DictReader(feedback.open(newline=""))]
-    tokenizer = train_tokenizer(texts, 600)
-    torch.manual_seed(0)
-    model = build_model(tokenizer, hidden_size=32, num_layers=1)
-    tokens = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
-    is_word = torch.tensor([re.fullmatch("\u0120[a-z]{3,}", token) is not None for token in tokens])
-    model.config.tie_word_embeddings = False
-    model.lm_head.weight = torch.nn.Parameter(torch.randn(len(tokens), 32) * is_word[:, None])
-    folder.mkdir()
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-
-
 @pytest.mark.usefixtures("trains_here")
 @pytest.mark.parametrize(
     "command", [said, pytest.param(_xrec, marks=pytest.mark.slow)], ids=["here", "processes"]
@@ -666,7 +726,7 @@ def _save_llm(folder: Path, feedback: Path) -> None:
 def test_init_and_run_turn_csv_files_of_other_names_into_explanations(command, tmp_path):
     """The model is a toy, given on the command line; no file is edited."""
     write_shop(tmp_path / "export")
-    _save_llm(tmp_path / "llm", tmp_path / "export" / "feedback.csv")
+    save_toy_model(tmp_path / "llm")
     project = tmp_path / "project" / "xrec.yaml"
     found = command("init", tmp_path / "project", "--from", tmp_path / "export")
     assert "60 users, 24 items, 480 interactions, 240 explanations" in found
@@ -674,64 +734,33 @@ def test_init_and_run_turn_csv_files_of_other_names_into_explanations(command, t
     model = (f"llm.model={tmp_path / 'llm'}", *_TEXTS)
     command("run", project, *model, *_TRAINING)
     workspace = open_location(str(tmp_path / "project" / "workspace"))
-    explained = read_explanations((workspace / "explanations").uri)
-    users = {f"resident-{n}" for n in range(1, 61)}
-    assert set(explained["user_id"].to_pylist()) == users
-    assert explained["rank"].to_pylist() == [1] * 60
+    uri = (workspace / "explanations").uri
+    explained = read_explanations(uri)
+    users = [*explained["user_id"].to_pylist(), *read_failed(uri).to_table()["user_id"].to_pylist()]
+    assert sorted(users) == sorted(f"resident-{n}" for n in range(1, 61))
+    assert explained.num_rows > 30
+    assert set(explained["rank"].to_pylist()) == {1}
     assert read_manifest(workspace / "evaluation", "evaluation").metrics
 
 
-@pytest.mark.slow
-def test_command_that_cannot_listen_says_so(tmp_path):
+def test_serve_with_a_port_in_use_or_a_bad_tls_file_is_refused(tmp_path, monkeypatch):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
     config, path = serve_config(make_town(tmp_path)), tmp_path / "serve.yaml"
     with socket.create_server(("127.0.0.1", 0), reuse_port=True) as taken:
-        port = taken.getsockname()[1]
-        for http in ({"port": port}, {"tls": str(path)}):
-            write_project(path, config, http=http)
-            done = python("-m", "xrec.cli", "serve", str(path), RAY_ADDRESS="")
-            told = [f"http.{name}={value}" for name, value in http.items()]
-            assert (done.returncode, "Traceback" in done.stderr) == (1, False)
-            assert all(part in done.stderr for part in (*told, "expected a free port"))
-
-
-class Server:
-    """`xrec serve` in a process of its own, which is killed at the end."""
-
-    def __init__(self, path: Path, **variables: str):
-        self.output, self.errors = path.with_suffix(".output"), path.with_suffix(".errors")
-        command = [sys.executable, "-m", "xrec.cli", "serve", str(path)]
-        with self.output.open("w") as output, self.errors.open("w") as errors:
-            self.process = subprocess.Popen(
-                command, stdout=output, stderr=errors, env={**os.environ, **variables}
-            )
-
-    def __enter__(self) -> "Server":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.process.kill()
-
-    def wait_for(self, condition: str | Callable[[], bool]) -> None:
-        """Wait until a text is in what the process writes, or until `condition` holds."""
-        deadline = time.monotonic() + 180
-        while not (
-            condition in self.output.read_text() + self.errors.read_text()
-            if isinstance(condition, str)
-            else condition()
-        ):
-            assert self.process.poll() is None, self.errors.read_text()
-            assert time.monotonic() < deadline, self.errors.read_text()
-            time.sleep(0.1)
+        for http in ({"port": taken.getsockname()[1]}, {"tls": str(path)}):
+            error = refused("serve", write_project(path, config, http=http))
+            assert error.code == "not_started"
+            assert all(f"http.{name}={value}" in str(error) for name, value in http.items())
 
 
 @pytest.mark.slow
 def test_command_serves_swaps_on_sighup_and_ends_on_ctrl_c(tmp_path):
-    town, path = make_town(tmp_path), tmp_path / "serve.yaml"
+    town, path, log = make_town(tmp_path), tmp_path / "serve.yaml", tmp_path / "log"
     config = serve_config(town)
     with held_port() as port:
         write_project(path, config, http={"port": port})
-        with Server(path, RAY_ADDRESS="") as server:
-            server.wait_for(f"serving at http://127.0.0.1:{port} ")
+        with driver("serve", path, log) as process:
+            wait_until(lambda: f"serving at http://127.0.0.1:{port} " in log.read_text())
             pair = f"http://127.0.0.1:{port}/v1/explanations/{USERS[0]}/{ITEMS[0]}"
 
             def model() -> str:
@@ -739,18 +768,18 @@ def test_command_serves_swaps_on_sighup_and_ends_on_ctrl_c(tmp_path):
                 return str(answer.json()["model_fingerprint"])
 
             first = model()
-            server.wait_for('"request_id": "mine"')
+            wait_until(lambda: '"request_id": "mine"' in log.read_text())
             path.write_text("serve: {htpp: {}}")
-            server.process.send_signal(signal.SIGHUP)
-            server.wait_for("the earlier one stays")
+            process.send_signal(signal.SIGHUP)
+            wait_until(lambda: "the earlier one stays" in log.read_text())
             assert model() == first
             write_project(path, config, http={"port": port}, adapter=str(town / "adapter-2"))
-            server.process.send_signal(signal.SIGHUP)
-            server.wait_for(lambda: model() != first)
-            server.process.send_signal(signal.SIGINT)
-            assert server.process.wait(180) == 130
+            process.send_signal(signal.SIGHUP)
+            wait_until(lambda: model() != first)
+            process.send_signal(signal.SIGINT)
+            assert process.wait(180) == 130
         with pytest.raises(requests.exceptions.ConnectionError):
             requests.get(pair, timeout=5)
-    _, *lines = server.output.read_text().splitlines()  # the first one tells the address
-    assert {json.loads(line)["status"] for line in lines} == {200}
-    assert USERS[0] not in server.output.read_text() + server.errors.read_text()
+    requested = [line for line in log.read_text().splitlines() if line.startswith("{")]
+    assert {json.loads(line)["status"] for line in requested} == {200}
+    assert USERS[0] not in log.read_text()

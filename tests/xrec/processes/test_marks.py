@@ -1,9 +1,9 @@
-"""Which chunks go to whom, and which deaths count."""
+"""Which process gets which chunk, and which deaths count."""
 
 from xrec.processes import WAIT, Attempt, Marks
 
 
-def test_node_that_went_away_counts_for_nothing():
+def test_lost_nodes_do_not_count_as_deaths():
     marks = Marks(1)
     marks.lost_nodes = {"there"}
     for number in range(200):
@@ -22,7 +22,7 @@ def test_process_that_dies_with_many_chunks_is_one_death():
     assert sum(num_deaths for _, num_deaths in again) == 2
 
 
-def test_chunks_go_out_once_and_again_when_their_process_was_replaced_or_its_node_lost():
+def test_chunk_is_handed_out_again_when_its_process_was_replaced_or_its_node_lost():
     marks = Marks(2, range(3))
     marks.starting("w1", "actor 1", "node 1")
     marks.starting("w2", "actor 2", "node 2")
@@ -44,7 +44,7 @@ def test_chunks_go_out_once_and_again_when_their_process_was_replaced_or_its_nod
     assert marks.next("w3") is None
 
 
-def test_last_chunks_are_shared_with_processes_that_are_still_loading():
+def test_last_chunks_are_left_for_processes_that_are_still_loading():
     marks = Marks(2, range(5))
     marks.starting("w1", "actor 1", "node")
     marks.starting("w2", "actor 2", "node")

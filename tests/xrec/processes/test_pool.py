@@ -1,4 +1,4 @@
-"""One call per item in processes of Ray, and what their errors become."""
+"""One call per item in processes on Ray, and how their errors arrive."""
 
 import os
 import time
@@ -10,7 +10,7 @@ from xrec.errors import ClusterError, UnknownIdError
 from xrec.processes import map_in_processes, portable
 
 
-def test_error_of_a_process_is_its_own_or_a_cluster_error_with_its_traceback():
+def test_error_of_a_process_arrives_as_it_is_or_as_a_cluster_error_with_its_traceback():
     own = portable(UnknownIdError("no user x", "user"))
     assert (str(own), own.reason) == ("no user x", "unknown_user")
     try:
@@ -22,7 +22,7 @@ def test_error_of_a_process_is_its_own_or_a_cluster_error_with_its_traceback():
 
 
 @pytest.mark.usefixtures("ray_cluster")
-def test_map_in_processes_gives_each_item_back_as_soon_as_it_is_done(tmp_path):
+def test_map_in_processes_yields_each_item_as_soon_as_it_is_done(tmp_path):
     def last_of_four(name: str) -> int:
         while name == "last" and not (tmp_path / "others_are_here").exists():
             time.sleep(0.01)
@@ -41,7 +41,7 @@ def test_map_in_processes_gives_each_item_back_as_soon_as_it_is_done(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
-def test_map_in_processes_begins_an_item_again_after_a_death(tmp_path):
+def test_map_in_processes_retries_an_item_after_one_death(tmp_path):
     def die(num_times: int) -> int:
         with (tmp_path / str(num_times)).open("a") as file:
             file.write("x")

@@ -1,4 +1,4 @@
-"""Manifests, and Parquet files with a pinned schema."""
+"""Manifests, and Parquet files with a fixed schema."""
 
 import json
 from contextlib import suppress
@@ -46,7 +46,7 @@ def write(location: Location, kind: str = "graph", **values: Any) -> Manifest:
     return write_manifest(location, kind, **made)
 
 
-def test_manifest_is_read_back_and_found_by_its_own_run(output):
+def test_manifest_is_read_back_and_found_by_its_run(output):
     with pytest.raises(ArtifactNotFoundError):
         read_manifest(output, "graph")
     assert finished(output, "graph", CONFIG, INPUTS) is None
@@ -60,7 +60,7 @@ def test_manifest_is_read_back_and_found_by_its_own_run(output):
     assert json.loads((output / MANIFEST).read_text())["row_counts"] == {"users": 3}
 
 
-def test_manifest_that_is_not_this_kinds_is_refused(tmp_path):
+def test_manifest_of_another_kind_or_schema_is_refused(tmp_path):
     location = open_location(str(tmp_path))
     (location / "embeddings.safetensors").write_bytes(b"an interrupted job's")
     with raises(ArtifactNotFoundError, "no_artifact", "graph"):
@@ -75,13 +75,13 @@ def test_manifest_that_is_not_this_kinds_is_refused(tmp_path):
 
 
 @FEW_OR_MANY
-def test_manifest_and_claim_of_any_bytes_are_read_right_or_refused(how):
+def test_manifest_and_claim_of_any_content_are_read_correctly_or_refused(how):
     def check(content: bytes) -> None:
         for name in (MANIFEST, RUN_RECORD):
             (location / name).write_bytes(content)
         with suppress(ArtifactMismatchError):
-            said = read_manifest(location, "graph").model_dump(mode="json")
-            assert said == {"version": None, **json.loads(content)}
+            stored = read_manifest(location, "graph").model_dump(mode="json")
+            assert stored == {"version": None, **json.loads(content)}
         with suppress(ArtifactMismatchError):
             claim(location, "graph", CONFIG, INPUTS)
             assert json.loads(content)["run"] == run_fingerprint("graph", CONFIG, INPUTS)
@@ -93,27 +93,22 @@ def test_manifest_and_claim_of_any_bytes_are_read_right_or_refused(how):
 
 
 @pytest.mark.parametrize(
-    ("config", "inputs", "line"),
+    ("changes", "inputs", "line"),
     [
-        ({**CONFIG, "seed": 7}, INPUTS, "seed: 0 there, 7 here"),
-        (
-            {**CONFIG, "model": {"num_layers": 3}},
-            INPUTS,
-            "model.embedding_dim: 64 there, nothing here",
-        ),
-        (CONFIG, {"dataset": "other"}, "inputs.dataset: '0123456789abcdef' there, 'other' here"),
-        ({"model": CONFIG["model"]}, INPUTS, "seed: 0 there, nothing here"),
-        ({**CONFIG, "rank": None}, INPUTS, "rank: nothing there, None here"),
+        ({"seed": 7}, INPUTS, "seed: 0 there, 7 here"),
+        ({"model": {"num_layers": 3}}, INPUTS, "model.embedding_dim: 64 there, nothing here"),
+        ({}, {"dataset": "other"}, "inputs.dataset: '0123456789abcdef' there, 'other' here"),
+        ({"rank": None}, INPUTS, "rank: nothing there, None here"),
     ],
 )
-def test_finished_other_run_names_exactly_the_field_that_differs(tmp_path, config, inputs, line):
+def test_finished_other_run_names_exactly_the_field_that_differs(tmp_path, changes, inputs, line):
     location = open_location(str(tmp_path))
     write(location)
     with raises(ArtifactMismatchError, "another_run", line.partition(":")[0], [line]):
-        finished(location, "graph", config, inputs)
+        finished(location, "graph", {**CONFIG, **changes}, inputs)
 
 
-def test_fingerprints_are_of_known_values_and_only_one_is_of_the_content(tmp_path):
+def test_fingerprint_depends_on_the_content_and_the_run_does_not(tmp_path):
     # echo -n '{"a":1,"b":[2,"ö"]}' | sha256sum
     for values in ({"b": [2, "ö"], "a": 1}, {"a": 1, "b": [2, "ö"]}):
         assert fingerprint_of(values) == "7da7af4b1a93dd29"
@@ -126,7 +121,7 @@ def _users() -> pa.Table:
     return pa.table({"profile": ["kind", ""], "user_index": [0, 1], "user_id": ["a", "b"]})
 
 
-def test_write_table_casts_and_orders_columns_as_pinned(tmp_path):
+def test_write_table_casts_and_orders_columns_by_the_schema(tmp_path):
     location = open_location(str(tmp_path / "users.parquet"))
     digest = write_table(location, _users(), USERS)
     plain = pq.read_table(tmp_path / "users.parquet")
@@ -138,19 +133,19 @@ def test_write_table_casts_and_orders_columns_as_pinned(tmp_path):
         read_table(location, PAIRS)
 
 
-@pytest.mark.parametrize("sizes", [[], [0], [3, 0, 70_000, 1], [65_536], [65_536, 65_537]])
-def test_write_table_writes_batches_of_any_size_as_one_file(output, sizes):
+@pytest.mark.parametrize("sizes", [[], [0], [3, 0, 70_000, 1], [65_536]])
+def test_write_table_writes_batches_of_any_size_as_one_file(tmp_path, sizes):
     schema = pa.schema([("n", pa.int64())])
     numbers = iter(range(sum(sizes)))
     batches = [pa.record_batch({"n": [*islice(numbers, size)]}, schema) for size in sizes]
-    file = output / "numbers.parquet"
+    file = open_location(str(tmp_path / "numbers.parquet"))
     digest = write_table(file, pa.RecordBatchReader.from_batches(schema, batches), schema)
     assert digest == content_hash(file.read_bytes())
     assert read_table(file, schema)["n"].to_pylist() == [*range(sum(sizes))]
 
 
 @pytest.mark.parametrize("num_bytes", [10, 300_000])
-def test_footer_is_read_also_if_it_is_longer_than_the_tail_of_the_first_request(output, num_bytes):
+def test_footer_longer_than_the_first_request_is_read(output, num_bytes):
     rows, sink = pa.table({"n": [1, 2]}), pa.BufferOutputStream()
     pq.write_table(rows.replace_schema_metadata({"note": "x" * num_bytes}), sink)
     (output / "file").write_bytes(sink.getvalue().to_pybytes())
@@ -166,29 +161,17 @@ def test_footer_is_read_also_if_it_is_longer_than_the_tail_of_the_first_request(
         ({"user_id": [None], "user_index": [0], "profile": [""]}, ValueError),
     ],
 )
-def test_write_table_value_that_does_not_fit_writes_nothing(tmp_path, columns, error):
+def test_write_table_writes_nothing_if_a_value_does_not_fit(tmp_path, columns, error):
     location = open_location(str(tmp_path / "users.parquet"))
     with pytest.raises(error):
         write_table(location, pa.table(columns), USERS)
     assert not location.exists()
 
 
-@FEW_OR_MANY
-def test_table_that_was_cut_off_or_changed_at_its_end_is_read_right_or_refused(how):
-    def check(data: st.DataObject) -> None:
-        size = data.draw(st.sampled_from([0, 10, len(good) - 4]) | st.integers(0, len(good) - 1))
-        location.write_bytes(good[:size])
-        with raises(DataError, "broken_file", location.uri):
-            read_table(location, USERS)
-        changed = bytearray(good)
-        for _ in range(data.draw(st.integers(1, 3))):
-            changed[-data.draw(st.integers(1, 8))] = data.draw(st.integers(0, 255))
-        location.write_bytes(bytes(changed))
-        with suppress(DataError):
-            assert read_table(location, USERS) == _users().select(USERS.names).cast(USERS)
-
-    with TemporaryDirectory(dir=IN_MEMORY) as folder:
-        location = open_location(folder) / "users.parquet"
-        write_table(location, _users(), USERS)
-        good = location.read_bytes()
-        examples(how, check, data=st.data())
+@pytest.mark.parametrize("size", [0, 10, -4, -1])
+def test_truncated_table_is_refused(tmp_path, size):
+    location = open_location(str(tmp_path / "users.parquet"))
+    write_table(location, _users(), USERS)
+    location.write_bytes(location.read_bytes()[:size])
+    with raises(DataError, "broken_file", location.uri):
+        read_table(location, USERS)

@@ -1,15 +1,12 @@
-"""What a node keeps: files that processes share, a cache of bytes, and who of them has died."""
+"""Files that the processes of a node share, a cache limited in bytes, and forgotten people."""
 
 import errno
 import logging
 import os
 import random
-import signal
-import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime, timedelta
 from multiprocessing import get_context
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,7 +22,6 @@ from xrec.schemas import PAIRS
 from xrec.storage import (
     ByteCache,
     Forgotten,
-    Lease,
     Location,
     Manifest,
     made_once,
@@ -35,17 +31,15 @@ from xrec.storage import (
     mapped_arrays,
     node_folder,
     open_location,
-    this_process,
     write_contents,
 )
-from xrec.storage.lease import has_died
 
 ROWS = pa.table({"user_id": [f"u{n}" for n in range(70_000)], "item_id": ["i"] * 70_000})
 
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
-    """A node that has no files yet."""
+    """The folder of shared files of a node that has none yet."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return node_folder() / "mapped"
 
@@ -61,19 +55,19 @@ def _pairs(folder: Path, table: pa.Table = ROWS) -> tuple[Location, Manifest]:
     return _artifact(folder, pairs=sink.getvalue().to_pybytes())
 
 
-def test_table_is_what_was_written_and_takes_no_memory_of_arrow(tmp_path, cache):
+def test_mapped_table_equals_the_written_one_and_takes_no_memory_of_arrow(tmp_path, cache):
     where = _pairs(tmp_path)
     before = pa.total_allocated_bytes()
     table = map_table(*where, "pairs", PAIRS)
-    assert pa.total_allocated_bytes() - before < 50_000  # its texts have a megabyte
+    assert pa.total_allocated_bytes() - before < 50_000  # its texts take a megabyte
     assert table.equals(ROWS.cast(PAIRS))
     assert [len(chunk) for chunk in table["user_id"].chunks] == [65_536, 70_000 - 65_536]
-    (where[0] / "pairs").delete()  # it is there already
+    (where[0] / "pairs").delete()  # the mapped file exists
     assert map_table(*where, "pairs", PAIRS).equals(table)
     assert map_table(*_pairs(tmp_path, ROWS.slice(0, 0)), "pairs", PAIRS).num_rows == 0
 
 
-def test_file_in_several_parts_is_copied_with_a_hole_behind_it(tmp_path, monkeypatch):
+def test_file_is_copied_in_parts_and_padded_with_zeros(tmp_path, monkeypatch):
     monkeypatch.setattr("xrec.storage.artifact._PART_BYTES", 7)
     where = _artifact(tmp_path, weights=bytes(range(100)), none=b"")
     assert map_file(*where, "weights", Path.read_bytes) == bytes(range(100))
@@ -81,7 +75,7 @@ def test_file_in_several_parts_is_copied_with_a_hole_behind_it(tmp_path, monkeyp
 
 
 @pytest.mark.parametrize("code", ["changed_file", "missing_file"])
-def test_file_that_is_missing_or_another_is_refused_and_nothing_stays(tmp_path, cache, code):
+def test_missing_or_changed_file_is_refused_and_leaves_nothing(tmp_path, cache, code):
     location, manifest = _pairs(tmp_path)
     file = location / "pairs"
     if code == "changed_file":
@@ -94,7 +88,7 @@ def test_file_that_is_missing_or_another_is_refused_and_nothing_stays(tmp_path, 
     assert [path.name for path in cache.iterdir() if path.suffix != ".lock"] == []
 
 
-def test_table_of_another_schema_is_refused_also_when_it_is_there(tmp_path):
+def test_table_of_another_schema_is_refused_even_once_it_is_mapped(tmp_path):
     where = _pairs(tmp_path)
     for _ in range(2):
         with raises(DataError, "other_columns", saw=["user_id", "item_id"]):
@@ -102,7 +96,7 @@ def test_table_of_another_schema_is_refused_also_when_it_is_there(tmp_path):
 
 
 @pytest.mark.parametrize("kept", [0, 100, -1])
-def test_file_that_was_cut_off_is_made_again(tmp_path, cache, caplog, kept):
+def test_truncated_file_is_made_again(tmp_path, cache, caplog, kept):
     where = _pairs(tmp_path)
     map_table(*where, "pairs", PAIRS)
     (path,) = cache.glob("*.arrow")
@@ -120,7 +114,7 @@ def test_arrays_are_made_once_and_again_if_one_is_damaged(cache, damage):
         calls.append(1)
         return {"numbers": np.arange(9.0), "none": np.empty(0, np.int32)}
 
-    mapped_arrays("counts", make)["numbers"][:] = 7  # the process's own
+    mapped_arrays("counts", make)["numbers"][:] = 7  # a private copy
     file = cache / "counts" / "numbers.npy"
     if damage == "delete":
         file.unlink()
@@ -137,11 +131,11 @@ def _full(path: Path) -> None:
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def test_full_disk_or_a_folder_that_cannot_be_written_is_told(tmp_path, cache, monkeypatch):
+def test_full_disk_or_unwritable_folder_is_reported(tmp_path, cache, monkeypatch):
     with raises(StorageError, "no_room", str(cache / "x")):
         mapped("x", _full, Path.read_text)
     full = {"posix_fallocate": lambda file, *sizes: _full(Path(os.devnull))}
-    module = sys.modules["xrec.storage.mapped"]  # its function has the same name
+    module = sys.modules["xrec.storage.mapped"]  # a function hides it
     monkeypatch.setattr(module, "os", SimpleNamespace(**{**vars(os), **full}))
     with raises(StorageError, "no_room", str(cache / "x")):
         mapped_arrays("x", lambda: {"numbers": np.arange(9)})
@@ -152,9 +146,9 @@ def test_full_disk_or_a_folder_that_cannot_be_written_is_told(tmp_path, cache, m
         mapped("x", Path.touch, Path.read_text)
 
 
-def test_processes_and_threads_at_once_make_a_file_once(tmp_path):
+def test_concurrent_processes_and_threads_make_a_file_once(tmp_path):
     target = tmp_path / "folder" / "made"
-    with get_context("spawn").Pool(2) as pool, ThreadPoolExecutor(2) as threads:
+    with get_context("spawn").Pool(1) as pool, ThreadPoolExecutor(2) as threads:
         making = pool.map_async(_count_making, [target] * 4)
         list(threads.map(_count_making, [target] * 4))
         making.get(300)
@@ -173,7 +167,7 @@ def _count_making(target: Path) -> None:
     assert target.read_text() == "1"
 
 
-def test_bytes_stay_within_the_bound_and_what_was_used_longest_ago_goes_first():
+def test_cache_stays_within_its_bytes_and_evicts_the_least_recently_used_entry():
     cache, kept, rng = ByteCache[int, int](500), dict[int, int](), random.Random(0)
     for _ in range(2000):
         key, size = rng.randrange(40), rng.choice([rng.randrange(1, 120), 500, 501])
@@ -190,45 +184,19 @@ def test_bytes_stay_within_the_bound_and_what_was_used_longest_ago_goes_first():
         assert cache.num_bytes == sum(kept.values())
 
 
-LATER = datetime.now(UTC) + timedelta(hours=1)
-TELL = "import time; from xrec.storage.lease import this_process; print(this_process(), flush=True)"
+def test_file_that_nobody_opened_for_a_week_is_deleted_by_who_makes_another(cache):
+    def use(name: str) -> str:
+        return mapped(name, lambda path: path.write_text(name), Path.read_text)
+
+    for name in ("old", "used", "other"):
+        use(name)
+        os.utime(cache / name, (0, 0))
+    use("used")
+    use("new")
+    assert {path.name for path in cache.iterdir() if path.suffix != ".lock"} == {"used", "new"}
 
 
-def test_process_that_was_killed_has_died_even_if_nobody_waited_for_it():
-    command = [sys.executable, "-c", f"{TELL}; time.sleep(600)"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        holder = process.stdout.readline().strip()
-        try:
-            assert not has_died(holder)
-            assert Lease(holder=holder, expires_at=LATER).is_alive()
-        finally:
-            process.send_signal(signal.SIGKILL)
-        # Its parent has not waited, so its id is still taken.
-        deadline = datetime.now(UTC) + timedelta(seconds=30)
-        while not has_died(holder) and datetime.now(UTC) < deadline:
-            pass
-        assert has_died(holder)
-        assert not Lease(holder=holder, expires_at=LATER).is_alive()
-    assert has_died(holder)
-
-
-def test_process_whose_id_another_one_has_now_has_died():
-    host, _, unique = this_process().rpartition("-")
-    assert not has_died(f"{host}-{unique}")
-    assert has_died(f"{host}-1)")
-
-
-@pytest.mark.parametrize(
-    "holder", ["the other driver", "a-host, process 1", "a-host, process 999999999 (0a1b2c3d-77)"]
-)
-def test_driver_of_another_machine_is_waited_for_as_long_as_it_may_be_alive(holder):
-    assert not has_died(holder)
-    assert Lease(holder=holder, expires_at=LATER).is_alive()
-    for ended in (datetime.now(UTC) - timedelta(seconds=1), None):
-        assert not Lease(holder=holder, expires_at=ended).is_alive()
-
-
-def test_forgotten_people_are_known_by_their_hashes_alone():
+def test_forgotten_people_are_recognized_by_their_hashes_alone():
     nobody, key = Forgotten(), b"k" * 32
     people = Forgotten(key, frozenset({Forgotten(key).hash_of("ann")}))
     rows = pa.table({"user_id": ["ann", "ben", "ann", None], "item_id": ["1", "2", "3", "4"]})

@@ -15,13 +15,13 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from xrec.adapter.pairs import PairPrompts
-from xrec.backfill.writers import builder_from_words
 from xrec.data import Dataset
 from xrec.errors import DataError, ModelError
 from xrec.lab.baselines.baseline import Baseline
 from xrec.lab.baselines.writer import Trained
 from xrec.llm.loss import Batch, Example, token_nll
 from xrec.llm.model import load_tokenizer
+from xrec.text.writers import builder_from_words
 
 TARGET_MODULES = ("q_proj", "k_proj", "v_proj", "o_proj")
 _ALPHA = 16.0

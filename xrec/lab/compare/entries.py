@@ -13,6 +13,7 @@ from xrec.config import (
     BackfillConfig,
     CompareConfig,
     Config,
+    EndpointConfig,
     PromptConfig,
     TablePairs,
     TrainAdapterConfig,
@@ -65,7 +66,7 @@ class Entry:
 def is_seeded(config: CompareConfig, name: str) -> bool:
     """Return whether the texts of an entry depend on the seed."""
     decoding = config.decoding
-    if name == "zero_shot":
+    if name in ("zero_shot", "endpoint"):
         return decoding.temperature > 0 or decoding.retry_temperature is not None
     return name in (*ADAPTERS, *BASELINES)
 
@@ -84,9 +85,17 @@ def training_of(
 
 
 def backfill_of(
-    config: CompareConfig, seed: int, pairs: str, explanations: Location, adapter: Location
+    config: CompareConfig,
+    seed: int,
+    pairs: str,
+    explanations: Location,
+    adapter: Location,
+    endpoint: EndpointConfig | None = None,
 ) -> BackfillConfig:
-    """Return the config of a backfill of the table `pairs` that no share of failures stops."""
+    """Return the config of a backfill of the table `pairs` that no share of failures stops.
+
+    endpoint: what writes the texts; None for the language model.
+    """
     uris = {"explanations": explanations.uri, "adapter": adapter.uri}
     own: dict[str, Any] = {
         "pairs": TablePairs(kind="table", uri=pairs),
@@ -95,6 +104,8 @@ def backfill_of(
         "gate": None,
         "decoding": config.decoding.model_copy(update={"seed": seed}),
     }
+    if endpoint is not None:
+        own["engine"] = endpoint
     return BackfillConfig.model_validate(_shared(config, BackfillConfig) | own)
 
 
@@ -137,7 +148,8 @@ def comparison_identity(
     elsewhere = {name: config.texts[name] for name in config.entries if name in config.texts}
     unused = {"encoder", "bart", "bleurt", "judges", "claims"}  # they are in `metrics`
     if not config.has_language_model:
-        unused |= {"llm", "engine", "decoding", "prompt"}
+        unused |= {"llm", "engine"}
+        unused |= set() if "endpoint" in names else {"endpoint", "decoding", "prompt"}
     unused |= set() if names & set(ADAPTERS) else {"model", "deepspeed"}
     settings = {
         **{name: each for name, each in identity_of(config).items() if name not in unused},

@@ -56,6 +56,12 @@ def make(given: Inputs, entry: Entry) -> EntryTexts:
         return adapter_texts(config, entry, pairs)
     if entry.name in BASELINES:
         return baseline_texts(config, entry, pairs)
+    if entry.name == "endpoint":
+        logger.info("%s: writing texts", entry.title)
+        explanations = entry.location / "explanations"
+        own = entry.seed or 0, pairs.uri, explanations, explanations, config.endpoint
+        backfill = backfill_of(config, *own)
+        return write_texts(backfill, identify(backfill))
     if entry.name == "zero_shot":
         return text_only_texts(config, entry, pairs, inputs={}, load=frozen_model)
     is_profile = entry.name == "profile"

@@ -12,7 +12,6 @@ import torch
 from transformers import PreTrainedModel
 
 from xrec.backfill.task import MakeExplainTask
-from xrec.backfill.writers import explainer_from_words
 from xrec.bulk import Identity
 from xrec.config import CompareConfig, identity_of
 from xrec.generate.explainer import Explainer
@@ -22,6 +21,7 @@ from xrec.lab.compare.texts import EntryTexts, write_texts
 from xrec.llm.model import load_llm, resolve_device
 from xrec.llm.source import model_fingerprint, resolve_model
 from xrec.storage import fingerprint_of, manifest_of
+from xrec.text.writers import explainer_from_words
 
 logger = logging.getLogger("xrec")
 

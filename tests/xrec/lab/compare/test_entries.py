@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from xrec.config import CompareConfig, TrainAdapterConfig, parse_config
+from xrec.errors import ConfigError
 from xrec.lab.compare.entries import backfill_of, is_seeded, training_of
 from xrec.storage import open_location
 
@@ -62,6 +63,17 @@ def test_entrys_texts_come_from_a_backfill_that_no_failures_stop():
     backfill = backfill_of(make_config(), 5, "pairs.parquet", *folders)
     assert (backfill.decoding.seed, backfill.max_failed_share) == (5, 1.0)
     assert backfill.artifacts == {"adapter": "/adapter", "explanations": "/texts"}
+    assert backfill.writer == "adapter"
+
+
+def test_texts_of_an_endpoint_are_those_of_its_model():
+    endpoint = {"kind": "endpoint", "model": "m"}
+    config = make_config(entries=["endpoint", "profile"], endpoint=endpoint)
+    folders = (open_location(f"/{name}") for name in ("texts", "adapter"))
+    backfill = backfill_of(config, 5, "pairs.parquet", *folders, config.endpoint)
+    assert (backfill.writer, backfill.engine.model, backfill.llm) == ("endpoint", "m", None)
+    with pytest.raises(ConfigError):
+        make_config(entries=["endpoint"])
 
 
 @pytest.mark.parametrize(

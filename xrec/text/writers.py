@@ -1,4 +1,4 @@
-"""Load what writes a backfill's texts: the model with its adapter, or without it, or an endpoint.
+"""Load what writes explanations: the model with its adapter, or without it, or an endpoint.
 
 All of them get the same prompt, apart from collaborative tokens, and their texts pass the same
 rules and checks.
@@ -13,9 +13,10 @@ from transformers import PreTrainedModel
 from xrec.adapter.pairs import PairPrompts
 from xrec.aspects import check_prompt
 from xrec.config import (
-    BackfillConfig,
+    Device,
     EndpointConfig,
     EngineConfig,
+    ExplanationsJobConfig,
     PromptConfig,
     identity_of,
 )
@@ -23,7 +24,7 @@ from xrec.data import Dataset, read_dataset
 from xrec.errors import ModelError
 from xrec.generate.builtin.engine import load_engine
 from xrec.generate.explainer import Explainer, checker_of
-from xrec.generate.loading import load_explainer, load_finisher, sources_of
+from xrec.generate.loading import load_explainer, load_finisher, model_fingerprint_of, sources_of
 from xrec.generate.shared_engine import SharedEngine
 from xrec.generate.text_rules import TextFinisher
 from xrec.llm.collaborative import Vocabulary
@@ -31,18 +32,29 @@ from xrec.llm.model import load_llm, load_tokenizer, resolve_device, stop_token_
 from xrec.llm.prompt import PromptBuilder
 from xrec.llm.source import model_fingerprint, resolve_model
 from xrec.storage import fingerprint_of, location_of
-from xrec.text import endpoint_key
 from xrec.text.endpoint_engine import EndpointCore, WordTokenizer
+from xrec.text.loading import endpoint_key
 
 
-def writer_key(config: BackfillConfig) -> SecretStr | None:
+def writer_key(config: ExplanationsJobConfig) -> SecretStr | None:
     """Return the key of the endpoint that writes, or None; raise ConfigError if it is not set."""
     engine = config.engine
     return endpoint_key(engine, os.environ) if isinstance(engine, EndpointConfig) else None
 
 
-def load_writer(config: BackfillConfig, key: SecretStr | None = None) -> Explainer:
-    """Load the explainer of a backfill into this process; `key` is that of its endpoint.
+def load_writer(
+    config: ExplanationsJobConfig,
+    device: Device,
+    key: SecretStr | None = None,
+    *,
+    num_reserved_users: int = 0,
+    is_streaming: bool = False,
+    like: Explainer | None = None,
+) -> Explainer:
+    """Load the explainer of a job into this process; `key` is that of its endpoint.
+
+    num_reserved_users, is_streaming, like: see `load_explainer`; without an adapter, there are no
+        users to reserve.
 
     Raises what `sources_of` and `load_explainer` raise, also ConfigError if nothing but sentences
     about people is asked for.
@@ -50,10 +62,17 @@ def load_writer(config: BackfillConfig, key: SecretStr | None = None) -> Explain
     if isinstance(config.engine, EndpointConfig):
         words = WordTokenizer()
         engine = SharedEngine(EndpointCore(config.engine, key, words))
-        written_by = fingerprint_of(identity_of(config.engine))
-        return _from_words(config, words, engine, written_by)
+        inputs = {"endpoint": fingerprint_of(identity_of(config.engine))}
+        return _from_words(config, words, engine, model_fingerprint_of(inputs))
     if config.llm is None or config.adapter is not None:
-        return load_explainer(sources_of(config), device=config.actors.device, engine=config.engine)
+        return load_explainer(
+            sources_of(config),
+            device=device,
+            engine=config.engine,
+            num_reserved_users=num_reserved_users,
+            is_streaming=is_streaming,
+            like=like,
+        )
     if config.engine.kind == "vllm":
         raise ModelError(
             "engine.kind=vllm needs an adapter, but adapter is null; start the model with `vllm "
@@ -63,12 +82,20 @@ def load_writer(config: BackfillConfig, key: SecretStr | None = None) -> Explain
             saw="vllm",
         )
     folder = resolve_model(config.llm, config.storage)
-    model = load_llm(config.llm, folder, resolve_device(config.actors.device))
-    return explainer_from_words(config, model, model_fingerprint(folder))
+    if like is not None and like.model is not None:
+        model = like.model
+    else:
+        model = load_llm(config.llm, folder, resolve_device(device))
+    written_by = model_fingerprint_of({"base_model": model_fingerprint(folder)})
+    return explainer_from_words(config, model, written_by, is_streaming=is_streaming)
 
 
 def explainer_from_words(
-    config: BackfillConfig, model: PreTrainedModel, written_by: str
+    config: ExplanationsJobConfig,
+    model: PreTrainedModel,
+    written_by: str,
+    *,
+    is_streaming: bool = False,
 ) -> Explainer:
     """Return an explainer whose builtin engine runs `model`, with the tokenizer of `config.llm`.
 
@@ -77,11 +104,12 @@ def explainer_from_words(
     assert config.llm is not None
     assert isinstance(config.engine, EngineConfig)
     tokenizer = load_tokenizer(resolve_model(config.llm, config.storage))
-    engine = load_engine(model, stop_token_ids(model, tokenizer), config.engine)
+    stops = stop_token_ids(model, tokenizer)
+    engine = load_engine(model, stops, config.engine, is_streaming=is_streaming)
     return _from_words(config, tokenizer, engine, written_by, model)
 
 
-def load_finisher_of(config: BackfillConfig) -> tuple[Dataset, PairPrompts, TextFinisher]:
+def load_finisher_of(config: ExplanationsJobConfig) -> tuple[Dataset, PairPrompts, TextFinisher]:
     """Load what is needed to check finished texts, without weights; raise what reading raises."""
     if config.writer == "adapter":
         return load_finisher(sources_of(config))
@@ -94,7 +122,7 @@ def load_finisher_of(config: BackfillConfig) -> tuple[Dataset, PairPrompts, Text
 
 
 def _from_words(
-    config: BackfillConfig,
+    config: ExplanationsJobConfig,
     tokenizer: Any,
     engine: SharedEngine,
     written_by: str,
@@ -105,7 +133,7 @@ def _from_words(
     return Explainer(model, engine, pairs, dataset, None, written_by, checker)
 
 
-def _pairs_from_words(config: BackfillConfig, tokenizer: Any) -> tuple[Dataset, PairPrompts]:
+def _pairs_from_words(config: ExplanationsJobConfig, tokenizer: Any) -> tuple[Dataset, PairPrompts]:
     dataset = read_dataset(location_of(config, "dataset"))
     check_prompt(config.prompt, dataset.manifest)
     return dataset, PairPrompts(dataset, builder_from_words(dataset, tokenizer, config.prompt))
