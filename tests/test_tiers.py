@@ -1,7 +1,4 @@
-"""The tiers of tests: what is in the one of every push, and what the plugins do to a run.
-
-The plugins, in `skips.py`, `seeds.py` and `durations.py`, are tried in runs of small files.
-"""
+"""The tests of every push and of every night, and the plugins skips, seeds and durations."""
 
 import ast
 import json
@@ -18,7 +15,7 @@ from tests.durations import shards
 pytest_plugins = ["pytester"]
 
 ROOT = Path(__file__).parents[1]
-# What xrec is sold for: of each a small case runs at every push, and the wide ones every night.
+# The main promises: a small case of each runs at every push, and larger ones every night.
 ONE_OF_EACH = {
     "tests/xrec/nights/test_nights.py": (
         "test_init_and_run_turn_csv_files_of_other_names_into_explanations",
@@ -33,7 +30,7 @@ ONE_OF_EACH = {
         "test_two_workers_at_stage_3_have_the_losses_and_weights_of_one_at_stage_1",
     ),
     "tests/xrec/serve/test_page.py": (
-        "test_pair_is_picked_and_its_text_and_evidence_are_shown_by_keyboard_alone",
+        "test_page_shows_the_text_and_evidence_of_a_pair_by_keyboard_alone",
     ),
     "tests/xrec/bulk/test_chaos.py": ("test_commands_in_chaos_leave_a_row_once_at_each_version",),
     "tests/xrec/cluster/test_two_nodes.py": (
@@ -70,7 +67,7 @@ def test_shows(drawn_seed): print("drawn", drawn_seed, hash(tuple(drawn)))
     ("file", "name"), [(file, name) for file, names in ONE_OF_EACH.items() for name in names]
 )
 def test_each_large_promise_has_a_case_at_every_push(file, name):
-    """Read, not imported: the function is there, and neither it nor its file is marked slow."""
+    """The function exists, and neither it nor its file is marked slow."""
     statements = ast.parse((ROOT / file).read_text()).body
     (test,) = [each for each in statements if getattr(each, "name", "") == name]
     assert isinstance(test, ast.FunctionDef)
@@ -85,28 +82,29 @@ def test_each_large_promise_has_a_case_at_every_push(file, name):
 
 @pytest.fixture
 def run(pytester, monkeypatch):
-    """Run pytest on files with the plugins of `options`: in this process, or in one of its own."""
+    """A function that runs pytest on files with the plugins of `options`."""
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.delenv("CI", raising=False)
 
-    def of(*options: str, ini: str = "", own: bool = False, **files: str) -> pytest.RunResult:
+    def of(*options: str, ini: str = "", **files: str) -> pytest.RunResult:
         pytester.makeini(f"[pytest]\n{ini}")
         pytester.makepyfile(**files)
-        start = pytester.runpytest_subprocess if own else pytester.runpytest_inprocess
-        return start(*options)
+        return pytester.runpytest_inprocess(*options)
 
     return of
+
+
+OFF_CI = "allowed_skips = no printer\nallowed_skips_off_ci = no paper"
 
 
 @pytest.mark.parametrize(
     ("ini", "ci", "refused"),
     [
         ("", "", ["test_marked", "test_skips"]),
-        ("allowed_skips =\n no printer\n no paper", "true", []),
-        ("allowed_skips =\n printer\n no paper:", "", ["test_marked"]),
-        ("allowed_skips = no printer\nallowed_skips_off_ci = no paper", "", []),
-        ("allowed_skips = no printer\nallowed_skips_off_ci = no paper", "true", ["test_skips"]),
+        ("allowed_skips =\n printer\n no paper:", "true", ["test_marked"]),
+        (OFF_CI, "", []),
+        (OFF_CI, "true", ["test_skips"]),
     ],
 )
 def test_skip_that_no_line_allows_fails_the_run(run, monkeypatch, ini, ci, refused):
@@ -125,11 +123,13 @@ def test_skipped_test_or_module_fails_a_run_of_several_processes(run):
 
 
 @pytest.mark.slow  # three runs of pytest
-def test_one_seed_draws_the_same_cases_and_another_one_others(run, monkeypatch):
+def test_a_seed_draws_the_same_cases_and_another_seed_others(pytester, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    pytester.makepyfile(DRAWS)
+
     def drawn(seed: str) -> str:
         monkeypatch.setenv("XREC_TEST_SEED", seed)
-        options = ["-s", "-p", "_hypothesis_pytestplugin", "-p", "tests.seeds"]
-        done = run(*options, own=True, test_it=DRAWS)
+        done = pytester.runpytest_subprocess("-s", "-p", "tests.seeds")
         done.assert_outcomes(passed=2)
         assert f"XREC_TEST_SEED={seed or 0}" in done.outlines
         return re.findall(rf"drawn {seed or 0} (-?\d+)", done.stdout.str())[0]

@@ -16,6 +16,9 @@ ITEMS = _schema(item_id=pa.string(), item_index=pa.int32(), title=pa.string(), p
 # earlier one and so has its rows in another order. Rows whose ID is gone are left out.
 USER_ORDER = _schema(user_index=pa.int32())
 ITEM_ORDER = _schema(item_index=pa.int32())
+# IDs that are gone whose index is kept for them, and for how many datasets they have been gone.
+USER_HOLES = _schema(user_id=pa.string(), user_index=pa.int32(), num_datasets=pa.int32())
+ITEM_HOLES = _schema(item_id=pa.string(), item_index=pa.int32(), num_datasets=pa.int32())
 INTERACTIONS = _schema(user_index=pa.int32(), item_index=pa.int32(), split=pa.string())
 # Pairs that are never recommended: items that the user returned or rated badly.
 DISLIKES = _schema(user_index=pa.int32(), item_index=pa.int32())

@@ -20,14 +20,14 @@ from xrec.data import read_dataset
 from xrec.storage import open_location
 
 
-def test_ndcg_is_1_for_a_perfect_order_and_less_for_a_swap_and_ignores_what_is_no_candidate():
+def test_ndcg_is_1_for_a_perfect_order_and_less_after_a_swap():
     mentioned = np.array([[1, 0, 1], [1, 0, 1], [1, 0, 0], [0, 1, 0]], dtype=np.bool_)
     order = np.array([[0, -1, -1], [1, 0, -1], [0, 2, 1], [0, 2, -1]])
     expected = [1, 1 / np.log2(3), 1, np.nan]
     np.testing.assert_allclose(ndcg(order, mentioned), expected)
 
 
-def test_one_review_of_each_user_with_three_is_held_out_and_counts_nowhere():
+def test_one_review_of_each_user_with_three_is_held_out_and_not_counted():
     visits = [(user, item) for user in range(4) for item in range(4) if user or item < 2]
     said = [(user, item, (user + item) % 3) for user, item in visits]
     dataset = dataset_of(
@@ -48,7 +48,7 @@ def test_one_review_of_each_user_with_three_is_held_out_and_counts_nowhere():
     assert drawn[0].items.tolist() != drawn[1].items.tolist()
 
 
-def test_command_writes_a_row_for_each_order(run, tmp_path):
+def test_aspects_writes_a_row_for_each_order(run, tmp_path):
     plain = prepared_town(tmp_path / "plain")
     workspace = with_aspects(plain, tmp_path / "town", sentiments=["positive"])
     found = run(app, f"{workspace}/dataset", seed=0)
@@ -57,12 +57,8 @@ def test_command_writes_a_row_for_each_order(run, tmp_path):
     assert rows[0]["formula minus it"].startswith("0.0000")
 
 
-@pytest.fixture(scope="module")
-def town(workspace):
-    return Town.read(make_config(str(workspace), num_workers=1))
-
-
-def test_seen_pairs_and_scored_pairs_share_no_user_or_no_pair(town):
+def test_seen_pairs_and_scored_pairs_share_no_user_or_no_pair(workspace):
+    town = Town.read(make_config(str(workspace), num_workers=1))
     unseen, scored = town.unseen(1), town.scored(1, most=1000)
     assert len(unseen) == SOURCE["num_users"] // 5
     for split in ("train", "validation"):
@@ -79,7 +75,7 @@ def test_seen_pairs_and_scored_pairs_share_no_user_or_no_pair(town):
 
 
 def _scores(*seeds: list[bool]) -> list[dict[str, Any]]:
-    """Scores of four pairs of two users by seed; the same for both kinds of pairs."""
+    """Return scores of four pairs of two users by seed, the same for both kinds of pairs."""
     fixed = {"user_id": [f"user-{index // 2}" for index in range(4)], "chance": 0.25}
     fixed |= {"nll": [1.0] * 4, "nll_shuffled": [1.5] * 4, "right_shuffled": [False] * 4}
     kinds = (UNSEEN_PAIRS, UNSEEN_USERS)
@@ -119,7 +115,7 @@ def test_planted_trains_an_adapter_of_the_seen_users_and_writes_the_table(worksp
 
 
 def _answer(asked: Asked) -> Answer:
-    """Quotes the first word of the review and words that are in none; no JSON of a red thing."""
+    """Quote the first word of the review and some invented words; no JSON about red things."""
     if "Red" in json.dumps(asked.body["messages"]):
         return Answer(text="No.")
     word = json.loads(asked.words)["review"].split()[0].strip(".")
@@ -128,7 +124,7 @@ def _answer(asked: Asked) -> Answer:
     return Answer(text=json.dumps({"aspects": aspects, "explanation": "You would enjoy it."}))
 
 
-def test_command_tells_valid_replies_and_quotes_of_each_model(run, tmp_path):
+def test_annotators_counts_valid_replies_and_quotes_of_each_model(run, tmp_path):
     texts = ["Soft and wide.", "", "Red.", "It is heavy.", "Soft."]
     rows = [review(f"u{number}", "i", text) for number, text in enumerate(texts)]
     path, models = write_json_lines(tmp_path / "reviews.jsonl", rows), tmp_path / "models.yaml"

@@ -1,6 +1,4 @@
-"""The bulk and the look-up benchmark: contestants' rows are counted from their own output."""
-
-import pytest
+"""The benchmarks of bulk runs: rows are counted from each contestant's own output."""
 
 from benchmarks import bulk_memory
 from benchmarks.bulk import table_of
@@ -10,13 +8,9 @@ from tests.world.here import PoolHere
 from xrec.bulk import complete, published
 
 
-@pytest.fixture
-def work(tmp_path):
+def test_ours_has_each_pair_once_and_a_line_of_the_diary_for_each_chunk(tmp_path):
     make_pairs(tmp_path / "pairs", 400)
-    return Work(*(str(tmp_path / name) for name in ("pairs", "out", "diary")), 50, 0.0)
-
-
-def test_ours_has_each_pair_once_and_a_line_of_the_diary_for_each_chunk(work):
+    work = Work(*(str(tmp_path / name) for name in ("pairs", "out", "diary")), 50, 0.0)
     run = planned(work)
     complete(run, PoolHere(), lambda: TextTask(work), "explanations", lambda summary: ({}, {}))
     found = table_of(work.output)

@@ -9,26 +9,15 @@ from xrec.llm.loss import PrefixCache
 from xrec.train.adapter_model import ExplanationLoss
 
 
-@pytest.fixture
-def generating(workspace):
-    """8 pairs of two users of the town."""
-    return generate.Contest(str(workspace), str(workspace / "llm"), "float32", 1, 8, 4, 6)
-
-
-def test_contestants_write_the_same_texts(generating):
-    names = ("loop", "static-8", "ours")
+def test_contestants_write_the_same_texts(workspace):
+    """8 pairs of two users."""
+    contest = generate.Contest(str(workspace), str(workspace / "llm"), "float32", 1, 8, 4, 6)
     loop, static, ours = (
-        dict(generate.CONTESTANTS[name](generate.prepare(generating))) for name in names
+        dict(generate.CONTESTANTS[name](generate.prepare(contest)))
+        for name in ("loop", "static-8", "ours")
     )
     assert [len(ids) for ids in loop.values()] == [6] * 8
     assert loop == static == ours
-
-
-@pytest.fixture
-def training(workspace):
-    """16 pairs of the town."""
-    llm = str(workspace / "llm")
-    return Contest(str(workspace / "dataset"), llm, 16, 8, 4, "float32", 1)
 
 
 def take_gradients(setup: Setup) -> list[torch.Tensor]:
@@ -37,8 +26,9 @@ def take_gradients(setup: Setup) -> list[torch.Tensor]:
     return gradients
 
 
-def test_plain_rows_and_ours_have_the_same_loss_and_gradients(training):
-    setup = prepare(training)
+def test_plain_rows_and_ours_have_the_same_loss_and_gradients(workspace):
+    dataset, llm = str(workspace / "dataset"), str(workspace / "llm")
+    setup = prepare(Contest(dataset, llm, 16, 8, 4, "float32", 1))
     setup.model.eval()  # no noise on the gates
     examples = setup.examples[:4]
     total = sum(whole_row_loss(setup, each) * len(each.label_ids) for each in examples)

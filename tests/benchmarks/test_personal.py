@@ -1,14 +1,10 @@
-"""The benchmark of personal texts: what is compared, its figures and files, and likelihoods."""
+"""The benchmark of personal texts: its figures, its files, and likelihoods."""
 
 import numpy as np
 import pytest
 
 from benchmarks.personal import app
-from benchmarks.personal_data import (
-    MATCHED,
-    RECALL,
-    Pairs,
-)
+from benchmarks.personal_data import MATCHED, RECALL, Pairs
 from benchmarks.personal_likelihood import load_model_of, weigh
 from benchmarks.personal_report import Measure
 from tests.world.models import explanation_nll
@@ -50,26 +46,10 @@ def test_texts_command_writes_the_figures_and_differences_of_each_contestant(
     assert differences == {"references minus title and profile", "ours minus title and profile"}
 
 
-SPLITS = ("train", "validation", "test")
-
-
-@pytest.fixture(scope="module")
-def explainer(workspace):
-    return load_model_of(str(workspace), LLMConfig(model=str(workspace / "llm"), dtype="float32"))
-
-
-@pytest.fixture(scope="module")
-def pairs(explainer):
-    return Pairs.of(explainer.dataset, SPLITS)
-
-
-@pytest.fixture(scope="module")
-def finder(explainer):
-    assert explainer.dataset.planted is not None
-    return AspectNames(explainer.dataset.planted["aspect"].to_pylist())
-
-
-def test_weighed_couple_equals_the_sums_of_the_models_own_likelihoods(explainer, pairs, finder):
+def test_weighed_couple_equals_the_sums_of_the_models_own_likelihoods(workspace):
+    llm = LLMConfig(model=str(workspace / "llm"), dtype="float32")
+    explainer = load_model_of(str(workspace), llm)
+    pairs = Pairs.of(explainer.dataset, ("train", "validation", "test"))
     couple = pairs.couples[:1]
     first, second = couple[0]
     users = [pairs.pairs[row].user_index for row in (first, second)]
@@ -92,7 +72,8 @@ def test_weighed_couple_equals_the_sums_of_the_models_own_likelihoods(explainer,
         "vectors": [Pair(a, item, b), Pair(b, item, a)],
         "aspects": [Pair(a, item, None, b), Pair(b, item, None, a)],
     }
-    found = weigh(explainer, pairs, couple, finder)
+    aspects = AspectNames(explainer.dataset.planted["aspect"].to_pylist())
+    found = weigh(explainer, pairs, couple, aspects)
     assert found["NLL"] == pytest.approx([own / length], abs=1e-4)
     for name, prompts in crossed.items():
         gain = nats(prompts)[0] - own

@@ -1,4 +1,4 @@
-"""Training of an adapter, also after a stop, and of a graph on a GPU: the losses of a CPU."""
+"""Training of adapters and graphs on a GPU, also after a stop, has the losses of a CPU."""
 
 import importlib.util
 import json
@@ -18,7 +18,7 @@ from xrec.train.graph import pretrain_graph
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
 NUM_STEPS = 20
-# A step's loss in 16 bits differs by its rounding, and after 20 steps by that of all of them.
+# In 16 bits, the rounding of each step adds up.
 TOLERANCES = {"float32": 1e-3, "bfloat16": 0.05, "float16": 0.01}
 DTYPES = list(TOLERANCES)
 NEEDS_INT8 = pytest.mark.skipif(
@@ -29,9 +29,9 @@ Rows = list[dict[str, Any]]
 
 @pytest.fixture(autouse=True)
 def logged_and_with_float16(device, caplog, monkeypatch):
-    """Have the driver's messages logged, at one of which a worker is killed; and allow float16."""
+    """Log the driver's messages, at one of which a worker is killed, and allow float16."""
     caplog.set_level("INFO", logger="xrec")
-    if device == "cpu":  # most CPUs are refused; on a GPU it is tested as it is
+    if device == "cpu":  # most CPUs are refused
         allow_float16(monkeypatch)
 
 
@@ -49,7 +49,7 @@ def on_cpu(ray_cluster, workspace, tmp_path_factory):
 def train(
     workspace: str, adapter: Path, device: str, quantization: str | None = None, **settings: Any
 ) -> Rows:
-    """Train for 20 steps, by one worker unless told; return the rows of the epochs."""
+    """Train for 20 steps, by default with one worker, and return the rows of the epochs."""
     config = make_config(
         workspace,
         adapter=adapter,
@@ -109,7 +109,7 @@ def train_and_kill(workspace: str, adapter: Path, device: str, **settings: Any) 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("begins_on_cpus", "zero_stage"), [(False, 1), (False, 3), (True, 1)])
-def test_run_that_was_stopped_goes_on_also_on_another_device(
+def test_stopped_run_resumes_on_the_same_or_another_device(
     workspace, on_cpu, tmp_path, monkeypatch, device, begins_on_cpus, zero_stage, dtype
 ):
     adapter, settings = tmp_path / "adapter", {"zero_stage": zero_stage, "dtype": dtype}
@@ -125,7 +125,7 @@ def test_run_that_was_stopped_goes_on_also_on_another_device(
 
 @pytest.mark.usefixtures("skip_without_gpus")
 @pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2)])
-def test_run_goes_on_with_another_number_of_workers(
+def test_run_resumes_with_another_number_of_workers(
     workspace, on_cpu, tmp_path, device, before, after
 ):
     adapter = tmp_path / "adapter"
@@ -134,34 +134,26 @@ def test_run_goes_on_with_another_number_of_workers(
     assert_same_losses(rows, on_cpu, TOLERANCES["float32"])
 
 
-def train_graph(
-    town: str,
-    graph: Path,
-    device: str,
-    parallelism: str = "replicated",
-    num_workers: int = 1,
-    loss: str = "sampled_softmax",
-) -> Rows:
-    """Train for 4 epochs and return their rows."""
-    config = PretrainGraphConfig.model_validate(
-        {
-            "workspace": town,
-            "artifacts": {"graph": str(graph)},
-            "model": {"embedding_dim": 8, "num_layers": 2},
-            "training": {
-                "num_epochs": 4,
-                "steps_per_epoch": 4,
-                "micro_batch_size": 31,
-                "learning_rate": 0.05,
-                "loss": loss,
-                "l2_weight": 1e-2,
-            },
-            "parallelism": parallelism,
-            "folds": 0,
-            "workers": {"num_processes": num_workers, "device": device, "max_failures": 0},
-        }
-    )
-    pretrain_graph(config)
+def train_graph(town: str, graph: Path, device: str, num_workers: int = 1, **values: Any) -> Rows:
+    """Train for 4 epochs and return their rows; `values` are keys of the config."""
+    training = {
+        "num_epochs": 4,
+        "steps_per_epoch": 4,
+        "micro_batch_size": 31,
+        "learning_rate": 0.05,
+        "l2_weight": 1e-2,
+        "loss": values.pop("loss", "sampled_softmax"),
+    }
+    config = {
+        "workspace": town,
+        "artifacts": {"graph": str(graph)},
+        "model": {"embedding_dim": 8, "num_layers": 2},
+        "training": training,
+        "folds": 0,
+        "workers": {"num_processes": num_workers, "device": device, "max_failures": 0},
+        **values,
+    }
+    pretrain_graph(PretrainGraphConfig.model_validate(config))
     return metrics_of(graph)
 
 
@@ -169,7 +161,7 @@ def assert_same_rows(rows: Rows, expected: Rows) -> None:
     assert len(rows) == 4
     for row, other in zip(rows, expected, strict=True):
         assert row["loss"] == pytest.approx(other["loss"], rel=1e-3)
-        # A near tie may change places.
+        # Near ties may swap places.
         assert row["ndcg@20"] == pytest.approx(other["ndcg@20"], abs=0.02)
 
 
@@ -177,7 +169,7 @@ def assert_same_rows(rows: Rows, expected: Rows) -> None:
 @pytest.mark.parametrize("parallelism", ["replicated", "partitioned"])
 def test_one_worker_has_the_losses_of_a_cpu(town, tmp_path, device, parallelism, loss):
     expected = train_graph(town, tmp_path / "cpu", "cpu", loss=loss)
-    rows = train_graph(town, tmp_path / "one", device, parallelism, loss=loss)
+    rows = train_graph(town, tmp_path / "one", device, parallelism=parallelism, loss=loss)
     assert_same_rows(rows, expected)
 
 
@@ -185,5 +177,5 @@ def test_one_worker_has_the_losses_of_a_cpu(town, tmp_path, device, parallelism,
 @pytest.mark.parametrize("parallelism", ["replicated", "partitioned"])
 def test_two_workers_have_the_losses_of_one_on_a_cpu(town, tmp_path, device, parallelism):
     expected = train_graph(town, tmp_path / "one", "cpu")
-    rows = train_graph(town, tmp_path / "two", device, parallelism, num_workers=2)
+    rows = train_graph(town, tmp_path / "two", device, num_workers=2, parallelism=parallelism)
     assert_same_rows(rows, expected)

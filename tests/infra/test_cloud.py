@@ -11,7 +11,6 @@ import runpy
 import subprocess
 import sys
 from datetime import date
-from pathlib import Path
 from typing import Any
 from unittest.mock import MagicMock, Mock
 
@@ -20,9 +19,9 @@ import pytest
 import typer
 import yaml
 
+from tests.infra.test_environment import ROOT, write_program
 from xrec.cli.main import app
 
-ROOT = Path(__file__).parents[2]
 AWS = ROOT / "infra" / "aws"
 MODULE = AWS / "terraform"
 SCHEDULERS, NIGHT = ROOT / "infra" / "schedulers", "2026-11-28"
@@ -119,9 +118,8 @@ def test_launcher_file_is_valid_requires_tokens_and_uses_the_profiles_of_terrafo
 def check_words(tmp_path, monkeypatch):
     """Put the stub on the path; return a function that checks that it submitted a key's night."""
     calls, program = tmp_path / "calls", tmp_path / "xrec"
-    words = f'for word; do echo "$word"; done >> {calls}'
-    program.write_text(f"#!/bin/sh\n{words}\necho '{RESULT}'\n")
-    program.chmod(0o755)
+    record = f'for word; do echo "$word"; done >> {calls}'
+    write_program(program, f"{record}\necho '{RESULT}'")
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
 
     def check(key: str) -> None:

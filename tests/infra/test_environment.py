@@ -1,4 +1,4 @@
-"""The environment: metadata, lock, set-up and image say the same about Python and packages."""
+"""The environment: metadata, lock, setup, CI and image agree about Python and packages."""
 
 import os
 import re
@@ -48,7 +48,19 @@ def locked(name: str) -> dict[str, str]:
     return {match[1]: match[2] for match in matches if match}
 
 
-def test_pythons_are_the_same_in_metadata_set_up_checks_and_image():
+def write_program(path: Path, script: str) -> None:
+    """Write an executable shell script."""
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+
+
+def link_programs(folder: Path, names: str) -> None:
+    """Make `folder` a PATH with programs of this machine."""
+    for name in names.split():
+        (folder / name).symlink_to(shutil.which(name) or "")
+
+
+def test_metadata_setup_checks_and_image_have_the_same_pythons():
     pyproject = tomllib.loads(_text("pyproject.toml"))
     project, tools = pyproject["project"], pyproject["tool"]
     allowed = SpecifierSet(str(project["requires-python"]))
@@ -70,7 +82,7 @@ def test_pythons_are_the_same_in_metadata_set_up_checks_and_image():
     assert set(images) <= set(PYTHONS)
 
 
-def test_lists_have_a_version_that_fits_of_every_package_that_is_installed():
+def test_lists_pin_every_required_package_to_an_allowed_version():
     lists = ("base", "source", "cuda", "dev", "vllm", "extras")
     lock = {canonicalize_name(name): v for each in lists for name, v in locked(each).items()}
     extras = ",".join(metadata("xrec").get_all("Provides-Extra") or [])
@@ -81,10 +93,9 @@ def test_lists_have_a_version_that_fits_of_every_package_that_is_installed():
     assert len(locked("models")) == 3
 
 
-# It answers for Python, pip and uv. UNREACHABLE and MISSING are exit statuses: of a try to reach
+# It stands for Python, pip and uv. UNREACHABLE and MISSING are exit statuses: of a connection to
 # PyTorch's index, and of the installation of torch for CPUs.
-STUB = """#!/bin/sh
-case "$*" in
+STUB = """case "$*" in
   *urlopen*) exit "$UNREACHABLE" ;;
   *version_info*) echo 3.11 ;;
   "-m venv"*)
@@ -94,8 +105,7 @@ case "$*" in
   *source.txt) echo "${0##*/} $*, torch $(cat "$PYTHONPATH/torch.py")" >> asked ;;
   *install*) echo "${0##*/} $*" >> asked ;;
 esac
-case "$*" in *torch-cpu.txt) exit "$MISSING" ;; esac
-"""
+case "$*" in *torch-cpu.txt) exit "$MISSING" ;; esac"""
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 WHEELS = "--require-hashes --no-deps --only-binary :all: "
 TORCHES = {
@@ -112,21 +122,18 @@ TORCHES = {
 
 @pytest.mark.parametrize("installer", ["pip", "uv"])
 @pytest.mark.parametrize("torch", TORCHES)
-def test_set_up_installs_by_hash_only_but_for_an_index_that_is_named(torch, installer, tmp_path):
-    """Run it with a Python, a pip and a uv that record what they are asked to install."""
+def test_setup_installs_by_hash_only_except_from_a_named_index(torch, installer, tmp_path):
+    """Run setup with a Python, a pip and a uv that record what they are asked to install."""
     if torch != "gpu" and list(Path("/dev").glob("nvidia*")):
         pytest.skip("set-up sees the GPU of this machine")
     shutil.copytree(ROOT / "requirements", tmp_path / "requirements")
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
     programs = tmp_path / "programs"
     programs.mkdir()
-    needed = "bash cat cksum cp cut dirname grep mkdir mktemp rm sh touch uname"
-    for name in needed.split():
-        (programs / name).symlink_to(shutil.which(name) or "")
+    link_programs(programs, "bash cat cksum cp cut dirname grep mkdir mktemp rm sh touch uname")
     stubs = {"python3.11": True, "uv": installer == "uv", "nvidia-smi": torch == "gpu"}
     for name in [name for name, wanted in stubs.items() if wanted]:
-        (programs / name).write_text(STUB)
-        (programs / name).chmod(0o755)
+        write_program(programs / name, STUB)
     environment = {
         "PATH": str(programs),
         "TORCH_INDEX": "https://own" if torch == "own" else "",
@@ -161,7 +168,7 @@ def test_no_installation_mixes_indexes():
         assert not re.search("extra-index|unsafe-best-match|UV_INDEX=", _text(path)), path
 
 
-def test_workflow_pins_its_actions_and_builds_and_scans_an_image_of_each_kind():
+def test_workflows_pin_actions_and_build_and_scan_an_image_of_each_kind():
     workflows = [yaml.safe_load(file.read_text()) for file in WORKFLOWS]
     jobs = {name: job for workflow in workflows for name, job in workflow["jobs"].items()}
     used = [step["uses"] for job in jobs.values() for step in job["steps"] if "uses" in step]
@@ -179,13 +186,10 @@ def test_workflow_pins_its_actions_and_builds_and_scans_an_image_of_each_kind():
     assert "fail-build" not in scan["with"]  # it fails unless told otherwise
 
 
-def test_ci_calls_the_makefiles_targets_and_survives_a_machine_without_apt(tmp_path):
-    """Run with a PATH on which there is no apt-get, and a `make` that notes its targets."""
-    for name in ("bash", "dirname", "id", "env"):
-        (tmp_path / name).symlink_to(shutil.which(name) or "")
-    make = tmp_path / "make"
-    make.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/asked\n')
-    make.chmod(0o755)
+def test_ci_calls_targets_of_the_makefile_and_needs_no_apt(tmp_path):
+    """Run with a PATH without apt-get, and with a `make` that records its targets."""
+    link_programs(tmp_path, "bash dirname id env")
+    write_program(tmp_path / "make", f'echo "$@" >> {tmp_path}/asked')
     environment = {**os.environ, "PATH": str(tmp_path)}
     subprocess.run([str(ROOT / ".ci" / "run")], env=environment, check=True, timeout=60)
     assert (tmp_path / "asked").read_text().split() == ["check", "test"]

@@ -1,4 +1,4 @@
-"""Every metric, label and link in dashboards and alerts exists in the code and the runbook."""
+"""Metrics, labels and links of dashboards and alerts exist in the code and the runbook."""
 
 import json
 import re
@@ -13,6 +13,7 @@ import ray.util.metrics
 import yaml
 
 from xrec.backfill.driver import BackfillMetrics
+from xrec.nights.metrics import HELP
 from xrec.serve.metrics import Metrics
 from xrec.train.ray_driver import TrainingMetrics
 
@@ -47,25 +48,22 @@ def series_of(*parts: object) -> Iterator[tuple[str, set[str]]]:
                 yield from ((f"ray_{metric.info['name']}{end}", labels) for end in ends)
 
 
-@pytest.fixture(scope="module")
-def exported():
-    """Return the labels of each series of backfill, training and serving."""
-    return dict(series_of(BackfillMetrics(num_pairs=1), TrainingMetrics("a-job"), Metrics()))
-
-
-def test_queries_use_metrics_and_labels_that_are_exported_and_dashboards_show_all(exported):
+def test_queries_use_exported_metrics_and_labels_and_dashboards_show_all():
     from ray.dashboard.modules.reporter.reporter_agent import METRICS_GAUGES
 
+    exported = dict(series_of(BackfillMetrics(num_pairs=1), TrainingMetrics("a-job"), Metrics()))
     of_ray = {f"ray_{name}": {"ip", "GpuIndex"} for name in METRICS_GAUGES}
     for expression in EXPRESSIONS:
         promql_parser.parse(expression)
     for name, labels in USED:
         assert labels <= (exported | of_ray)[name] | {"le"}, name
+    of_nights = {name for text in EXPRESSIONS for name in re.findall(r"\bxrec_night_(\w+)", text)}
+    assert of_nights <= HELP.keys()
     hidden = exported.keys() - {name for name, _ in USED}
     assert not [name for name in hidden if not name.endswith(("_sum", "_count"))]
 
 
-def test_alerts_say_what_happened_and_the_runbook_what_to_do():
+def test_alerts_have_a_summary_and_a_section_of_the_runbook():
     for rule in ALERTS:
         assert rule["labels"]["severity"] in ("page", "ticket")
         assert rule["annotations"]["summary"]
@@ -76,12 +74,25 @@ def test_alerts_say_what_happened_and_the_runbook_what_to_do():
 
 
 def series(name: str, rate: int, **labels: str) -> dict[str, str]:
-    """A counter that grows by `rate` a minute, for three hours."""
+    """Return a counter that grows by `rate` a minute, for three hours."""
     named = ", ".join(f'{label}="{value}"' for label, value in labels.items())
     return {"series": f"ray_xrec_{name}{{{named}}}", "values": f"0+{rate}x180"}
 
 
 PAIRS, ANSWERS = "backfill_pairs_total", "serve_requests_total"
+NIGHT = [
+    {"series": "xrec_night_success_timestamp_seconds", "values": "0x180"},
+    {"series": "xrec_night_exit_code", "values": "0x180"},
+    {"series": "xrec_night_free_share", "values": "0.5x180"},
+]
+
+
+def night(name: str, value: float) -> list[dict[str, str]]:
+    """The metrics of a good night, one of them with another value."""
+    changed = {"series": f"xrec_night_{name}", "values": f"{value}x180"}
+    return [changed if each["series"] == changed["series"] else each for each in NIGHT]
+
+
 LEFT = {"series": "ray_xrec_backfill_pairs_left", "values": "7x180"}
 
 
@@ -101,6 +112,12 @@ def test_rules_are_valid():
     ("alert", "fired", "quiet"),
     [
         ("XrecServeErrors", [series(ANSWERS, 2, status="500")], [series(ANSWERS, 0, status="500")]),
+        ("XrecNightUnknown", NIGHT[1:], NIGHT),
+        ("XrecNightOld", night("success_timestamp_seconds", -130_000), NIGHT),
+        ("XrecNightRefused", night("exit_code", 3), night("exit_code", 4)),
+        ("XrecNightOverBudget", night("exit_code", 4), NIGHT),
+        ("XrecNightFailed", night("exit_code", 1), night("exit_code", 3)),
+        ("XrecNightDisk", night("free_share", 0.05), NIGHT),
         ("XrecBackfillStalled", [LEFT, series(PAIRS, 0)], [LEFT, series(PAIRS, 1)]),
         (
             "XrecBackfillFailing",

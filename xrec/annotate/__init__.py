@@ -8,6 +8,7 @@ with the aspects that their review mentions. Held-out reviews are chosen before 
     keep, store       choose which reviews are kept and held out, and store them
     formats           the tables of the stages
     inputs            the rows of a stage, and what their texts are written from
+    drift             whether earlier profiles still fit the reviews
     task              what an actor does with the rows of a stage
     driver            runs the stages, each as a bulk run (xrec.bulk), and publishes the texts
     report            reports how good the texts are

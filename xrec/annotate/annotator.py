@@ -173,6 +173,7 @@ class AnnotatorSpec:
     learned: returns the fingerprint of what `learn` wrote, on which texts depend too.
     folds: the number of parts to divide a profile's reviews into; for training, one extra profile
         is written per part, with that part left out. None: each review is a part.
+    drift: how far shares of aspects may move before an earlier profile is written again.
     gpus_per_actor: the number of GPUs of an actor, if its device is a GPU.
     max_actors: the maximum number of actors in a stage, or None if there is no limit.
     describe: returns the lines that --dry-run prints about a run.
@@ -185,6 +186,7 @@ class AnnotatorSpec:
     learn: Callable[[pa.Table, Location], None] | None = None
     learned: Callable[[Location], str] | None = None
     folds: int | None = None
+    drift: float = 0
     chunks_at_once: int = 1
     gpus_per_actor: int = 0
     max_actors: int | None = None

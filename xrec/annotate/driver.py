@@ -13,6 +13,7 @@ from functools import partial, reduce
 import pyarrow as pa
 
 from xrec.annotate.annotator import STAGES, AnnotatorSpec, Stage
+from xrec.annotate.drift import Drift
 from xrec.annotate.formats import (
     KEYS,
     KIND,
@@ -21,6 +22,7 @@ from xrec.annotate.formats import (
     stage_format,
 )
 from xrec.annotate.inputs import InputReader, stage_rows
+from xrec.annotate.keep import listed
 from xrec.annotate.language_model import language_model_spec
 from xrec.annotate.phrases import phrases_spec
 from xrec.annotate.read import Versions, count_explained, read_item_texts
@@ -39,6 +41,7 @@ from xrec.bulk import (
     open_run,
     spent_of,
     use_of,
+    written_again,
 )
 from xrec.config import AnnotateConfig, PhrasesAnnotator, settings_of_texts
 from xrec.progress import counter
@@ -136,14 +139,18 @@ class _Run:
             costs_in_errors(run, *before),
             counter(f"{stage} written", run.record.num_rows) as show,
         ):
-            return complete(
+            manifest = complete(
                 run,
                 pool,
                 self._task(stage, sum(work.is_done for work in run.passes())),
                 KIND,
                 lambda summary: (
                     {"ok": "num_ok", "failed": "num_failed"},
-                    {"failed_by_reason": dict(summary.failed)},
+                    {
+                        "failed_by_reason": dict(summary.failed),
+                        "num_carried": round(summary.costs.get("carried", 0)),
+                        "written_again": written_again(summary.costs),
+                    },
                 ),
                 DriveOptions(
                     chunks_at_once=self.spec.chunks_at_once,
@@ -154,6 +161,10 @@ class _Run:
                     on_progress=lambda progress: show(progress.num_rows),
                 ),
             )
+        if config.carry_from and manifest is not None:
+            again, num_carried = manifest.metrics["written_again"], manifest.metrics["num_carried"]
+            logger.info("%s: %d carried over; written: %s", stage, num_carried, listed(again))
+        return manifest
 
     def _open(self, stage: Stage, limit: int | None) -> BulkRun:
         """Plan a stage, or open it if it is already planned."""
@@ -186,19 +197,24 @@ class _Run:
         spec, storage, num_files = self.spec, self.config.storage, self.record.num_files
         uri, items_version = self._output.uri, self.versions.get("items", -1)
         identity = identify_annotations(self.config, spec, self._files, stage)
-        settings = settings_of_texts(identity.config)
+        settings, carry_from = settings_of_texts(identity.config), self.config.carry_from
+        carry_from = carry_from and open_location(carry_from, storage).uri
 
         def make() -> TextTask:
             folder = open_location(uri, storage)
             learned = [spec.learned(folder)] if spec.learned else []
             items = None if stage == "items" else read_item_texts(folder, items_version, storage)
-            reader = InputReader(ReviewStore(folder, num_files), items)
+            store, drift = ReviewStore(folder, num_files), None
+            if carry_from and spec.drift and stage != "pairs":
+                drift = Drift.since(carry_from, spec.drift, store, storage)
+            reader = InputReader(store, items)
             return TextTask(
                 partial(reader.of, stage),
                 spec.make(folder, attempt),
                 stage_format(stage, spec.reasons),
                 fingerprint_of([settings, dict(spec.inputs), *learned]),
                 spec.folds,
+                drift,
             )
 
         return make
@@ -228,6 +244,12 @@ class _Run:
                 "tables": versions,
                 **record.model_dump(),
                 "failed": failed,
+                "carried": {
+                    stage: each.metrics["num_carried"] for stage, each in self.done.items()
+                },
+                "written_again": {
+                    stage: each.metrics["written_again"] for stage, each in self.done.items()
+                },
                 "costs": costs,
                 **use_of(costs, config.prices),
                 **write_report(config, record, versions, failed),

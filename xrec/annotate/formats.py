@@ -45,7 +45,10 @@ _TABLES: Mapping[Stage, Mapping[str, str]] = {
         "aspects": "what the review mentions, in the annotator's words",
     },
 }
-_KEY = {"content_key": "hash of what the text depends on: reviews, texts, annotator"}
+_KEY = {
+    "content_key": "hashes of what the text depends on (reviews, texts, annotator): "
+    "without the reviews of a profile, and with them"
+}
 _TYPES = {"title_is_made": pa.bool_(), "left_out": _LEFT_OUT, "aspects": ASPECT_LIST}
 
 

@@ -7,7 +7,6 @@ from dataclasses import asdict, replace
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from xrec.annotate.annotator import (
     Annotator,
@@ -19,6 +18,7 @@ from xrec.annotate.annotator import (
     UserInput,
     Written,
 )
+from xrec.annotate.drift import Drift
 from xrec.annotate.formats import EMPTY_REVIEW, NO_REVIEWS, SOLICITS
 from xrec.bulk import Outcome, RowFormat
 from xrec.data import LOW_RATED
@@ -30,7 +30,8 @@ class TextTask:
     """A task that writes the texts of rows (a ChunkTask and a CarryingTask of xrec.bulk).
 
     inputs: reads the rows' inputs. settings: the fingerprint of the annotator's settings, models,
-        and what it learned; part of each `content_key`. folds: see `AnnotatorSpec`.
+        and what it learned; part of each `content_key`. folds: see `AnnotatorSpec`. drift: decides
+        about earlier profiles whose reviews changed; None to write them again.
     """
 
     row_errors: tuple[type[Exception], ...] = ()
@@ -42,9 +43,11 @@ class TextTask:
         format: RowFormat,
         settings: str,
         folds: int | None,
+        drift: Drift | None = None,
     ):
         self._inputs, self._annotator = inputs, annotator
         self._format, self._settings, self._folds = format, settings, folds
+        self._drift = drift
 
     def do(self, rows: pa.Table) -> Outcome:
         """Write the texts; the costs are those of the annotator and `personal_removed`."""
@@ -82,10 +85,24 @@ class TextTask:
         return self._failed(rows, [(number, failure) for number in range(rows.num_rows)])
 
     def why_again(self, earlier: pa.Table) -> pa.Array:
-        """Return null for each text whose inputs and annotator are the same, else "changed"."""
-        keys = pa.array(map(self._content_key, self._inputs(earlier)), pa.string())
-        is_same = pc.equal(keys, earlier["content_key"].combine_chunks())
-        return pc.if_else(is_same, pa.scalar(None, pa.string()), "changed")
+        """Return null for each text whose inputs and annotator are the same, else why not.
+
+        `changed`: the annotator, what is known of an item, or what a pair's text depends on;
+        `reviews`: those that a profile was written from; `drift`: what the reviews say.
+        """
+        inputs = self._inputs(earlier)
+        changes = [
+            None if key is None or key == now else "reviews" if key[:16] == now[:16] else "changed"
+            for key, now in zip(
+                earlier["content_key"].to_pylist(), map(self._content_key, inputs), strict=True
+            )
+        ]
+        rows = [row for row, why in enumerate(changes) if why == "reviews"]
+        if self._drift is not None and rows:
+            found = self._drift.reasons([inputs[row] for row in rows], earlier.take(rows))
+            for row, reason in zip(rows, found, strict=True):
+                changes[row] = reason
+        return pa.array(changes, pa.string())
 
     def _columns(self, row: Input, text: Text) -> dict[str, Any]:
         columns = {name: getattr(row, name) for name in self._format.keys} | asdict(text)
@@ -94,8 +111,15 @@ class TextTask:
         return columns | ({"explanation": ""} if _is_low_rated(row) else {})
 
     def _content_key(self, row: Input) -> str:
-        data = f"{self._settings}\n{row!r}".encode("utf-8", errors="surrogatepass")
-        return hashlib.blake2b(data, digest_size=8).hexdigest()
+        """Return the hashes of what a text depends on: without reviews, and with them."""
+        profile: Any = row
+        rest = row if isinstance(row, PairInput) else replace(profile, reviews=(), num_reviews=0)
+        return "".join(
+            hashlib.blake2b(
+                f"{self._settings}\n{each!r}".encode("utf-8", errors="surrogatepass"), digest_size=8
+            ).hexdigest()
+            for each in (rest, row)
+        )
 
     def _failed(self, rows: pa.Table, failures: Sequence[tuple[int, Failure]]) -> pa.Table:
         numbers = pa.array([number for number, _ in failures], pa.int64())

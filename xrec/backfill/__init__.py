@@ -8,6 +8,14 @@ need neither torch nor Ray.
 """
 
 from xrec.backfill.lookup import read, read_explanations, read_failed
-from xrec.backfill.made_from import last_night, present, resolve
+from xrec.backfill.made_from import last_night, present, refuse_without_inputs, resolve
 
-__all__ = ["last_night", "present", "read", "read_explanations", "read_failed", "resolve"]
+__all__ = [
+    "last_night",
+    "present",
+    "read",
+    "read_explanations",
+    "read_failed",
+    "refuse_without_inputs",
+    "resolve",
+]

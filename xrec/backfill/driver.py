@@ -15,7 +15,6 @@ from xrec.backfill.made_from import made_from
 from xrec.backfill.plan import retry_reasons
 from xrec.backfill.task import LoadExplainer, explain_task, load_task_explainer
 from xrec.bulk import (
-    AGAIN,
     BulkRun,
     Describe,
     DriveOptions,
@@ -30,6 +29,7 @@ from xrec.bulk import (
     spent_of,
     use_of,
     vacuum,
+    written_again,
 )
 from xrec.bulk import has_work as rows_are_left
 from xrec.config import BackfillConfig
@@ -162,11 +162,7 @@ def describe(config: BackfillConfig, run: BulkRun, gate: PublishGate | None) -> 
         return row_counts, {
             "num_chunks": run.record.size.num_chunks,
             "num_carried": round(summary.costs.get("carried", 0)),
-            "written_again": {
-                name.removeprefix(AGAIN): round(count)
-                for name, count in sorted(summary.costs.items())
-                if name.startswith(AGAIN) and count
-            },
+            "written_again": written_again(summary.costs),
             "num_taken_down": run.record.num_taken_down,
             "num_retries": len(run.passes()) - 1,
             "num_deaths": summary.num_deaths,

@@ -13,8 +13,8 @@ from xrec.adapter.pairs import Pair, PairPrompts
 from xrec.backfill.identity import changed_parts, content_key, sentence_key
 from xrec.bulk import FAILED as FAILED_ROW
 from xrec.config import DecodingConfig, TextConfig, placeholder_names
-from xrec.data import Dataset
-from xrec.errors import UnknownIdError
+from xrec.data import Dataset, pair_fraction
+from xrec.errors import Failure, UnknownIdError
 from xrec.generate.explainer import Explainer
 from xrec.generate.text_rules import TextFinisher
 from xrec.llm.prompt import PairTexts, PromptTooLongError
@@ -30,6 +30,9 @@ _UNWRITTEN: dict[str, Any] = {
     "refused": "",
 }
 """Columns of a sentence that no language model wrote."""
+_PLAIN = " plain"
+"""What the shared key of a pair ends with if the language model is not asked for its text."""
+_UNASKED = Failure("abstained", "texts_per_user leaves this pair to a plain sentence")
 _BY_PAIR = [("user_id", "ascending"), ("item_id", "ascending")]
 
 
@@ -47,7 +50,11 @@ class FailedPair:
 
 
 def explain_pairs(
-    explainer: Explainer, pairs: pa.Table, decoding: DecodingConfig, shared_key: str
+    explainer: Explainer,
+    pairs: pa.Table,
+    decoding: DecodingConfig,
+    shared_key: str,
+    texts_per_user: float | None = None,
 ) -> tuple[pa.Table, pa.Table]:
     """Explain `pairs` (schemas PAIRS and GIVEN), and raise the engine's errors.
 
@@ -56,9 +63,20 @@ def explain_pairs(
     """
     rows: list[dict[str, Any]] = []
     known, failed = _look_up(explainer.dataset, explainer.pairs, pairs, decoding.text)
+    unwritten = _unwritten(pairs, texts_per_user)
     accepted: list[_KnownPair] = []
     prompts: list[list[int]] = []
     for one in known:
+        if (one.ids["user_id"], one.ids["item_id"]) in unwritten:
+            key = content_key(explainer, f"{shared_key}{_PLAIN}", one.pair, one.texts)
+            text, failure = explainer.finisher.fallback(one.texts, decoding.text, _UNASKED)
+            if failure is None:
+                evidence = explainer.checker.evidence(text, one.texts)
+                about = {"explanation": text, "content_key": key, "kind": "plain"}
+                rows.append({**one.ids, **_UNWRITTEN, **about, "aspects": [*map(vars, evidence)]})
+            else:
+                failed.append(FailedPair(one.ids, failure.reason, failure.message, key))
+            continue
         try:
             prompts.append(explainer.pairs.prompt(one.pair, one.texts))
             accepted.append(one)
@@ -110,8 +128,24 @@ def say_pairs(
     return generated.sort_by(_BY_PAIR), failed_rows(dataset, failed).sort_by(_BY_PAIR)
 
 
+def _unwritten(pairs: pa.Table, texts_per_user: float | None) -> set[tuple[str, str]]:
+    """Return the pairs whose text the language model does not write."""
+    if texts_per_user is None:
+        return set()
+    columns = (pairs[name].to_pylist() for name in (*PAIRS.names, "rank"))
+    return {
+        (user, item)
+        for user, item, rank in zip(*columns, strict=True)
+        if pair_fraction(user, item, seed=0) >= texts_per_user - ((rank or 1) - 1)
+    }
+
+
 def why_again(
-    explainer: Explainer, earlier: pa.Table, rules: TextConfig, shared_key: str
+    explainer: Explainer,
+    earlier: pa.Table,
+    rules: TextConfig,
+    shared_key: str,
+    texts_per_user: float | None = None,
 ) -> pa.Array:
     """Return why each of the N rows of a table must be generated again, as N strings.
 
@@ -124,6 +158,7 @@ def why_again(
     """
     known, _ = _look_up(explainer.dataset, explainer.pairs, earlier.select(_LOOKED_UP), rules)
     today = {tuple(one.ids.values()): one for one in known}
+    unwritten = _unwritten(earlier, texts_per_user)
     prompt = explainer.pairs.builder.prompt
     shows_evidence = rules.is_backed or bool(
         prompt.people or {*placeholder_names(prompt.aspect)} - {"aspect"}
@@ -135,7 +170,9 @@ def why_again(
             return "unknown"
         if row["status"] == FAILED_ROW and row["reason"] != "abstained":
             return "failed"
-        key = content_key(explainer, shared_key, one.pair, one.texts)
+        is_plain = (row["user_id"], row["item_id"]) in unwritten
+        shared = f"{shared_key}{_PLAIN if is_plain else ''}"
+        key = content_key(explainer, shared, one.pair, one.texts)
         changed = changed_parts(row["content_key"], key) if key != row["content_key"] else ()
         if row["status"] == FAILED_ROW:
             return " + ".join(changed) or None

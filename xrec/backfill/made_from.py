@@ -7,9 +7,17 @@ together. URIs in the workspace start with `workspace:` there, so that a workspa
 import re
 from typing import TypeVar
 
-from xrec.bulk import find_published
-from xrec.config import WORKSPACE, ArtifactName, ExplanationsJobConfig, JobConfig, RecommendConfig
-from xrec.storage import check_artifacts, location_of
+from xrec.bulk import find_published, open_log
+from xrec.config import (
+    WORKSPACE,
+    ArtifactName,
+    ExplanationsJobConfig,
+    JobConfig,
+    RecommendConfig,
+    StorageConfig,
+)
+from xrec.errors import TableError
+from xrec.storage import MANIFEST, check_artifacts, location_of, open_location
 
 _KINDS: tuple[ArtifactName, ...] = (
     *("dataset", "graph", "neighbors", "adapter", "recommendations"),
@@ -43,6 +51,36 @@ def last_night(config: JobConfig) -> tuple[int, dict[str, str]]:
         return 0, {kind: config.artifact(kind) for kind in _KINDS}
     own = {kind: config.artifacts.get(kind) or uris[kind] for kind in _KINDS if kind in uris}
     return int(night[1]), {kind: resolve(config, uri) for kind, uri in own.items()}
+
+
+def refuse_without_inputs(uri: str, version: int, storage: StorageConfig | None = None) -> None:
+    """Raise TableError if an artifact that a version was made from is gone, after `xrec forget`.
+
+    Only artifacts of the kinds that the newest version still has are checked, in the folder that
+    contains the table.
+    """
+    location, workspace = (open_location(part, storage) for part in (uri, uri.rpartition("/")[0]))
+    if (log := open_log(location)) is None or not 0 <= version <= log.version:
+        return
+    made = [
+        {} if shown is None else shown.manifest.metrics.get("made_from", {})
+        for shown in (log.shown(log.version), log.shown(version))
+    ]
+    inside = (
+        {k: u.removeprefix(WORKSPACE) for k, u in side.items() if WORKSPACE in u} for side in made
+    )
+    now, then = (
+        {kind: (workspace / name / MANIFEST).is_file() for kind, name in side.items()}
+        for side in inside
+    )
+    if gone := [made[1][kind] for kind, exists in then.items() if now.get(kind) and not exists]:
+        raise TableError(
+            f"{uri}: version {version} was made from {', '.join(gone)}, which no longer exists; "
+            "choose another version",
+            code="inputs_gone",
+            key=uri,
+            saw=version,
+        )
 
 
 def present(config: ConfigT) -> ConfigT:

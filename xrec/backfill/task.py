@@ -50,7 +50,8 @@ class MakeExplainTask:
         explainer = self.load(self)
         is_endpoint = self.config.writer == "endpoint"
         core = explainer.engine.core if is_endpoint else None
-        return ExplainTask(explainer, self.config.decoding, self.shared_key, core)
+        config = self.config
+        return ExplainTask(explainer, config.decoding, self.shared_key, core, config.texts_per_user)
 
 
 LoadExplainer = Callable[[MakeExplainTask], Explainer]
@@ -89,6 +90,7 @@ class ExplainTask:
     decoding: DecodingConfig
     shared_key: str
     core: EngineCore | None = None
+    texts_per_user: float | None = None
     row_errors: tuple[type[Exception], ...] = _ENGINE_ERRORS
 
     def do(self, rows: pa.Table) -> Outcome:
@@ -97,7 +99,9 @@ class ExplainTask:
         Chunks that are processed at the same time share the engine. A chunk's costs then include
         some of another chunk's, but the totals are right.
         """
-        generated, failed = explain_pairs(self.explainer, rows, self.decoding, self.shared_key)
+        generated, failed = explain_pairs(
+            self.explainer, rows, self.decoding, self.shared_key, self.texts_per_user
+        )
         report = self.explainer.engine.take_report()
         costs = costs_of(generated, report)
         if isinstance(core := self.core, EndpointCore):  # it charges for refused texts too
@@ -112,7 +116,8 @@ class ExplainTask:
         return failed_by(self.explainer.dataset, rows, reason, message)
 
     def why_again(self, earlier: pa.Table) -> pa.Array:
-        return why_again(self.explainer, earlier, self.decoding.text, self.shared_key)
+        rules = self.decoding.text
+        return why_again(self.explainer, earlier, rules, self.shared_key, self.texts_per_user)
 
 
 @dataclass

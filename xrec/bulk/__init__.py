@@ -64,7 +64,7 @@ from xrec.bulk.driver import (
     has_work,
 )
 from xrec.bulk.input import clean_keys, first_of
-from xrec.bulk.log import find_published, open_log, read_published
+from xrec.bulk.log import find_published, newest_entry, open_log, read_published
 from xrec.bulk.progress import Progress, Survey
 from xrec.bulk.publisher import Describe, lacks_lifted, publish
 from xrec.bulk.read import Published, export_run, published
@@ -82,8 +82,9 @@ from xrec.bulk.rows import (
     spent_of,
     use_of,
     used_up,
+    written_again,
 )
-from xrec.bulk.run import Base, BulkRun, Identity, final_rows, now, records
+from xrec.bulk.run import BulkRun, Identity, final_rows, now, records
 from xrec.bulk.status import (
     NOTES,
     Preview,
@@ -102,5 +103,6 @@ from xrec.bulk.upkeep import (
     restart_takedowns,
     rollback,
     take_down,
+    time_of,
     vacuum,
 )

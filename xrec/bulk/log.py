@@ -10,6 +10,7 @@ are accepted as they are.
 import hashlib
 import json
 import logging
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import lru_cache
@@ -49,6 +50,7 @@ FILES = pa.schema(
 )
 """The columns that describe a version's files; files of other programs may have no bounds."""
 LOG = "_delta_log"
+_ENTRY = re.compile(r"\d{20}\.json")
 _HINT = "_last_checkpoint"
 READER_VERSION = 1
 """The Delta protocol's version for readers, without deletion vectors or column mapping."""
@@ -259,6 +261,15 @@ class DeltaLog:
                 yield version, commit
             version -= 1
 
+    def history(self) -> Iterator[Manifest]:
+        """Yield the manifests of the published runs that were not taken back, newest first."""
+        least = self.version
+        for version, commit in self.deciding():
+            if version <= least and commit.kind == "publish" and commit.shown is not None:
+                yield commit.shown.manifest
+            elif version <= least and commit.target is not None:
+                least = commit.target
+
 
 def open_log(location: Location, version: int | None = None) -> DeltaLog | None:
     """Open the log of the table at `location`; return None if there is no table.
@@ -288,6 +299,15 @@ def open_log(location: Location, version: int | None = None) -> DeltaLog | None:
             )
         return DeltaLog(location, delta if version is None else _load(location, version))
     return None  # the log has a folder, but no entry yet
+
+
+def newest_entry(location: Location) -> str:
+    """Return what names the newest version: its log entry with size and ETag or time; "" if none.
+
+    This takes one listing, and reads no entry.
+    """
+    entries = (location / LOG).stamps().items()
+    return " ".join(max((entry for entry in entries if _ENTRY.fullmatch(entry[0])), default=()))
 
 
 def the_log(location: Location, version: int | None = None) -> DeltaLog:

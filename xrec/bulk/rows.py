@@ -229,6 +229,17 @@ def _field(name: str, type_: pa.DataType, comment: str, nullable: bool = True) -
 
 
 Amounts = Mapping[Any, float]
+
+
+def written_again(costs: Amounts) -> dict[str, int]:
+    """Return how many rows were done again instead of carried over, by reason."""
+    return {
+        name.removeprefix(AGAIN): round(count)
+        for name, count in sorted(costs.items())
+        if name.startswith(AGAIN) and count
+    }
+
+
 _PROMPTS = ("prompt_tokens", "num_prompt_tokens")
 _REPLIES = ("reply_tokens", "num_generated_tokens")
 

@@ -17,7 +17,7 @@ from typing import Any, Literal, NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from xrec.bulk.log import DeltaLog, Shown, open_log
+from xrec.bulk.log import DeltaLog, Shown
 from xrec.bulk.plan import Plan, PlanSize, write_plan
 from xrec.bulk.results import ResultFolder
 from xrec.bulk.rows import TAKEN_DOWN, RowFormat, Summary
@@ -82,11 +82,6 @@ class Base(NamedTuple):
     @classmethod
     def of(cls, log: DeltaLog | None) -> "Base":
         return cls() if log is None else cls(log.id, log.version)
-
-    @classmethod
-    def at(cls, output: Location) -> "Base":
-        """Return what is published at `output` now."""
-        return cls.of(open_log(output))
 
 
 class RunRecord(Record):

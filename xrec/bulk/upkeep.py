@@ -234,12 +234,13 @@ def _unfinished(output: Location) -> list[str]:
 
 
 def _delete_old(folder: Location, retention: timedelta) -> None:
-    times = [_time_of(info) for info in folder.details().values() if info["type"] == "file"]
+    times = [time_of(info) for info in folder.details().values() if info["type"] == "file"]
     if times and max(times) < datetime.now(UTC) - retention:
         logger.info("%s: deleting it, because no run needs it", folder)
         folder.delete()
 
 
-def _time_of(info: Mapping[str, Any]) -> datetime:
+def time_of(info: Mapping[str, Any]) -> datetime:
+    """Return when a file was written, from what its store reports (`Location.details`)."""
     written = info.get("LastModified") or info["mtime"]
     return written if isinstance(written, datetime) else datetime.fromtimestamp(written, UTC)

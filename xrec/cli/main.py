@@ -9,6 +9,7 @@ import typer
 from xrec.cli.doctor_command import doctor
 from xrec.cli.init_command import init
 from xrec.cli.job_command import job_command, serve
+from xrec.cli.nights_command import list_, prune
 from xrec.cli.reporting import add_command, new_app
 from xrec.cli.run_command import demo, refresh, run, status
 from xrec.cli.submit_command import submit
@@ -41,6 +42,7 @@ Examples:
 app = new_app(add_completion=True)
 lab = new_app()
 table = new_app()
+nights = new_app()
 
 
 def _print_version(wanted: bool) -> None:
@@ -75,8 +77,16 @@ for section, commands in _SECTIONS.items():
         add_command(app, command, section, passes_on=command is submit)
 for command in TABLE_COMMANDS:
     add_command(table, command)
+for command in (list_, prune):
+    add_command(nights, command)
 add_command(lab, job_command("compare"))
 _TABLE_HELP, _LAB_HELP = "Inspect and repair a published table.", "Compare the method with others."
+app.add_typer(
+    nights,
+    name="nights",
+    help="List and delete a project's nights.",
+    rich_help_panel="Explanations",
+)
 app.add_typer(table, name="table", help=_TABLE_HELP, rich_help_panel="Explanations")
 app.add_typer(lab, name="lab", help=_LAB_HELP, rich_help_panel="Research")
 

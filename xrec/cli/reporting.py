@@ -112,7 +112,7 @@ def add_command(
     """
     text, _, examples = inspect.cleandoc(work.__doc__ or "").partition("\n\nExamples:\n")
     app.command(
-        work.__name__,
+        work.__name__.rstrip("_"),
         cls=_Command,
         help=text.replace("\n\nIn:", "\n\n\b\nIn:"),  # \b: keep the lines as they are
         epilog=f"\b\nExamples:\n{examples}",

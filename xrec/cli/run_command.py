@@ -68,6 +68,12 @@ def refresh(
     train: Annotated[
         bool, typer.Option("--train", help="Train the models further; all texts change.")
     ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print what it would do and cost; change nothing.")
+    ] = False,
+    metrics_to: Annotated[
+        str | None, typer.Option("--metrics", metavar="FILE", help="Metrics for Prometheus.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Update a project from new raw files.
@@ -81,12 +87,17 @@ def refresh(
 
     Examples:
       xrec refresh shop/xrec.yaml
-      xrec refresh shop/xrec.yaml --train
+      xrec refresh shop/xrec.yaml --train --dry-run
     """
     configs = _chosen(config_path, overrides)
     from xrec.jobs import pipeline
 
-    manifest = pipeline.refresh(configs, train=train, source=config_path, tell=to_stderr)
+    if dry_run:
+        typer.echo("\n".join(pipeline.look_ahead(configs, train=train)))
+        return
+    manifest = pipeline.refresh(
+        configs, train=train, source=config_path, metrics_to=metrics_to, tell=to_stderr
+    )
     typer.echo(summary(manifest, configs["backfill"].artifact("explanations"), as_json=as_json))
 
 

@@ -81,6 +81,8 @@ def rollback(
 ) -> None:
     """Publish an earlier version again.
 
+    Refuses a version whose artifacts no longer exist, as after xrec forget.
+
     In:   URI of the table, and a version from xrec table history
     Out:  the number of the new version
 
@@ -88,8 +90,10 @@ def rollback(
       xrec table history s3://my-bucket/run-7
       xrec table rollback s3://my-bucket/run-7 --version 12
     """
+    from xrec.backfill import refuse_without_inputs
     from xrec.bulk import rollback as roll_back
 
+    refuse_without_inputs(uri.rstrip("/"), version, _storage(storage_keys))
     made = roll_back(uri, version, _storage(storage_keys))
     typer.echo(f"{uri}: version {made} has the rows of version {version}")
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from xrec.cli.printing import summary, to_stderr
-from xrec.cli.reporting import AsJson, ConfigPath, Overrides
+from xrec.cli.reporting import FAILED, AsJson, ConfigPath, Overrides
 from xrec.errors import ConfigError, StorageNotFoundError
 
 if TYPE_CHECKING:
@@ -106,25 +106,38 @@ def forget(
     is_later: Annotated[
         bool, typer.Option("--later", help="Hide the rows now; the next call does the rest.")
     ] = False,
+    allow_unknown: Annotated[
+        bool, typer.Option("--allow-unknown", help="Accept IDs that are nowhere.")
+    ] = False,
+    is_check: Annotated[
+        bool, typer.Option("--check", help="Show where forgotten people remain.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Remove people from a project.
 
-    Hides their rows at once, remakes what was made from their data, and deletes the rest. Run the
-    same command again to continue; without IDs it continues with everyone who was named before.
+    Hides their rows at once, waits for running jobs, remakes what was made from their data, and
+    deletes the rest. Run the same command again to continue; without IDs it continues with everyone
+    who was named before. --check deletes nothing, and exits with 1 if somebody remains.
 
     In:   CONFIG and user IDs
-    Out:  as JSON: what was removed, when earlier versions are deleted, and what is left to do
+    Out:  as JSON, also in <workspace>/forgotten/reports: what was removed, when earlier versions
+          are deleted, and what is left to do; with --check, where people remain and until when
 
     Examples:
       xrec forget shop/xrec.yaml --users leaving.txt
-      xrec forget shop/xrec.yaml --user 17 --retention 0
+      xrec forget shop/xrec.yaml --check
     """
     from xrec.config import read_project
     from xrec.jobs.pipeline import chosen_configs, refresh
+    from xrec.nights import check_forgotten
     from xrec.nights import forget as forget_people
 
     project = read_project(config_path, overrides or [])
+    if is_check:
+        found = check_forgotten(project, timedelta(hours=retention))
+        typer.echo(json.dumps(found, indent=None if as_json else 2))
+        raise typer.Exit(0 if found["is_clean"] else FAILED)
     storage = next((each.storage for each in project.configs(project.jobs).values()), None)
     user_ids = [*(_read_ids(users, storage) if users else ()), *(user or ())]
     report = forget_people(
@@ -138,6 +151,8 @@ def forget(
         ),
         retention=timedelta(hours=retention),
         later=is_later,
+        allow_unknown=allow_unknown,
+        tell=to_stderr,
     )
     typer.echo(json.dumps(report, indent=None if as_json else 2))
 

@@ -74,6 +74,11 @@ class LanguageModelAnnotator(Config):
     """Number of parts into which the reviews of each user or item are split. For each part, another
     profile is written without it, so that no training prompt shows a profile made from the pair's
     own review. With 0, training prompts show such profiles."""
+    drift: float = Field(0.2, ge=0, le=1)
+    """How far the share of reviews that mention an aspect may move before a profile from
+    `carry_from` is written again, for example from 0.3 to 0.5. It is written again in any case if a
+    review that it was written from is gone or has changed. With 0, any new review counts; with
+    folds 0, too."""
 
 
 class VocabularyConfig(Config):

@@ -197,6 +197,10 @@ class BackfillConfig(BulkConfig, ExplanationsJobConfig):
         RecommendedPairs(kind="recommendations")
     )
     """The pairs to explain."""
+    texts_per_user: float | None = Field(None, ge=0)
+    """Number of each user's pairs whose text the language model writes, from the best rank on; with
+    0.4, the first pair of two in five users, drawn by a hash. The others get the plain sentence of
+    their evidence, or abstain. Pairs without a rank count as the best. If null, it writes all."""
     carry_from: Literal["published"] | Uri | None = "published"
     """Where to take unchanged explanations from: published (what this output has published, and its
     unpublished runs since, unless their gate refused their texts), the URI of another output, or
@@ -205,9 +209,10 @@ class BackfillConfig(BulkConfig, ExplanationsJobConfig):
     """Limits that a run must meet to be published, by figure (docs/night.md). Limits that are not
     given keep their defaults; a limit of null is off. Without a gate (null), every finished run is
     published."""
-    vacuum_hours: float | None = Field(None, ge=1)
+    vacuum_hours: float | None = Field(168, ge=1)
     """After publishing, files that no version of the last vacuum_hours hours needs are deleted
-    (Delta's VACUUM); 168 is usual. If null, no files are deleted."""
+    (Delta's VACUUM), and after a night the folders of nights that none of these versions was made
+    from. If null, nothing is deleted."""
 
     @property
     def num_processes(self) -> int:

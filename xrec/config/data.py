@@ -194,8 +194,9 @@ class PrepareConfig(SourceJobConfig):
     ]
     """Where the data is."""
     extends: Uri | None = None
-    """URI of an earlier dataset of the same catalog: its users and items keep their index, new ones
-    are appended, and removed ones leave a gap. If null, all are numbered from 0."""
+    """URI of an earlier dataset of the same catalog: its users and items keep their index, removed
+    ones leave a gap, and new ones fill old gaps or are appended. If null, all are numbered from 0.
+    """
     splits: SplitShares = SplitShares()
     """How the explained pairs are split."""
     aspects_from: Literal["profiles"] | None = None

@@ -62,7 +62,7 @@ CHANGES_NOTHING: Mapping[type[Config], str] = {
     EligibleItems: "items users",
     RecommendConfig: "unnamed categories keeps",
     AnnotateConfig: "carry_from",
-    LanguageModelAnnotator: "prompts",
+    LanguageModelAnnotator: "prompts drift",
     # Training: processes, memory, checkpoints, and trackers.
     TrainingJobConfig: "tracker",
     Workers: "max_failures",
@@ -84,7 +84,10 @@ CHANGES_NOTHING: Mapping[type[Config], str] = {
 """
 
 CHOOSES_ROWS = frozenset(
-    ("pairs", "source", "min_rating", "rating_range", "core", "split", "vocabulary", "stage")
+    (
+        *("pairs", "texts_per_user", "source", "min_rating", "rating_range", "core", "split"),
+        *("vocabulary", "stage"),
+    )
 )
 """Settings of a bulk run that choose its rows, or what a row is made from.
 

@@ -72,7 +72,7 @@ from xrec.data.sources import (
     find_table_files,
     read_tables,
 )
-from xrec.data.splits import drawn_explanations, drawn_pairs, split_pairs
+from xrec.data.splits import drawn_explanations, drawn_pairs, pair_fraction, split_pairs
 from xrec.data.staging import Staging
 
 __all__ = [
@@ -118,6 +118,7 @@ __all__ = [
     "is_release",
     "joined_rows",
     "open_dataset",
+    "pair_fraction",
     "pair_keys",
     "parse_description",
     "parse_id",

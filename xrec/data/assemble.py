@@ -3,7 +3,8 @@
 IDs become indices, in the order of the IDs, and each pair gets a split. The result does not depend
 on the order or number of files: if several rows have the same ID or pair, their content decides
 which one is kept. If the dataset extends an earlier one, the earlier IDs keep their index, and new
-IDs follow in order. The index of an ID that is gone is never reused and stays a hole.
+IDs follow in order. The index of an ID that is gone becomes a hole. It is kept for this ID while
+the next `NUM_KEPT` datasets are made, unless the person was forgotten; then new IDs fill it.
 
 A pair whose explanation is held out must not be a training edge of the graph, because the graph
 vectors would then contain the answer. In the public release about 80% of the test pairs are
@@ -21,6 +22,7 @@ from xrec.data.dataset import KEPT, Dataset
 from xrec.data.rows import SPLITS
 from xrec.data.staging import Staging
 from xrec.errors import DataError
+from xrec.schemas import ITEM_HOLES, USER_HOLES
 from xrec.storage import FORGOTTEN
 
 _INDEXED = """
@@ -76,6 +78,9 @@ TABLES: Mapping[str, str] = {
     "explanations": "FROM explanations",
 }
 """The tables that every dataset has, as queries of the staging tables after `assemble`."""
+NUM_KEPT = 30
+"""For how many later datasets a hole is kept for the ID that is gone."""
+HOLES = {"users": USER_HOLES, "items": ITEM_HOLES}
 _OF_IDS = {"users": ("profile",), "items": ("title", "profile")}  # the columns of text
 
 
@@ -95,6 +100,7 @@ def assemble(staging: Staging, earlier: Dataset | None = None) -> Assembled:
     DataError if the source contains none of its users, or none of its items.
     """
     orders, changes = dict[str, pa.RecordBatchReader](), dict[str, dict[str, int]]()
+    holes = dict[str, pa.Table]()
     for table, texts in _OF_IDS.items():
         key, index, order = (f"{table[:-1]}_{end}" for end in ("id", "index", "order"))
         _rank_ids(staging, table, key, texts)
@@ -103,7 +109,11 @@ def assemble(staging: Staging, earlier: Dataset | None = None) -> Assembled:
             staging.sql(f"CREATE TABLE {table} AS {kept} ORDER BY {key}")
             continue
         staging.database.register("earlier", getattr(earlier, table))
-        _number_after(staging, table, key, texts)
+        kept = getattr(earlier, f"{table[:-1]}_holes")
+        kept = HOLES[table].empty_table() if kept is None else kept
+        staging.database.register("kept", staging.forgotten.without(kept))
+        _number_after(staging, table, key, index, texts)
+        holes |= _holes(staging, table, key, index)
         changes[table] = _changes(staging, table, key, texts)
         is_same = changes[table]["new"] == changes[table]["removed"] == 0
         if not is_same or getattr(earlier, order) is not None:
@@ -126,7 +136,7 @@ def assemble(staging: Staging, earlier: Dataset | None = None) -> Assembled:
         **({} if earlier is None else {CHANGES: changes, KEPT: _kept(staging, earlier, changes)}),
     }
     tables = {name: staging.reader(query) for name, query in TABLES.items()}
-    return Assembled({**tables, **orders, **_of_pairs(staging)}, metrics)
+    return Assembled({**tables, **orders, **holes, **_of_pairs(staging)}, metrics)
 
 
 def _rank(staging: Staging, table: str, rows: str, reason: str) -> None:
@@ -178,31 +188,62 @@ def _rank_pairs(staging: Staging, table: str, text: str | None = None) -> None:
     _rank(staging, table, _INDEXED.format(table=table, how="LEFT JOIN"), reason)
 
 
-def _number_after(staging: Staging, table: str, key: str, texts: tuple[str, ...]) -> None:
-    """Create the table of users or items, numbered by row, from `ranked` and `earlier`.
+def _number_after(
+    staging: Staging, table: str, key: str, index: str, texts: tuple[str, ...]
+) -> None:
+    """Create the table of users or items, numbered by row, from `ranked`, `earlier` and `kept`.
 
-    The rows of the earlier table come first, as holes if the source does not have their ID; the
-    others follow in the order of their IDs.
+    IDs of the earlier table keep their index, and so do those that come back while it is kept. New
+    IDs take the holes that the earlier table had and that are not kept, and then follow, both in
+    the order of the IDs.
     """
-    known = ", ".join(f"coalesce(ranked.{name}, '') AS {name}" for name in (key, *texts))
-    new = ", ".join((key, *texts))
+    new, now = ", ".join((key, *texts)), ", ".join(f"ranked.{name}" for name in (key, *texts))
+    whole = ", ".join(f"coalesce({name}, '') AS {name}" for name in (key, *texts))
     staging.sql(f"""
-        CREATE TABLE {table} AS SELECT {new} FROM (
-            SELECT 0 AS part, earlier.{table[:-1]}_index AS place, {known}
-            FROM earlier LEFT JOIN ranked ON ranked.{key} = earlier.{key} AND reason IS NULL
-            UNION ALL BY NAME
-            SELECT 1 AS part, row_number() OVER (ORDER BY {key}) AS place, {new}
-            FROM ranked ANTI JOIN earlier USING ({key}) WHERE reason IS NULL
-        ) ORDER BY part, place""")
+        CREATE TABLE {table} AS
+        WITH known AS (
+            SELECT {key}, {index} AS place FROM earlier WHERE {key} <> ''
+            UNION ALL SELECT {key}, {index} FROM kept
+        ), free AS (
+            SELECT {index} AS place, row_number() OVER (ORDER BY {index}) AS number
+            FROM earlier WHERE {key} = '' AND {index} NOT IN (SELECT {index} FROM kept)
+        ), fresh AS (
+            SELECT {new}, row_number() OVER (ORDER BY {key}) AS number
+            FROM ranked ANTI JOIN known USING ({key}) WHERE reason IS NULL
+        ), placed AS (
+            SELECT place, {now} FROM known JOIN ranked USING ({key}) WHERE reason IS NULL
+            UNION ALL SELECT
+                coalesce(place, (SELECT count(*) FROM earlier) + number
+                    - (SELECT count(*) FROM free) - 1), {new}
+            FROM fresh LEFT JOIN free USING (number)
+        )
+        SELECT {whole} FROM (
+            SELECT {index} AS place FROM earlier UNION SELECT place FROM placed
+        ) LEFT JOIN placed USING (place) ORDER BY place""")
+
+
+def _holes(staging: Staging, table: str, key: str, index: str) -> dict[str, pa.Table]:
+    """Return the table of the IDs for which a hole is kept, unless it is empty."""
+    rows = staging.table(f"""
+        SELECT {key}, {index}::INT AS {index}, num_datasets::INT AS num_datasets FROM (
+            SELECT {key}, {index}, 1 AS num_datasets FROM earlier WHERE {key} <> ''
+            UNION ALL SELECT {key}, {index}, num_datasets + 1 FROM kept
+            WHERE num_datasets < {NUM_KEPT}
+        ) AS known SEMI JOIN (SELECT rowid AS place FROM {table} WHERE {key} = '') AS hole
+            ON known.{index} = hole.place
+        ORDER BY {index}""")
+    rows = staging.forgotten.without(rows)
+    return {f"{table[:-1]}_holes": rows.cast(HOLES[table])} if rows.num_rows else {}
 
 
 def _changes(staging: Staging, table: str, key: str, texts: tuple[str, ...]) -> dict[str, int]:
     """Return how many users or items are new, are removed, or have other texts than before."""
     differs = " OR ".join(f"now.{text} <> before.{text}" for text in texts)
     is_removed = f"now.{key} = '' AND before.{key} <> ''"
+    is_new = f"now.{key} <> '' AND coalesce(before.{key}, '') = ''"
     ((num_kept, *counts),) = staging.sql(f"""
         SELECT count(*) FILTER (now.{key} = before.{key} AND now.{key} <> ''),
-            count(*) FILTER (before.{key} IS NULL), count(*) FILTER ({is_removed}),
+            count(*) FILTER ({is_new}), count(*) FILTER ({is_removed}),
             count(*) FILTER (now.{key} = before.{key} AND ({differs}))
         FROM {table} AS now LEFT JOIN earlier AS before ON now.rowid = before.{table[:-1]}_index""")
     if not num_kept:

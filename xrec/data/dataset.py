@@ -61,7 +61,8 @@ class Dataset:
     `low_rated_user_aspects` by user.
 
     Rows are in the order of their IDs, unless `user_order` and `item_order` list the indices in
-    that order. Only in that case can there be holes; U and I include them.
+    that order. Only in that case can there be holes; U and I include them. `user_holes` and
+    `item_holes` have the IDs for which a hole is kept.
 
     `on_disk` is `interactions` as read from the manifest's file; its edges can be cached on this
     node.
@@ -83,6 +84,8 @@ class Dataset:
     low_rated_user_aspects: pa.Table | None = None
     user_order: pa.Table | None = None
     item_order: pa.Table | None = None
+    user_holes: pa.Table | None = None
+    item_holes: pa.Table | None = None
     on_disk: pa.Table | None = None
 
     @property
@@ -278,7 +281,7 @@ def write_dataset(
 ) -> Manifest:
     """Write the artifact, with its manifest last, and return the manifest.
 
-    The fingerprint depends only on the content of the tables.
+    The fingerprint depends only on the content of the tables, but not on the IDs of holes.
 
     tables: users, items, interactions, explanations, and any of the optional tables of
         `Dataset`.
@@ -298,7 +301,9 @@ def write_dataset(
         config=config,
         inputs=inputs,
         files=files,
-        fingerprint=fingerprint_of({name: files[f"{name}.parquet"] for name in tables}),
+        fingerprint=fingerprint_of(
+            {name: files[f"{name}.parquet"] for name in tables if not name.endswith("_holes")}
+        ),
         row_counts={
             name: read_footer(location / f"{name}.parquet").num_rows for name in all_tables
         },

@@ -94,7 +94,7 @@ def read_release(staging: Staging, files: Files) -> None:
     """
     for name, each in files.items():
         names: dict[str, tuple[str, ...]] = {"user_id": ("uid",), "item_id": ("iid",)}
-        table, columns, read = "described", _PROFILES, stream_rows
+        table, columns = "described", _PROFILES
         if name in _SPLIT_FILES:
             table, split = "interactions", _SPLIT_FILES[name]
             names = {"user_id": ("user",), "item_id": ("item",), "split": ()}
@@ -102,8 +102,10 @@ def read_release(staging: Staging, files: Files) -> None:
         elif name != _PROFILE_FILE:
             own = _PICKLES.get(name) if "trn.pkl" in files else None
             names["split"], columns = (), {**_IDS, **_TEXTS, "split": partial(_given, own)}
-            read = _stream_pickle if name in _PICKLES else stream_rows
-        staging.read(table, each, partial(read, columns=columns, names=names))
+        stream = partial(stream_rows, columns=columns, names=names)
+        if name in _PICKLES:
+            stream = partial(_stream_pickle, columns=columns, names=names)
+        staging.read(table, each, stream)
     staging.fill(
         "explanations",
         """SELECT user_id, item_id, explanation, split, file, line
@@ -144,7 +146,7 @@ def _read_pickle(source: IO[bytes]) -> object:
     """Return the object in a pickle, which may only consist of `_TABLE_CLASSES`."""
     from pandas.compat.pickle_compat import Unpickler  # reads the tables of older versions too
 
-    class TableUnpickler(Unpickler):
+    class TableUnpickler(Unpickler):  # type: ignore[misc]
         def find_class(self, module: str, name: str) -> object:
             if name not in _TABLE_CLASSES.get(module, "").split():
                 raise pickle.UnpicklingError(f"it has {module}.{name}")

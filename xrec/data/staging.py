@@ -48,7 +48,7 @@ class Staging:
         forgotten: Forgotten = Forgotten(),  # noqa: B008  it is frozen
     ):
         self.num_rows, self.num_forgotten = Counter[str](), Counter[str]()
-        self._forgotten = forgotten
+        self.forgotten = forgotten
         self.hashes: dict[str, str] = {}
         self._tables: set[str] = set()
         self._folder = TemporaryDirectory(prefix="xrec-prepare-")
@@ -178,12 +178,12 @@ class Staging:
         self._tables.add(table)
         for part in parts:
             self.num_rows[counted] += part.num_rows
-            rows = self._forgotten.without(part.table)
+            rows = self.forgotten.without(part.table)
             if num_forgotten := part.table.num_rows - rows.num_rows:
                 self.num_forgotten[f"{table}: {FORGOTTEN}"] += num_forgotten
             self._insert(f"raw.{table}", rows, number)
             if part.findings:
-                shown = rejected_table(self._forgotten.without_texts(part.findings))
+                shown = rejected_table(self.forgotten.without_texts(part.findings))
                 self._insert("findings", shown.drop_columns("file"), number)
 
     def _insert(self, table: str, rows: pa.Table, file: int) -> None:

@@ -1,4 +1,4 @@
-"""All of `xrec init`: read, guess, count, choose settings for a run of half an hour, write."""
+"""All of `xrec init`: read, guess, count, choose settings for a run of 15 minutes, write."""
 
 import math
 import os
@@ -20,9 +20,11 @@ from xrec.storage import check_access, open_location
 
 PROJECT_FILE = "xrec.yaml"
 _GOOD_SHARE = 0.75  # of the rating scale: four stars of 1 to 5
-# Measured with SmolLM2-135M on one core, in bfloat16: see docs/log.
+# Measured with SmolLM2-135M on one core, in bfloat16: see docs/log. With these, `xrec run` takes a
+# quarter of an hour for thousands of users.
 _TRAINED_PAIRS_PER_CORE_MINUTE, _ADAPTER_MINUTES = 180, 4
-_TEXTS_PER_CORE_MINUTE, _TEXTS_MINUTES, _MOST_ITEMS = 240, 15, 10
+_TEXTS_PER_CORE_MINUTE, _TEXTS_MINUTES = 240, 5
+_ROWS_PER_CORE, _MOST_ITEMS = 3600, 10  # of the table; a plain sentence takes milliseconds
 
 
 @dataclass(frozen=True)
@@ -134,6 +136,7 @@ def init_project(
     text = _template().render(
         reviews=guess.reviews is not None,
         release=guess.is_release,
+        aspects=guess.reviews is not None or "aspects" in guess.files,
         rating_range=scale,
         min_rating=min_rating,
         split=split,
@@ -174,8 +177,13 @@ def choose_settings(survey: Survey, machine: Machine) -> dict[str, Any]:
     steps = _between(4, math.ceil(survey.num_train_interactions / 1024), 64)
     pairs_in_time = _TRAINED_PAIRS_PER_CORE_MINUTE * _ADAPTER_MINUTES * machine.num_cpus
     most_steps = max(1, pairs_in_time // global_batch)
-    texts_in_time = _TEXTS_PER_CORE_MINUTE * _TEXTS_MINUTES * machine.num_cpus
     k = min(_MOST_ITEMS, max(1, survey.num_items // 4))
+    texts_per_user = None
+    if not has_gpu and survey.can_train_adapter:
+        k = _between(1, _ROWS_PER_CORE * machine.num_cpus // survey.num_users, k)
+        texts_in_time = _TEXTS_PER_CORE_MINUTE * _TEXTS_MINUTES * machine.num_cpus
+        if texts_in_time < k * survey.num_users:
+            texts_per_user = f"{texts_in_time / survey.num_users:.2g}"
     share = survey.max_rejected_share
     return {
         "trains": survey.can_train_adapter,
@@ -196,9 +204,8 @@ def choose_settings(survey: Survey, machine: Machine) -> dict[str, Any]:
         "max_explanation_tokens": _between(48, survey.explanation_tokens, 256),
         # None keeps the default; otherwise a little more than the share found.
         "max_rejected_share": None if share <= 0.01 else math.ceil(share * 105) / 100,
-        "k": k
-        if has_gpu or not survey.can_train_adapter
-        else _between(1, texts_in_time // survey.num_users, k),
+        "k": k,
+        "texts_per_user": texts_per_user,
         "max_pairs": 2000 if has_gpu else 200,
     }
 

@@ -60,7 +60,10 @@ def help_of(name: str) -> str:
 def run_job(name: str, config: Any) -> "Manifest | None":
     """Run a job, if what it reads can be read (`check_readable`)."""
     check_readable(config)
-    return job_named(name).run(config)
+    from xrec.storage import at_work, open_location
+
+    with at_work(open_location(config.workspace, config.storage)):
+        return job_named(name).run(config)
 
 
 def check_readable(config: Any) -> None:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import replace
+from datetime import timedelta
 
 from xrec import nights
 from xrec.config import JobConfig, Project, RayJobConfig
@@ -18,6 +19,8 @@ from xrec.jobs.output import TABLES, Found, Output
 from xrec.storage import (
     CHECKPOINTS,
     Manifest,
+    at_work,
+    open_location,
     refuse_driver,
 )
 
@@ -117,29 +120,44 @@ def refresh(
     train: bool = False,
     reread: bool = False,
     source: str = "",
+    metrics_to: str | None = None,
     tell: Callable[[str], None],
 ) -> Manifest:
     """Remake what changed since the explanations were published, publish it, and report its cost.
 
     The new artifacts go to <workspace>/nights/N; see `plan_night` for `train` and `reread`. The
     budget and the prices of the backfill apply to all jobs. The costs of the jobs are in nights/N,
-    and the total is the metric `night` of the manifest, or of the error.
+    and the total is the metric `night` of the manifest, or of the error. The metrics for Prometheus
+    go to the file `metrics_to`.
 
     Raises BudgetError if the budget is used up, and what `plan_night` and the jobs raise.
     """
     night = nights.plan_night(configs, _state, train=train, reread=reread)
     night.begin()
     tell(night.title)
-    costs = nights.NightCosts(night)
+    costs, first = nights.NightCosts(night), next(iter(night.jobs.values()))
     try:
-        manifest = run(night.jobs, redo=True, source=source, costs=costs, tell=tell)
+        with at_work(open_location(first.workspace, first.storage)):
+            manifest = run(night.jobs, redo=True, source=source, costs=costs, tell=tell)
     except XRecError as error:
         costs.end(error.metrics)
         outcome = f"{type(error).__name__}, exit code {error.exit_code}"
         error.metrics = costs.report(error.metrics, outcome, tell)
+        if metrics_to:
+            nights.write_metrics(metrics_to, costs.spend, error.metrics, error.exit_code)
         raise
+    if (hours := costs.spend.vacuum_hours) is not None:
+        nights.prune_nights(costs.spend, timedelta(hours=hours))
     metrics = costs.report(manifest.metrics, f"published as version {manifest.version}", tell)
+    if metrics_to:
+        nights.write_metrics(metrics_to, costs.spend, metrics, 0)
     return manifest.model_copy(update={"metrics": metrics})
+
+
+def look_ahead(configs: Mapping[str, JobConfig], *, train: bool) -> list[str]:
+    """Return lines on what `refresh` would do and cost; nothing is written."""
+    night = nights.plan_night(configs, _state, train=train)
+    return list(nights.forecast(night, configs))
 
 
 def _state(name: str, config: JobConfig, *, ignoring: Sequence[str] = ()) -> str:

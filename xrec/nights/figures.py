@@ -35,7 +35,9 @@ def text_shares(rows: Rows) -> Values:
     texts = list(rows.values())
     [(_, num_commonest)] = Counter(row["explanation"] for row in texts).most_common(1) or [("", 0)]
     return {
-        "plain": _share(row["kind"] == "plain" for row in texts),
+        "plain": _share(  # of those that a language model was asked for
+            row["kind"] == "plain" for row in texts if row["kind"] == "written" or row["refused"]
+        ),
         "refused": _share(row["refused"] != "" for row in texts),
         "unsupported": _share(row["refused"] == "unsupported" for row in texts),
         "named": _share(

@@ -11,16 +11,15 @@ keep their absolute bounds. docs/night.md describes what each figure detects.
 """
 
 import json
-from collections.abc import Iterator, Mapping
 from itertools import islice
-from math import inf, isnan, nan
+from math import isnan, nan
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from xrec.backfill import resolve
 from xrec.backfill.plan import VERDICT
-from xrec.bulk import BulkRun, Published, Survey
+from xrec.bulk import BulkRun, Survey
 from xrec.config import BackfillConfig, RecommendedPairs
 from xrec.data import read_dataset
 from xrec.errors import ArtifactMismatchError, ArtifactNotFoundError, GateError
@@ -31,7 +30,6 @@ from xrec.storage import (
     find_manifest,
     fingerprint_of,
     location_of,
-    manifest_of,
     open_location,
 )
 
@@ -174,8 +172,6 @@ def judge(config: BackfillConfig, run: BulkRun, sample: Sample) -> list[GateFigu
         **text_shares(sample.new),
         **drift(sample.new, sample.old, is_alike=sample.is_alike),
     }
-    if config.writer == "sentences":  # every text is plain
-        values["plain"] = None
     if config.writer != "adapter":  # no vector is read
         bounds["own_vector"] = None
     slow = {"recall": _recall, "own_profile": _own_profile, "own_vector": _own_vector}
@@ -184,7 +180,9 @@ def judge(config: BackfillConfig, run: BulkRun, sample: Sample) -> list[GateFigu
     was_trained = _was_trained(config, sample)
     if was_trained and bounds.get("pairs") is not None:
         bounds["pairs"] = bounds.get("pairs_trained")
-    history = list(islice(_verdicts(sample.table), _NUM_NIGHTS))
+    manifests = () if sample.table is None else sample.table.log.history()
+    verdicts = (manifest.metrics.get("gate", {}) for manifest in manifests)
+    history = list(islice((v for v in verdicts if "figures" in v), _NUM_NIGHTS))
     figures = []
     for name, value in values.items():
         figure = GateFigure(name, value, bounds.get(name))
@@ -200,22 +198,9 @@ def judge(config: BackfillConfig, run: BulkRun, sample: Sample) -> list[GateFigu
 
 
 def num_items_of(config: BackfillConfig) -> int:
-    """Return the number of items in the config's dataset."""
-    return manifest_of(config, "dataset").row_counts["items"]
-
-
-def _verdicts(table: Published | None) -> Iterator[Mapping[str, Any]]:
-    """Yield the verdicts of the published versions that were not rolled back, newest first."""
-    least: float = inf
-    for version, commit in () if table is None else table.log.deciding():
-        if version > least:
-            continue
-        if commit.target is not None:
-            least = commit.target
-        if commit.kind == "publish" and commit.shown is not None:
-            verdict = commit.shown.manifest.metrics.get("gate", {})
-            if "figures" in verdict:
-                yield verdict
+    """Return the number of items in the config's dataset, without those that are gone."""
+    dataset = read_dataset(location_of(config, "dataset"))
+    return dataset.num_items - len(dataset.lost_items)
 
 
 def _was_trained(config: BackfillConfig, sample: Sample) -> bool:

@@ -10,7 +10,7 @@ from xrec.backfill import last_night, present
 from xrec.config import JobConfig, PretrainGraphConfig
 from xrec.data import EXTENDS
 from xrec.errors import ArtifactNotFoundError, ConfigError
-from xrec.storage import Kind, Location, location_of
+from xrec.storage import Kind, Location, location_of, open_location, read_manifest
 
 _TRAINED: Mapping[str, Kind] = {"train-adapter": "adapter"}
 """Jobs that a night only runs if it trains."""
@@ -92,7 +92,9 @@ def plan_night(
         night = _next_night(configs, uris, existing, trains)
         if trains >= train and not _is_of_others(night, state):
             return night
-    return _next_night(configs, uris, max([number, *later]) + 1, train)
+    night = _next_night(configs, uris, max([number, *later]) + 1, train)
+    read_manifest(open_location(uris["dataset"], configs["prepare"].storage), "dataset")
+    return night
 
 
 def _is_of_others(night: Night, state: JobState) -> bool:

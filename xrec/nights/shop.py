@@ -41,8 +41,8 @@ def kept_shares(run: BulkRun, chunks: Sequence[int], rows: pa.Table, table: Publ
     values: Values = dict.fromkeys(("rows", "users", "items", "pairs"))
     if num_before < LEAST_ROWS:
         return values
-    values["rows"] = run.record.num_rows / num_before
-    if values["rows"] < _LEAST_SHARE:
+    values["rows"] = share = run.record.num_rows / num_before
+    if share < _LEAST_SHARE:
         return values
     before = _published_pairs(run, chunks, table)
     now = set(zip(*(rows[name].to_pylist() for name in PAIRS.names), strict=True))

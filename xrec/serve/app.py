@@ -23,7 +23,7 @@ from starlette.types import ASGIApp
 
 from xrec.backfill import present
 from xrec.backfill.lookup import Explained
-from xrec.bulk import Base
+from xrec.bulk import newest_entry
 from xrec.config import ServeConfig, is_loopback
 from xrec.errors import ConfigError, ModelError, XRecError
 from xrec.processes import gpus_each
@@ -72,7 +72,7 @@ class Frontend:
     def __init__(self, config: ServeConfig, generator: DeploymentHandle):
         self._config, self._generator, self._metrics = config, generator, Metrics()
         self._chosen = config
-        self._seen: tuple[ServeConfig, Base] | None = None  # the choice and version last looked at
+        self._seen: tuple[ServeConfig, str] | None = None  # the choice and version last looked at
         self._wanted, self._uses_wanted = (config, ""), False
         self._current: ReadThrough | None = None
         self._next: ReadThrough | None = None  # replaces the current one once all models are loaded
@@ -124,7 +124,7 @@ class Frontend:
 
     async def _follow(self) -> None:
         """Use the chosen artifacts; for those not named, the ones of the newest version."""
-        newest = await asyncio.to_thread(Base.at, location_of(self._chosen, "explanations"))
+        newest = await asyncio.to_thread(newest_entry, location_of(self._chosen, "explanations"))
         if self._seen != (seen := (self._chosen, newest)):
             config = await asyncio.to_thread(present, self._chosen)
             self._wanted = config, await asyncio.to_thread(models_of, config)

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Mapping
 
 from xrec.backfill.identity import model_of
 from xrec.backfill.lookup import ExplanationLookup, open_lookup
-from xrec.bulk import Base, read_takedowns
+from xrec.bulk import newest_entry, read_takedowns
 from xrec.config import ArtifactName, ServeConfig, identity_of
 from xrec.errors import ArtifactNotFoundError, ConfigError, XRecError
 from xrec.generate.loading import model_fingerprint_of
@@ -126,8 +126,8 @@ class PublishedTexts:
                 logger.warning("cannot read the footers of the backfill yet: %s", error)
         return lookup
 
-    def _newest(self) -> Base:
-        return Base.at(location_of(self._config, "explanations"))
+    def _newest(self) -> str:
+        return newest_entry(location_of(self._config, "explanations"))
 
 
 def settle() -> None:

@@ -26,7 +26,17 @@ from xrec.storage.artifact import (
 )
 from xrec.storage.cache import ByteCache
 from xrec.storage.forgotten import FORGOTTEN, Forgotten, open_list, put_on_list, read_forgotten
-from xrec.storage.lease import DRIVER, Beat, Lease, only_driver, refuse_driver, this_process
+from xrec.storage.lease import (
+    AT_WORK,
+    DRIVER,
+    Beat,
+    Lease,
+    at_work,
+    only_driver,
+    refuse_driver,
+    this_process,
+    wait_for_jobs,
+)
 from xrec.storage.local import LocalLocation
 from xrec.storage.location import Location
 from xrec.storage.manifest import (

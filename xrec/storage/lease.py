@@ -9,6 +9,8 @@ import os
 import re
 import socket
 import threading
+import time
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
@@ -21,6 +23,8 @@ from xrec.storage.manifest import Record
 
 DRIVER = "driver.json"
 """The file with the lease of the driver that is working on the folder."""
+AT_WORK = "_at_work"
+"""The folder in a workspace with a lease for each job that is running."""
 TERM = timedelta(seconds=60)
 _RENEWALS = 4  # per term
 _PROCESS = re.compile(r"(?P<host>.+), process (?P<pid>\d+) \((?P<machine>\w+)-(?P<started>\d+)\)")
@@ -123,6 +127,54 @@ def only_driver(
         beat.end()
         if not is_whole:
             file.delete()
+
+
+@contextmanager
+def at_work(workspace: Location, *, term: timedelta = TERM) -> Iterator[None]:
+    """Show during the `with` block that a job of the workspace is running; several may be.
+
+    Nothing is shown in a workspace that does not exist yet, where nobody was forgotten.
+    """
+    if not workspace.exists():
+        yield
+        return
+    file = workspace / AT_WORK / f"{uuid.uuid4().hex}.json"
+
+    def sign() -> None:
+        with suppress(StorageError):  # the next one may succeed
+            expires_at = datetime.now(UTC) + term
+            file.write_bytes(Lease(holder=this_process(), expires_at=expires_at).to_bytes())
+
+    sign()
+    beat = Beat(sign, term.total_seconds() / _RENEWALS)
+    beat.begin()
+    try:
+        yield
+    finally:
+        beat.end()
+        with suppress(StorageError):  # it expires
+            file.delete()
+
+
+def wait_for_jobs(
+    workspace: Location, tell: Callable[[str], None], wait: Callable[[float], None] = time.sleep
+) -> None:
+    """Wait until the jobs of the workspace that are running now have ended, or have died."""
+    folder, told = workspace / AT_WORK, set[str]()
+    waiting_for = {*folder.sizes()}
+    while waiting_for:
+        for name in sorted(waiting_for):
+            lease = Lease()
+            with suppress(StorageNotFoundError):
+                lease = Lease.read(folder / name)
+            if not lease.is_alive():
+                waiting_for.remove(name)
+                (folder / name).delete()
+            elif lease.holder not in told:
+                told.add(lease.holder)
+                tell(f"waiting for {lease.holder}, which is running a job of {workspace}")
+        if waiting_for:
+            wait(2.0)
 
 
 def refuse_driver(folder: Location, *, but: str = "") -> None:

@@ -149,6 +149,10 @@ class Location(ABC):
             if self.fs.exists(self.path):
                 self.fs.rm(self.path, recursive=True)
 
+    def kept_after_deletion(self) -> str:
+        """Return what the store keeps of deleted files."""
+        return "nothing, apart from copies that you make"
+
     def delete_all_but(self, name: str) -> None:
         """Delete all files below this folder except `name`; empty folders may remain."""
         others = [(self / other).path for other in self.files() if other != name]

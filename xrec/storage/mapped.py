@@ -1,13 +1,16 @@
 """Files that the processes of a node share: one process makes each file, and all of them map it.
 
 They are in `node_folder()` and may be deleted at any time to free space. A file's name determines
-its content, which never changes. Mapped pages are in memory once per node.
+its content, which never changes. Mapped pages are in memory once per node. Whoever makes a file
+deletes those that nobody opened for `UNUSED_DAYS`; processes that still map them keep them.
 """
 
 import logging
 import os
 import shutil
+import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -31,6 +34,7 @@ Arrays = dict[str, npt.NDArray[Any]]
 Allocate = Callable[[str, tuple[int, ...], npt.DTypeLike], npt.NDArray[Any]]
 """A function of a name, a shape and a dtype that returns an array of zeros, to be filled later."""
 
+UNUSED_DAYS = 7
 _REMEDY = "make the artifact again"
 
 
@@ -68,8 +72,11 @@ def mapped(name: str, make: Callable[[Path], object], open_file: Callable[[Path]
     """
     path = node_folder() / "mapped" / name
     try:
+        if not path.exists():
+            _delete_unused(path.parent)
         made_once(path, make)
         try:
+            os.utime(path)
             return open_file(path)
         except (ValueError, OSError) as error:
             logger.warning("%s is damaged (%s); making it again", path, error)
@@ -184,6 +191,14 @@ def _decode(download_to: Callable[[Path], None], path: Path) -> None:
 
 def _open_arrow(path: Path) -> pa.Table:
     return pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+
+
+def _delete_unused(folder: Path) -> None:
+    """Delete the files that nobody opened for `UNUSED_DAYS`."""
+    for path in folder.glob("*"):
+        with suppress(FileNotFoundError):  # another process deleted it
+            if path.suffix != ".lock" and path.stat().st_mtime < time.time() - UNUSED_DAYS * 86_400:
+                _delete(path)
 
 
 def _delete(path: Path) -> None:

@@ -5,11 +5,13 @@ A file is created with a PUT request that has `If-None-Match: *`.
 
 import errno
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import pyarrow.fs
 import s3fs
+from botocore.exceptions import ClientError
 
 from xrec.config import StorageConfig
 from xrec.errors import StorageError
@@ -50,6 +52,22 @@ class S3Location(Location):
     def write_file(self, path: str) -> None:
         with storage_errors(self.uri):
             self.fs.put_file(path, self.path)
+
+    def kept_after_deletion(self) -> str:
+        """Return what the bucket keeps of deleted objects, by its versioning and lifecycle."""
+        bucket, unknown = self.path.partition("/")[0], "not known: the store does not say"
+        try:
+            status = self.fs.call_s3("get_bucket_versioning", Bucket=bucket).get("Status")
+        except (OSError, ClientError, NotImplementedError):
+            return unknown
+        if status != "Enabled":
+            return "nothing, because the bucket has no versioning"
+        with suppress(OSError, ClientError):
+            found = self.fs.call_s3("get_bucket_lifecycle_configuration", Bucket=bucket)
+            rules = [rule.get("NoncurrentVersionExpiration") for rule in found.get("Rules", [])]
+            if days := [rule["NoncurrentDays"] for rule in rules if rule]:
+                return f"versions, for up to {max(days)} days after a deletion"
+        return "all versions, for ever, because no lifecycle rule expires noncurrent ones"
 
     def create_bytes(self, data: bytes) -> bool:
         with storage_errors(self.uri):

@@ -29,7 +29,6 @@ from xrec.generate.engine import (
     failed,
 )
 from xrec.storage import Location
-from xrec.text.endpoint import Endpoint
 from xrec.text.messages import Message, Reply
 from xrec.text.replies import without_thoughts
 from xrec.text.reply_store import ReplyStore
@@ -107,6 +106,8 @@ class EndpointCore:
         replies: ReplyStore | None = None,
         batches: Location | None = None,
     ):
+        from xrec.text.endpoint import Endpoint  # other engines do not need openai
+
         self.report, self.max_rows, self.replies = EngineReport(), config.concurrency, replies
         self._tokenizer, self._endpoint = tokenizer, Endpoint(config, key, batches)
         self._num_requests = 0

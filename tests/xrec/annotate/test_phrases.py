@@ -1,4 +1,4 @@
-"""The annotator of phrases: mentions in a sentence, the lexicon, texts, aspects of profiles."""
+"""The phrases annotator: mentions in a sentence, the lexicon, texts, aspects of profiles."""
 
 import re
 from pathlib import Path
@@ -8,12 +8,11 @@ import pyarrow as pa
 import pytest
 
 from tests.errors import raises
-from tests.world.here import map_here
 from tests.xrec.annotate.conftest import item_row, pair_row
 from xrec.annotate.annotator import Annotator, ItemText, PairText, Review, ReviewedItem, UserInput
 from xrec.annotate.phrases import phrases_spec
 from xrec.annotate.phrases.annotator import OTHER_LANGUAGE
-from xrec.annotate.phrases.lexicon import read_lexicon
+from xrec.annotate.phrases.lexicon import Lexicon, read_lexicon
 from xrec.annotate.phrases.mentions import Mention
 from xrec.annotate.phrases.profiles import find_aspects
 from xrec.annotate.phrases.reader import Reader
@@ -43,8 +42,8 @@ def _mentions(text: str) -> dict[str, Mention]:
         ("The screen is not great.", "screen", "", "negative"),
         ("The dialogue is too funny.", "dialogue", "", "negative"),
         ("It couldn't have a better sound.", "sound", "good", "positive"),
-        # What is richer than another is rich; but a higher price and what is almost perfect are not
-        # praise. A dial that is easy to read is praised, but it is not an easy dial.
+        # A richer sound is rich, but a higher price and an almost perfect fit are not praise.
+        # A dial that is easy to read is praised, but it is not an easy dial.
         ("It has a much richer sound.", "sound", "rich", "positive"),
         ("It has a higher price.", "price", "", "neutral"),
         ("The dial is easy to read.", "dial", "", "positive"),
@@ -55,13 +54,13 @@ def _mentions(text: str) -> dict[str, Mention]:
         ("I wish it had a warm tone.", "tone", "", "negative"),
         ("If you want great quality, look elsewhere.", "quality", "", "neutral"),
         ("Does it have a good battery?", "battery", "", "neutral"),
-        # Neither is what is not bad, good enough, hard to get, or what an item is made for.
+        # Neither is "not bad", "good enough", "hard to get", or what an item is made for.
         ("The price is not bad.", "price", "", "neutral"),
         ("The neck is good enough.", "neck", "", "neutral"),
         ("It is hard to get clean tones from it.", "tone", "", "neutral"),
         ("It is soft enough to protect the finish.", "finish", "", "neutral"),
         ("It is worth its weight in gold.", "weight", "", "neutral"),
-        # Something near the item is not its own.
+        # What is near the item does not belong to it.
         ("It is close to some great restaurants.", "restaurant", "", "neutral"),
         # Verbs and adjectives that imply a noun.
         ("It sounds great.", "sound", "great", "positive"),
@@ -80,18 +79,22 @@ def test_mention_has_the_opinion_of_its_sentence(text, name, opinion, sentiment)
 
 
 @pytest.mark.parametrize(
-    "text",
+    ("text", "name", "is_mentioned"),
     [
-        "Streak-free windows.",
-        "The sound is better than the streak.",
-        "It arrived in fine streak.",  # as "in fine shape"
+        ("Streak-free windows.", "streak", False),
+        ("The sound is better than the streak.", "streak", False),
+        ("It arrived in fine streak.", "streak", False),  # as "in fine shape"
+        ("This is a portable amp.", "portability", True),
+        ("Nice portable amp.", "portability", True),
+        ("I love this portable amp.", "portability", True),
+        ("I use the cable with a portable amp.", "portability", False),
     ],
 )
-def test_what_is_absent_or_of_another_item_is_not_mentioned(text):
-    assert "streak" not in _mentions(text)
+def test_what_is_absent_or_of_another_item_is_not_mentioned(text, name, is_mentioned):
+    assert (name in _mentions(text)) == is_mentioned
 
 
-def test_mention_knows_whose_it_is_and_what_the_text_calls_its_item():
+def test_mention_has_the_role_that_it_plays_in_the_text():
     assert "pointed" in _mentions("This film moved me.")["film"].roles
     assert "topic" in _mentions("I love this light.")["light"].roles
     assert "topic" not in _mentions("I bought it at this price.")["price"].roles
@@ -103,20 +106,7 @@ def test_mention_knows_whose_it_is_and_what_the_text_calls_its_item():
     assert "part" not in _mentions("I play in a room.")["room"].roles
 
 
-@pytest.mark.parametrize(
-    ("text", "is_said"),
-    [
-        ("This is a portable amp.", True),
-        ("Nice portable amp.", True),
-        ("I love this portable amp.", True),
-        ("I use the cable with a portable amp.", False),
-    ],
-)
-def test_adjective_before_another_thing_tells_nothing_of_the_item(text, is_said):
-    assert ("portability" in _mentions(text)) == is_said
-
-
-def test_mention_may_be_called_by_its_last_words():
+def test_mention_has_its_last_words_as_names_too():
     found = _mentions("A soft leather guitar strap.")["leather guitar strap"]
     assert found.names == ("leather guitar strap", "guitar strap", "strap")
     assert found.described == "soft leather guitar strap"
@@ -132,29 +122,26 @@ _TEXTS = (
 )
 
 
-def _learned(folder: Path, vocabulary: VocabularyConfig | None = None) -> Annotator:
+def _learned(folder: Path, **vocabulary: Any) -> tuple[Annotator, Lexicon]:
     rows = [
         {"user_id": "u", "item_id": f"i{number}", "review": text, "summary": "", "split": "train"}
         for number, text in enumerate(_TEXTS * 5)
     ]
-    words = vocabulary or VocabularyConfig()
-    config = PhrasesAnnotator(kind="phrases")
-    spec = phrases_spec(config, words.model_copy(update={"min_reviews": 3}))
+    words = VocabularyConfig(min_reviews=3, **vocabulary)
+    spec = phrases_spec(PhrasesAnnotator(kind="phrases"), words)
     output = open_location(str(folder))
-    with pytest.MonkeyPatch.context() as patch:  # no Ray
-        patch.setattr("xrec.processes.map_in_processes", map_here)
-        spec.learn(pa.Table.from_pylist(rows, schema=REVIEWS), output)
-    return spec.make(output, 0)
+    spec.learn(pa.Table.from_pylist(rows, schema=REVIEWS), output)
+    return spec.make(output, 0), read_lexicon(output)
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("learned")
+def learned(tmp_path_factory, actor_here):
+    return _learned(tmp_path_factory.mktemp("learned"))
 
 
-@pytest.fixture(scope="module")
-def annotator(folder):
-    return _learned(folder)
+@pytest.fixture
+def annotator(learned):
+    return learned[0]
 
 
 def _item(annotator: Annotator, *texts: str, **more: str) -> Any:
@@ -167,16 +154,15 @@ def _pair(annotator: Annotator, text: str, item: ItemText | None = None) -> Any:
     return found
 
 
-@pytest.mark.usefixtures("annotator")
-def test_learned_aspects_are_judged_parts_and_no_names_of_the_item(folder):
-    lexicon = read_lexicon(open_location(str(folder)))
+def test_learned_aspects_are_judged_parts_and_not_names_of_the_item(learned):
+    _, lexicon = learned
     assert set(lexicon.aspects) == {"tone", "display", "switch", "durability"}
     assert lexicon.items == {"pedal": ("this pedal", 1.0)}
 
 
-def test_own_words_are_added_and_dropped(tmp_path):
-    _learned(tmp_path, VocabularyConfig(add=("great room",), synonyms={"switches": None}))
-    lexicon = read_lexicon(open_location(str(tmp_path)))
+@pytest.mark.usefixtures("actor_here")
+def test_vocabulary_adds_and_drops_words(tmp_path):
+    _, lexicon = _learned(tmp_path, add=("great room",), synonyms={"switches": None})
     assert set(lexicon.aspects) == {"great room", "tone", "display", "durability"}
 
 
@@ -189,13 +175,14 @@ def test_own_words_are_added_and_dropped(tmp_path):
                 "I have the pedal by Dunlop, great tone.",
                 "My pedal is broken, and the display is bad. Awful display.",
             ],
-            *(("great tone", "warm tone"), "display"),
+            ("great tone", "warm tone"),
+            "display",
         ),
         (["I found this site helpful. It is durable.", "Works great."], ("durability",), "site"),
         (["The tone is warm.", *["It came on Monday."] * 20], ("",), "tone"),  # few praise it
     ],
 )
-def test_item_without_title_is_called_what_all_items_are(annotator, texts, said, unsaid):
+def test_item_without_a_title_is_called_what_reviews_call_all_items(annotator, texts, said, unsaid):
     text = _item(annotator, *texts)
     assert (text.title, text.title_is_made) == ("this pedal", True)
     assert any(phrase in text.profile for phrase in said)
@@ -209,7 +196,7 @@ def test_item_with_title_and_details_keeps_both(annotator):
     assert "warm tone" in text.profile
 
 
-def test_user_profile_names_what_they_praise_and_have(annotator):
+def test_user_profile_names_what_they_praise_and_items_they_enjoyed(annotator):
     items = [ItemText("this pedal", "", title_is_made=True), ItemText("Fuzz One", "")]
     texts = ["A warm tone.", "The tone is great. It is durable."]
     reviewed = tuple(
@@ -235,7 +222,7 @@ def test_user_profile_names_what_they_praise_and_have(annotator):
         ("The display is bad. But the display is great.", {"display": "positive"}, "great display"),
     ],
 )
-def test_pair_names_what_its_review_praises_alone(annotator, text, sentiments, explained):
+def test_pair_names_only_what_its_review_praises(annotator, text, sentiments, explained):
     found = _pair(annotator, text, ItemText("Fuzz One", ""))
     assert {each.aspect: each.sentiment for each in found.aspects} == sentiments
     assert explained in found.explanation
@@ -245,13 +232,13 @@ def test_pair_names_what_its_review_praises_alone(annotator, text, sentiments, e
     assert ("Fuzz One" in found.explanation) == bool(explained)
 
 
-def test_pair_whose_title_says_it_already_is_praised_for_something_else(annotator):
+def test_pair_explanation_does_not_repeat_the_title(annotator):
     text = _pair(annotator, "A great switch and a warm tone.", ItemText("Foot Switch", "", True))
     assert [each.opinion for each in text.aspects] == ["great", "warm"]
     assert ("warm tone" in text.explanation, "great switch" in text.explanation) == (True, False)
 
 
-def test_review_of_nothing_known_or_in_another_language_gives_no_reason(annotator):
+def test_review_without_aspects_or_in_another_language_gives_no_reason(annotator):
     assert _item(annotator, "Bought on Monday.").profile == ""
     german = "Der tone von diesem Pedal ist sehr gut und ich habe lange danach gesucht."
     written = annotator.write([pair_row("Bought on Monday."), pair_row(german)])
@@ -290,7 +277,7 @@ def _named(profiles: list[str], texts: list[str], max_share: float = 1.0) -> lis
     ]
 
 
-def test_find_aspects_gives_each_item_the_longest_names_that_enough_profiles_have():
+def test_find_aspects_gives_each_item_the_longest_names_that_enough_profiles_share():
     of_profiles, _ = _named(PROFILES, [])
     assert of_profiles == [
         ["handmade pasta"],
@@ -304,7 +291,7 @@ def test_find_aspects_gives_each_item_the_longest_names_that_enough_profiles_hav
     assert of_profiles[2:4] == [["outdoor seating"], ["outdoor seating"]]
 
 
-def test_find_aspects_of_explanations_are_the_parts_too_and_make_no_vocabulary():
+def test_find_aspects_of_explanations_adds_no_names_and_counts_parts():
     texts = [
         "You would enjoy its handmade pasta and tea.",
         "Despite the pasta, it has tea.",
@@ -326,13 +313,13 @@ def test_find_aspects_of_explanations_are_the_parts_too_and_make_no_vocabulary()
         ("He would like Green Parrot Bistro for Starbucks coffee.", []),
     ],
 )
-def test_aspects_are_what_a_profile_praises(profile, aspects):
+def test_find_aspects_finds_what_a_profile_praises(profile, aspects):
     others = ["Coffee lovers would enjoy it.", "It has sushi, books and ocean views."]
     profiles = [profile] * 3 + others * 3
     assert _named(profiles, [])[0][0] == aspects
 
 
-def test_adjective_that_goes_with_any_noun_is_no_part_of_an_aspect():
+def test_find_aspects_drops_adjectives_that_go_with_any_noun():
     nouns = ["soup", "tea", "pasta", "cake", "salad", "bread", "pizza", "curry", "stew", "rice"]
     profiles = [f"It has great {noun}." for noun in nouns * 4] + ["It has soup."] * 2
     profiles += ["It has smoky soup.", "It has smoky soup."]
@@ -341,6 +328,6 @@ def test_adjective_that_goes_with_any_noun_is_no_part_of_an_aspect():
     assert not any("great" in aspect for aspect in found.aspects)
 
 
-def test_find_aspects_without_any_says_what_was_seen():
+def test_find_aspects_raises_if_there_are_none():
     with raises(DataError, "no_aspects", "aspects_from", 3):
         find_aspects(["Fans of pasta.", "Fans of beer."], [])

@@ -1,13 +1,14 @@
 """A small catalog with a random graph, adapter and language model, for backfills."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import pytest
 
 from tests.world.models import save_toy_model
 from tests.world.town import make_dataset, pair_rows
 from tests.world.workspace import make_adapter, save_random_graph
-from tests.xrec.backfill.runs import Runs, changed
+from tests.xrec.backfill.runs import Runs
 from xrec.adapter.pairs import PairPrompts
 from xrec.config import EngineConfig
 from xrec.errors import Failure
@@ -81,6 +82,6 @@ def scripted(explainer):
 
     def make(*texts: str | None) -> Explainer:
         engine = ScriptedEngine(explainer.pairs, texts)
-        return changed(explainer, engine=engine, model_fingerprint="f" * 16)
+        return replace(explainer, engine=engine, model_fingerprint="f" * 16)
 
     return make

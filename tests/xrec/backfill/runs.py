@@ -1,4 +1,4 @@
-"""Backfills as the job does them, without its checks and its cluster, by engines without a model.
+"""Backfills as their job does them, without its cluster, and with engines without a model.
 
 The rows are read by deltalake and pyarrow, without code of xrec.
 """
@@ -27,22 +27,17 @@ from xrec.schemas import GIVEN, PAIRS
 from xrec.storage import Location, open_location, parquet_bytes
 
 DECODING = {"max_new_tokens": 4, "text": {"max_words": None, "refuses_repetition": False}}
-"""A toy model writes no sentences, so its texts are not checked."""
+"""Texts of a toy model, which are no sentences, are not checked."""
 OTHER_DECODING = {**DECODING, "max_new_tokens": 5}
-
-
-def changed(explainer: Explainer, **parts: Any) -> Explainer:
-    """The explainer with other parts, by the names of its attributes."""
-    return replace(explainer, **parts)
 
 
 @dataclass(frozen=True)
 class Toy:
-    """A function for `load` of MakeExplainTask: a real explainer with an `EchoEngine`.
+    """Loads, for a MakeExplainTask, a real explainer with an `EchoEngine`.
 
-    A pair of `broken` raises an error; a pair of `mute` gets an empty text until the file `healed`
-    is in the folder. Each call of the engine writes its pairs to a file in the folder's `calls`. A
-    text is `says` and the ids of its pair.
+    A pair in `broken` raises an error; a pair in `mute` gets an empty text until the file `healed`
+    exists in the folder. Each call of the engine adds its pairs to the folder's `calls`. A text is
+    `says` and the IDs of its pair.
     """
 
     folder: str
@@ -52,18 +47,18 @@ class Toy:
 
     def __call__(self, made: MakeExplainTask) -> Explainer:
         real = load_task_explainer(made)
-        return changed(real, engine=EchoEngine(real, self))
+        return replace(real, engine=EchoEngine(real, self))
 
 
 class EchoEngine:
-    """Writes the ids of the prompt's user and item."""
+    """Writes the IDs of the prompt's user and item."""
 
     def __init__(self, real: Explainer, toy: Toy):
         self._builder, self._dataset = real.pairs.builder, real.dataset
         self._toy = toy
 
     def complete(self, requests: Requests, again: Again) -> Iterator[Completion]:
-        """Yield one completion a prompt, beginning with the last prompt."""
+        """Yield one completion per prompt, the last one first."""
         names = [self._name(prompt) for prompt, _ in requests]
         calls = Path(self._toy.folder) / "calls"
         calls.mkdir(exist_ok=True)
@@ -83,7 +78,7 @@ class EchoEngine:
         return EngineReport()
 
     def _name(self, prompt: Sequence[int]) -> str:
-        """Return the ids by the prompt's collaborative tokens."""
+        """Return the IDs of the prompt's collaborative tokens."""
         vocabulary = self._builder.vocabulary
         user, item = sorted(
             token - vocabulary.num_text_tokens
@@ -96,16 +91,16 @@ class EchoEngine:
 
 @dataclass(frozen=True)
 class Runs:
-    """Makes configs and runs of pairs, which are texts such as "u0 i1".
+    """Makes configs and runs of pairs such as "u0 i1".
 
-    folder: of the outputs, and of what toy engines are told and write.
+    folder: of the outputs and of the files of toy engines.
     """
 
     workspace: Path
     folder: Path
 
     def config(self, *pairs: str, **values: Any) -> BackfillConfig:
-        """A config of these pairs, or of the test split; the values replace the defaults."""
+        """Return a config of these pairs, or of the test split, with some values changed."""
         defaults = {
             "workspace": str(self.workspace),
             "explanations": str(self.folder / "explanations"),
@@ -124,7 +119,7 @@ class Runs:
         return open_backfill(self.config(*pairs, **values))
 
     def run(self, *pairs: str, toy: LoadExplainer | None = None, **values: Any) -> Any:
-        """Do a whole run by a toy engine; returns the manifest, or None if the limit ended it."""
+        """Do a whole run with a toy engine; return the manifest, or None if the limit ended it."""
         config = self.config(*pairs, **values)
         run = open_backfill(config)
         return run_backfill(config, run, toy or self.toy(), make_gate(config, run))
@@ -136,7 +131,7 @@ class Runs:
         (self.folder / "healed").touch()
 
     def calls(self) -> list[str]:
-        """The pairs that toy engines of all processes were called with since the last call."""
+        """Return the pairs that toy engines in all processes got since the last call."""
         files = list((self.folder / "calls").glob("*"))
         found = [line for file in files for line in file.read_text("utf-8").splitlines()]
         for file in files:
@@ -145,12 +140,12 @@ class Runs:
 
     @property
     def output(self) -> Location:
-        """Where the runs are written, if their values do not say otherwise."""
+        """The default output."""
         return output_of(self.config())
 
 
 def never(made: MakeExplainTask) -> Explainer:
-    """A function for `toy` where no actor may be started."""
+    """Stand in for `toy` where no actor may start."""
     raise AssertionError(f"an actor was started for {made.config.artifact('dataset')}")
 
 
@@ -160,7 +155,7 @@ def pairs_table(*pairs: str) -> pa.Table:
 
 
 def with_pairs(config: BackfillConfig, pairs: pa.Table) -> BackfillConfig:
-    """The config with a table of these pairs, which is written beside the output."""
+    """Write the pairs to a table beside the output; return the config that reads it."""
     location = open_location(f"{config.artifact('explanations')}-pairs.parquet", config.storage)
     data = parquet_bytes(pairs, pairs.schema)
     if not location.is_file() or location.read_bytes() != data:
@@ -175,9 +170,9 @@ def output_of(config: BackfillConfig) -> Location:
 def published_rows(
     output: Location, failed: bool = False, version: int | None = None
 ) -> list[dict[str, Any]]:
-    """The explanations, or the failed rows, of a version of the table, the newest by default.
+    """Return the explanations, or the failed rows, of a version, by default the newest.
 
-    They are sorted by user and item, and columns of the other status are left out.
+    They are sorted by user and item, without columns that are null.
     """
     table = deltalake.DeltaTable(
         output.uri, version=version, storage_options=output.delta_options()
@@ -189,5 +184,5 @@ def published_rows(
 
 
 def pairs_of(rows: list[dict[str, Any]]) -> list[str]:
-    """Each row's pair as the text "USER ITEM"."""
+    """Return each row's pair as the text "USER ITEM"."""
     return [f"{row['user_id']} {row['item_id']}" for row in rows]

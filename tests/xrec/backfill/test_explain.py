@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 import torch
 
-from tests.xrec.backfill.runs import OTHER_DECODING, changed, pairs_of, pairs_table
+from tests.xrec.backfill.runs import OTHER_DECODING, pairs_of, pairs_table
 from xrec.adapter.pairs import Pair, PairPrompts
 from xrec.backfill.explain import explain_pairs, why_again
 from xrec.backfill.identity import (
@@ -125,19 +125,43 @@ def _with_text(explainer: Explainer, table: str, column: str, row: int) -> Expla
     place = rows.schema.get_field_index(column)
     others = {table: rows.set_column(place, rows.schema.field(place), [texts])}
     dataset = replace(explainer.dataset, **others)
-    return changed(explainer, pairs=PairPrompts(dataset, explainer.pairs.builder))
+    return replace(explainer, pairs=PairPrompts(dataset, explainer.pairs.builder))
 
 
 def _with_vector(explainer: Explainer, side: str, row: int) -> Explainer:
     vectors = getattr(explainer.graph, side).clone()
     vectors[row, 0] += 1e-6
     assert not torch.equal(vectors, getattr(explainer.graph, side))
-    return changed(explainer, graph=replace(explainer.graph, **{side: vectors}))
+    return replace(explainer, graph=replace(explainer.graph, **{side: vectors}))
 
 
 def key_of(explainer: Explainer, shared: str, user: int, item: int, **texts: Any) -> str:
     pair = Pair(user, item)
     return content_key(explainer, shared, pair, replace(explainer.pairs.texts(pair), **texts))
+
+
+def test_texts_per_user_leaves_the_others_to_plain_sentences_by_rank_and_hash(scripted):
+    explainer = scripted(*["A garden."] * 30)
+    ids = [f"u{user} i{item}" for user in range(10) for item in range(3)]
+    ranks = pa.array([1, 2, 3] * 10, pa.int32())
+    pairs = pairs_table(*ids)
+    pairs = pairs.set_column(pairs.schema.get_field_index("rank"), "rank", ranks)
+    decoding = DecodingConfig(text={"fallback": "plain"})
+    generated, failed = explain_pairs(explainer, pairs, decoding, "0123", 1.4)
+    written = {
+        tuple(row["item_id"] for row in generated.to_pylist() if row["user_id"] == f"u{user}")
+        for user in range(10)
+    }
+    assert written == {("i0",), ("i0", "i1")}
+    assert {row["reason"] for row in failed.to_pylist()} == {"abstained"}  # no evidence here
+    assert generated.num_rows + failed.num_rows == 30
+    rows = generated.append_column("status", pa.repeat("ok", generated.num_rows))
+    rows = rows.append_column("reason", pa.nulls(rows.num_rows, pa.string()))
+    places = [ids.index(f"{row['user_id']} {row['item_id']}") for row in generated.to_pylist()]
+    rows = rows.set_column(rows.schema.get_field_index("rank"), "rank", ranks.take(places))
+    for share, num_again in ((1.4, 0), (None, 0), (1, generated.num_rows - 10)):
+        again = why_again(explainer, rows, decoding.text, "0123", share)
+        assert len(again) - again.null_count == num_again
 
 
 def test_content_key_depends_only_on_the_texts_and_vectors_of_the_pair(explainer):
@@ -188,7 +212,7 @@ def test_text_is_kept_when_only_evidence_that_it_does_not_show_changed(explainer
     def why(rules=RULES, aspect="{aspect}", **values):
         shown = copy(explainer.pairs.builder)
         shown.prompt = prompt.model_copy(update={"aspect": aspect})
-        showing = changed(explainer, pairs=PairPrompts(dataset, shown))
+        showing = replace(explainer, pairs=PairPrompts(dataset, shown))
         row = {**ids, "status": "failed" if "reason" in values else "ok", "reason": None}
         row |= {"content_key": other, "explanation": "A good place to read.", "kind": "written"}
         row |= {"aspects": (), **dict.fromkeys(SUPPORT.names), **values}
@@ -212,7 +236,7 @@ def test_text_is_kept_when_only_evidence_that_it_does_not_show_changed(explainer
         user_aspects=pa.table(counts),
     )
     prompts = PairPrompts(blamed, explainer.pairs.builder)
-    showing = changed(explainer, pairs=prompts, checker=Checker(["garden"]))
+    showing = replace(explainer, pairs=prompts, checker=Checker(["garden"]))
     row = {**ids, "status": "ok", "reason": None, "content_key": key, "kind": "written"}
     row |= {"explanation": GARDEN, "aspects": (), **dict.fromkeys(SUPPORT.names)}
     for is_on in (True, False):  # a text that praises what its user complains of now

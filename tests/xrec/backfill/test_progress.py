@@ -1,4 +1,4 @@
-"""What a driver of a backfill shows: the line of progress, the metrics, the size of a chunk."""
+"""What a backfill's driver reports: progress and metrics; the size of chunks; the preview."""
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -25,14 +25,14 @@ BEFORE = Progress(
 )
 
 
-def test_line_of_progress_has_what_is_left_and_the_rate_of_this_driver():
+def test_progress_line_has_what_is_left_and_the_rate_of_this_driver():
     line = progress_line(BEFORE, 28, NOW)
     assert line == "6 explained, 2 failed, 20 left; 0.5 pairs/s, 40 s to go"
     unknown = BEFORE.model_copy(update={"working_since": None})
     assert progress_line(unknown, 28, NOW) == "6 explained, 2 failed, 20 left"
 
 
-def test_metrics_count_what_was_done_since_the_driver_started(monkeypatch):
+def test_metrics_count_the_work_since_the_driver_started(monkeypatch):
     counted: dict[tuple[str, str], float] = {}
 
     def count(self: Any, value: float, tags: dict[str, str] | None = None) -> None:
@@ -74,12 +74,12 @@ ENDPOINT = {"engine": {"kind": "endpoint", "model": "m", "concurrency": 4}}
         (0, 1, {}),
         (100, 13, {}),  # four chunks for each of two actors
         (100_000, 1024, {}),
-        (100, 25, ENDPOINT),  # one process, whatever `actors` says
-        (100_000, 32, ENDPOINT),  # eight rounds of requests, as their replies may be lost
+        (100, 25, ENDPOINT),  # always one process
+        (100_000, 32, ENDPOINT),  # eight rounds of requests, whose replies a kill loses
         (100_000, 7, {"rows_per_chunk": 7}),
     ],
 )
-def test_chunk_is_small_enough_for_all_actors_and_for_what_a_kill_loses(
+def test_chunks_are_small_enough_to_occupy_all_actors_and_to_lose_little(
     runs: Runs, num_pairs, size, values
 ):
     config = runs.config(**{"rows_per_chunk": None, **values})
@@ -87,7 +87,7 @@ def test_chunk_is_small_enough_for_all_actors_and_for_what_a_kill_loses(
     assert request.rows_per_chunk(num_pairs) == size
 
 
-def test_preview_says_what_is_left_and_what_it_costs():
+def test_preview_shows_what_is_left_and_its_costs():
     new = Preview(100, 4, {"id": 2}, None, None, None)
     assert preview_lines(new, 2) == [
         "100 pairs in 4 chunks",

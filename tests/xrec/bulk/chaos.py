@@ -1,7 +1,7 @@
-"""Processes that work on one table, blows at them at random, and a reader of all of its versions.
+"""Processes that work on one table, random blows to them, and a reader of all of its versions.
 
-Each row says of which run and plan it is, and each attempt makes another text. A command that ends
-with an XRecError has the exit code `REFUSED`, and its log ends with its code and message.
+Each row records its run and plan, and each attempt makes another text. A command that ends with an
+XRecError has the exit code `REFUSED`, and its log ends with the error's code and message.
 """
 
 import json
@@ -12,7 +12,6 @@ import random
 import signal
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, replace
@@ -43,15 +42,15 @@ ITEMS = ("a", "odd-1", "b", "dull-2", "c")
 FORMAT = replace(toy_run.FORMAT, keys=("user_id", "item_id"))  # only a user_id can be forgotten
 REFUSED, INTERRUPTED = 3, 130
 KEY = b"k" * 32
-WORKER = "DoWork"  # is in the name of a process of Ray that does chunks
+WORKER = "DoWork"  # part of the name of a process on Ray that does chunks
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What all commands of a test have in common.
+    """The settings that all commands of a test share.
 
-    folder: where they log. address: of a Ray cluster; None for a pool in the process.
-    max_actors: of a pool on Ray.
+    folder: of their logs. address: of a Ray cluster; None for a pool in each process. max_actors:
+    of a pool on Ray.
     """
 
     place: Place
@@ -63,7 +62,7 @@ class Setting:
     max_actors: int = 2
 
     def num_users_of(self, run: str) -> int:
-        """The run `main` has all users, each other one half of them."""
+        """Return how many users a run has: all in `main`, half of them in others."""
         return self.num_users if run == "main" else self.num_users // 2
 
     def rows(self, run: str) -> list[tuple[str, str]]:
@@ -71,12 +70,12 @@ class Setting:
         return sorted((f"u-{number}", item) for number in users for item in ITEMS)
 
     def note(self, what: str, rows: Sequence[Mapping[str, str]]) -> None:
-        """Say which rows, by some of their keys, a command takes down, has taken down or lifts."""
+        """Note rows, by some of their keys, that a command takes down, has taken down or lifts."""
         with (self.folder / what).open("a") as file:
             file.write("".join(f"{json.dumps(row)}\n" for row in rows))
 
     def noted(self, what: str) -> set[tuple[str, str]]:
-        """The rows that were noted so."""
+        """Return the pairs noted under this name."""
         file = self.folder / what
         lines = file.read_text().splitlines() if file.exists() else []
         return {pair for line in lines for pair in pairs_of(json.loads(line))}
@@ -94,7 +93,7 @@ class Setting:
 
 
 def pairs_of(row: Mapping[str, str]) -> Iterator[tuple[str, str]]:
-    """The pairs that a row of a takedown names: one, or all of a user's."""
+    """Return the pairs that a row of a takedown names: one, or all of a user."""
     items = [row["item_id"]] if "item_id" in row else ITEMS
     return ((row["user_id"], item) for item in items)
 
@@ -113,7 +112,7 @@ def _complete(
 
 
 def _pool(setting: Setting, draw: random.Random) -> Pool:
-    """A pool; those in processes have an order of their own, so that drivers share the work."""
+    """Return a pool; without Ray its order is random, so that concurrent drivers share the work."""
     if setting.address is None:
         return PoolHere(order=lambda chunks: draw.sample(chunks, len(chunks)))
     return RayPool(setting.max_actors, min_actors=1, cpus=0.5)
@@ -128,10 +127,12 @@ def _rollback(setting: Setting, draw: random.Random, *_: object) -> int | None:
 
 
 def _takedown(setting: Setting, draw: random.Random, *_: object) -> None:
-    """Take a pair down, or all of a user's."""
-    user = {"user_id": f"u-{draw.randrange(setting.num_users)}"}
-    row = draw.choice([user, {**user, "item_id": draw.choice(ITEMS)}])
-    _take_down(setting, [row], rows=[row])
+    """Take down all pairs of a user, or some pairs, as an audit does."""
+    rows = [{"user_id": f"u-{draw.randrange(setting.num_users)}"}]
+    if draw.random() < 0.7:
+        pairs = draw.sample(setting.rows("main"), draw.choice([1, 20]))
+        rows = [dict(zip(FORMAT.keys, pair, strict=True)) for pair in pairs]
+    _take_down(setting, rows, rows=rows)
 
 
 def _take_down(setting: Setting, named: Sequence[Mapping[str, str]], **what: Any) -> None:
@@ -141,20 +142,10 @@ def _take_down(setting: Setting, named: Sequence[Mapping[str, str]], **what: Any
 
 
 def _forget(setting: Setting, draw: random.Random, *_: object) -> None:
-    """Forget one or two users; no entry of before names them then."""
+    """Forget one or two users, whom no earlier entry may name from then on."""
     users = [f"u-{draw.randrange(setting.num_users)}" for _ in range(2)]
     people = Forgotten(KEY, frozenset(map(Forgotten(KEY).hash_of, users)))
     _take_down(setting, [{"user_id": each} for each in users], forgotten=people)
-
-
-def _audit(setting: Setting, draw: random.Random, *_: object) -> None:
-    """Take down what a new check would refuse of the texts that are published."""
-    uri, storage = setting.place.uri, setting.place.storage
-    with suppress(ArtifactNotFoundError):
-        table = bulk.published(uri, storage=storage)
-        rows = table.dataset().to_table(columns=[*FORMAT.keys]).to_pylist()
-        if bad := draw.sample(rows, min(20, len(rows))):
-            _take_down(setting, bad, rows=bad)
 
 
 def _lift(setting: Setting, draw: random.Random, *_: object) -> None:
@@ -166,16 +157,16 @@ def _lift(setting: Setting, draw: random.Random, *_: object) -> None:
 
 
 def _restart(setting: Setting, *_: object) -> None:
-    with suppress(TableError):  # no takedown is gone
+    with suppress(TableError):  # no takedown is missing
         bulk.restart_takedowns(setting.place.uri, "chaos", setting.place.storage)
 
 
 def _theirs(setting: Setting, do: Callable[[deltalake.DeltaTable], object]) -> None:
-    """Do what another program does, which has errors of its own."""
+    """Do what another program does, and print its errors."""
     location = setting.place.location
     try:
         table = deltalake.DeltaTable(location.uri, storage_options=location.delta_options())
-        location.exists()  # others may go on in between
+        location.exists()  # in test_turns, other commands may run here
         do(table)
     except (DeltaError, OSError) as error:
         print(f"{type(error).__name__}: {error}")  # noqa: T201
@@ -191,15 +182,15 @@ def main(
     retry: tuple[str, ...] = (),
     seed: int = 0,
 ) -> None:
-    """The process: it logs to `name`.log."""
+    """Run a command in a process of its own, which logs to `name`.log."""
     log = os.open(setting.folder / f"{name}.log", os.O_WRONLY | os.O_CREAT)
     for stream in (1, 2):
         os.dup2(log, stream)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    for number in (signal.SIGTERM, signal.SIGINT):  # a background job of a shell ignores SIGINT
+    for number in (signal.SIGTERM, signal.SIGINT):  # background jobs of a shell ignore SIGINT
         signal.signal(number, signal.default_int_handler)
     requests.WAITS_SECONDS = (0.1, 0.3, 1.0)
-    bulk.driver.refuse_live_driver = lambda *_, **__: None  # as if others had been taken for dead
+    bulk.driver.refuse_live_driver = lambda *_, **__: None  # as if others had died
     bulk.publisher.PART_BYTES = 1 << 15  # several files a version
     try:
         COMMANDS[what](setting, random.Random(seed), run, republish, retry)
@@ -216,7 +207,6 @@ COMMANDS: dict[str, Callable[..., object]] = {
     "empty": lambda at, *_: bulk.empty(at.place.uri, at.place.storage),
     "rollback": _rollback,
     "takedown": _takedown,
-    "audit": _audit,
     "lift": _lift,
     "forget": _forget,
     "restart": _restart,
@@ -230,22 +220,21 @@ COMMANDS: dict[str, Callable[..., object]] = {
 }
 
 
-KINDS = ("kill", "stop", "retry", "publish", "empty", "rollback", "vacuum", "optimize", "other")
-KINDS += ("takedown", "audit", "lift", "forget", "restart", "z_order")
+KINDS = ("kill", "stop", "retry", "other", *(COMMANDS.keys() - {"complete", "delete_runs"}))
 REASONS = ("odd", "dull", "task_error")
 _CODES_OF_THE_KILLED = (-signal.SIGKILL, -signal.SIGTERM, INTERRUPTED)
-# Whatever commands do to a table, others may be refused for one of these.
+# Codes of refusals that other commands may cause.
 _REFUSALS = ("table_changed", "taken_back", "table_changes", "no_table", "cannot_be_restored")
 _REFUSALS += ("lifted_meanwhile", "unknown_takedown", "driver_at_work")
 LOSSES = ("plan_replaced", "plan_deleted", "broken_plan", "pass_deleted", "lost_result")
 LOSSES += ("not_found", "no_version", "store_failed", "no_conditional_writes")
 LOSSES += ("broken_log", "other_files", "takedowns_gone")
-"""The codes of errors that commands end with if someone deletes their output."""
+"""Codes of errors of commands whose output is deleted."""
 
 
 @dataclass
 class Command:
-    """A process. wakes_at: the number of blows after which it is to be woken."""
+    """A process. wakes_at: the number of blows after which it is resumed, if it is suspended."""
 
     name: str
     process: BaseProcess
@@ -262,8 +251,7 @@ class Command:
 class Chaos:
     """Starts commands on the runs of a table, and strikes them.
 
-    blows: how many of each kind there were. refusals: of commands, by their beginning.
-    was_deleted: whether the output was deleted by hand; then more may be seen. has_lost: whether
+    num_blows: so far. was_deleted: whether the output was deleted by hand; has_lost: whether
     only its folder _xrec was, with runs and takedowns.
     """
 
@@ -271,8 +259,7 @@ class Chaos:
     seed: int
     cluster: LocalCluster | None = None
     commands: list[Command] = field(default_factory=list)
-    blows: Counter[str] = field(default_factory=Counter)
-    refusals: Counter[str] = field(default_factory=Counter)
+    num_blows: int = 0
     was_deleted: bool = False
     has_lost: bool = False
     num_started: int = 0
@@ -282,7 +269,7 @@ class Chaos:
         if self.setting.address is None:
             self._processes = multiprocessing.get_context("forkserver")
             self._processes.set_forkserver_preload(["tests.xrec.bulk.chaos"])
-        else:  # with the token of the cluster, which a server that was started before lacks
+        else:  # a fork server started earlier would lack the cluster's token
             self._processes = multiprocessing.get_context("spawn")
 
     def close(self) -> None:
@@ -303,24 +290,24 @@ class Chaos:
         return self.commands[-1]
 
     def strike(self, num_blows: int, seconds: tuple[float, float]) -> None:
-        """Strike so many times, with waits in between; each kind comes in each round."""
+        """Strike this many times, waiting in between; each round has every kind once."""
         order, kinds = random.Random(self.seed), list[str]()
-        for number in range(num_blows):
+        for self.num_blows in range(1, num_blows + 1):
             self._look_at_the_ended()
             while len(self._awake()) < (2 if self.cluster else self.draw.randint(2, 3)):
                 self.start("complete", republish=self.draw.random() < 0.5)
             time.sleep(order.uniform(*seconds))
             if not kinds:
-                kinds = [*KINDS, *["worker", "worker"] * bool(self.cluster)]
+                kinds = [*sorted(KINDS), *["worker", "worker"] * bool(self.cluster)]
                 order.shuffle(kinds)
-            kind = kinds.pop()
-            print(f"{time.strftime('%X')} {number}: {kind}")  # noqa: T201
-            getattr(self, f"_{kind}", lambda kind=kind: self.start(kind))()
-            self.blows[kind] += 1
-            self._wake(number)
+            if (kind := kinds.pop()) in COMMANDS:
+                self.start(kind, republish=self.draw.random() < 0.5)
+            else:
+                getattr(self, f"_{kind}")()
+            self._wake(self.num_blows)
 
     def end(self, seconds: float) -> None:
-        """Let all commands end, then one on `main` that nothing disturbs; it must succeed."""
+        """Wait for all commands, then run one on `main` undisturbed, which must succeed."""
         self._wake()
         deadline = time.monotonic() + seconds
         for each in self.commands:
@@ -334,39 +321,33 @@ class Chaos:
         assert last.process.exitcode == 0, self.log(last)
 
     def _look_at_the_ended(self) -> None:
-        """See that no command ended with a traceback, or with an error that it had no cause for."""
+        """Check that no command ended with a traceback, or with an error that had no cause."""
         for each in [each for each in self.commands if each.process.exitcode is not None]:
             self.commands.remove(each)
             code = each.process.exitcode
             if code == REFUSED:
-                self.refusals[self._refusal(each)] += 1
+                why = self.log(each).splitlines()[-1]
+                assert self.has_cause(why.partition(" ")[0]), f"{each.name}: {why}"
             elif not each.was_hit or code not in _CODES_OF_THE_KILLED:
                 assert code == 0, f"{each.name} ended with {code}: {self.log(each)}"
 
-    def _refusal(self, command: Command) -> str:
-        """The code of what a command was refused for; it must be something that had a cause."""
-        why = self.log(command).splitlines()[-1]
-        code = why.partition(" ")[0]
-        assert self.has_cause(code), f"{command.name}: {why}"
-        return code
-
     def has_cause(self, code: str) -> bool:
-        """Whether something that happened may be why a command was refused."""
+        """Return whether something that happened may have caused a refusal with this code."""
         if code in LOSSES and (self.was_deleted or self.has_lost):
             return True
-        # A plan is replaced that lacks rows whose takedown was lifted.
+        # A plan without rows whose takedown was lifted is replaced.
         return code in _REFUSALS or (code == "plan_replaced" and bool(self.setting.noted("lifted")))
 
     def log(self, command: Command) -> str:
         path = self.setting.folder / f"{command.name}.log"
-        return path.read_text()[-3000:] if path.exists() else "it was killed before it began"
+        return path.read_text()[-3000:] if path.exists() else "killed before it started"
 
     def _awake(self) -> list[Command]:
         alive = [each for each in self.commands if each.process.exitcode is None]
         return [each for each in alive if each.wakes_at is None]
 
     def _wake(self, number: int | None = None) -> None:
-        """Wake those that slept long enough; all of them without a number."""
+        """Resume commands that were suspended long enough, or all of them."""
         for each in self.commands:
             if each.wakes_at is not None and (number is None or each.wakes_at <= number):
                 each.send(signal.SIGCONT)
@@ -379,32 +360,25 @@ class Chaos:
             victim.send(self.draw.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGTERM]))
 
     def _stop(self) -> None:
-        """Stop a process; it is woken when some more blows were struck."""
+        """Suspend a process for some blows."""
         if awake := self._awake():
             victim = self.draw.choice(awake)
             victim.send(signal.SIGSTOP)
-            victim.wakes_at = sum(self.blows.values()) + self.draw.randint(1, 4)
+            victim.wakes_at = self.num_blows + self.draw.randint(1, 4)
 
     def _retry(self) -> None:
-        """Retry some rows, which succeed every other time."""
+        """Retry some rows, half of the time in vain."""
         healed = self.setting.folder / "healed"
-        if self.blows["retry"] % 2:
+        if self.draw.random() < 0.5:
             healed.touch()
         else:
             healed.unlink(missing_ok=True)
         reasons = tuple(self.draw.sample(REASONS, 2))
         self.start("complete", republish=self.draw.random() < 0.5, retry=reasons)
 
-    def _publish(self) -> None:
-        for _ in range(2):
-            self.start("publish", republish=self.draw.random() < 0.5)
-
-    def _vacuum(self) -> None:
-        self.start(self.draw.choice(["vacuum", "their_vacuum"]))
-
     def _other(self) -> None:
-        """Begin another config's run, or go on with it."""
-        run = f"other-{self.blows['other'] // 2}"
+        """Start the run of another config, or continue it."""
+        run = f"other-{self.draw.randrange(3)}"
         self.start("complete", run, republish=self.draw.random() < 0.5)
 
     def _worker(self) -> None:
@@ -414,28 +388,23 @@ class Chaos:
 
 
 class Reader:
-    """Opens the newest version all the while, and raises an error about what must not be.
-
-    num_versions: how many versions it read. is_ended: tells it to stop.
-    """
+    """Reads the newest version again and again until `is_ended` is set, and checks each one."""
 
     def __init__(self, chaos: Chaos):
         self._chaos = chaos
         self._texts: dict[tuple[str, ...], str] = {}
         self._rows: dict[str, list[tuple[str, str]]] = {}
         self._seen: tuple[str, int] | None = None
-        self.num_versions = 0
         self.is_ended = threading.Event()
 
     def read_on(self) -> None:
-        """Read until the end, or until something is wrong."""
         while not self.is_ended.wait(0.05):
             self.look()
 
     def look(self, version: int | None = None) -> bulk.Published | None:
-        """Read a version, by default the newest one, and see that it is right.
+        """Read and check a version, by default the newest.
 
-        Returns None if nothing is published, or it cannot be read after a deletion.
+        Return None if nothing is published, or if it cannot be read after a deletion.
         """
         place, done = self._chaos.setting.place, self._chaos.setting.noted("done")
         try:
@@ -448,7 +417,6 @@ class Reader:
             if version is not None or (table.log.id, table.version) != self._seen:
                 self._check(table)
                 self._seen = (table.log.id, table.version)
-                self.num_versions += 1
             return table
         except ArtifactNotFoundError:
             return None  # nothing is published, or it was emptied
@@ -461,12 +429,13 @@ class Reader:
         log = open_log(self._chaos.setting.place.location)
         for version in range(log.version + 1):
             self.look(version)
-        heeded = [log.takedowns(each) for each in range(log.version + 1) if log.is_sound(each)]
-        assert heeded == sorted(heeded) or self._chaos.was_deleted
+        honored = [log.takedowns(each) for each in range(log.version + 1) if log.is_sound(each)]
+        assert honored == sorted(honored) or self._chaos.was_deleted
 
     def _check(self, table: bulk.Published) -> None:
-        """Each row of one run and plan is there once, with the text that it has for ever, but for
-        those that were taken down.
+        """Check that it has each row of one run and plan once, always with the same text.
+
+        Rows that were taken down may be missing.
         """
         shown = table.log.shown(table.version)
         columns = ["user_id", "item_id", "text", "hint", "status"]
@@ -477,16 +446,16 @@ class Reader:
         assert len({*keys}) == len(keys), f"version {table.version} has rows twice"
         check_takedowns(self._chaos, table, {*keys}, {*planned})
         mark = f"{shown.run} {shown.nonce}"
-        said = zip(rows["text"], rows["hint"], strict=True)
-        marks = {hint or text.partition(",")[0] for text, hint in said}
+        pairs = zip(rows["text"], rows["hint"], strict=True)
+        marks = {hint or text.partition(",")[0] for text, hint in pairs}
         assert marks <= {mark}, f"version {table.version} of {mark} has rows of {marks}"
         counts = table.manifest.row_counts
         num_ok = rows["status"].count("ok")
         assert (counts["explanations"], counts["failed"]) == (num_ok, len(keys) - num_ok)
         dataset = table.dataset(status=None)
         for user in {*rows["user_id"][:5]}:
-            there = table.find(dataset, "user_id", [user]).num_rows
-            assert there == rows["user_id"].count(user), f"version {table.version} hides {user}"
+            num_found = table.find(dataset, "user_id", [user]).num_rows
+            assert num_found == rows["user_id"].count(user), f"version {table.version} hides {user}"
         for key, text in zip(keys, rows["text"], strict=True):
             if text is not None:
                 assert self._texts.setdefault((mark, *key), text) == text
@@ -498,7 +467,7 @@ def keys_of(table: bulk.Published, status: str | None = None) -> set[tuple[str, 
 
 
 def taken_down(setting: Setting, entries: Mapping[int, Entry]) -> set[tuple[str, str]]:
-    """The pairs that are on the list now, by the rows and the forgotten users of its entries."""
+    """Return the pairs that the entries take down, by row or by forgotten user."""
     active = Takedowns(entries).active.values()
     pairs = {pair for entry in active for row in entry.rows for pair in pairs_of(row)}
     users = [f"u-{number}" for number in range(setting.num_users)]
@@ -512,22 +481,20 @@ def taken_down(setting: Setting, entries: Mapping[int, Entry]) -> set[tuple[str,
 def check_takedowns(
     chaos: Chaos, table: bulk.Published, shown: set[tuple[str, str]], planned: set[tuple[str, str]]
 ) -> None:
-    """Nothing is shown that is on the list as far as the version heeds it, and only rows that
-    somebody took down are missing.
-    """
+    """Check that a version shows no row that it had to leave out, and lacks no other."""
     place, version = chaos.setting.place, table.version
     assert shown <= planned
     missing = planned - shown - chaos.setting.noted("asked")
     assert not missing, f"version {version} lacks {sorted(missing)[:3]}"
     if chaos.was_deleted or chaos.has_lost:
-        return  # the list may be another one than the version heeded
+        return  # the version may honor another list
     entries, number = bulk.read_takedowns(place.location).entries, table.log.takedowns(version)
     gone = taken_down(chaos.setting, {n: each for n, each in entries.items() if n <= number})
     assert not shown & gone, f"version {version} shows {sorted(shown & gone)[:3]}"
 
 
 def check_end(chaos: Chaos) -> None:
-    """See that `main` is published with all that is not taken down, and that nothing is wrong."""
+    """Check that `main` is published without what is taken down, and that no check complains."""
     place = chaos.setting.place
     table = bulk.published(place.uri, storage=place.storage)
     assert table.manifest.config == {"run": "main"}
@@ -546,11 +513,11 @@ def check_end(chaos: Chaos) -> None:
 
 
 def check_garbage(chaos: Chaos) -> None:
-    """See what is left if nothing is too young to be deleted."""
+    """Check which files are left if none is too recent to be deleted."""
     place = chaos.setting.place
     output, table = place.location, bulk.published(place.uri, storage=place.storage)
     options = {"retention_hours": 0, "enforce_retention_duration": False, "full": True}
-    time.sleep(1.1)  # the times in the store are whole seconds
+    time.sleep(1.1)  # the store's times are whole seconds
     deltalake.DeltaTable(output.uri, storage_options=output.delta_options()).vacuum(
         dry_run=False, **options
     )

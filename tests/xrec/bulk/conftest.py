@@ -1,42 +1,15 @@
 """Toy runs in memory and in an object store, and retries without waits."""
 
 import uuid
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import pytest
 
 from tests.fuzz import IN_MEMORY
 from tests.world.here import Place
+from tests.xrec.bulk.toy_run import Toys
 from xrec.config import StorageConfig
 from xrec.storage import requests
-
-
-@dataclass(frozen=True)
-class Toys(Place):
-    """A place to plan toy runs; `patch` changes xrec until the test ends."""
-
-    folder: Path
-    patch: pytest.MonkeyPatch
-
-    def __call__(self, items: str | Sequence[str] = "a b c", **settings: Any) -> Any:
-        """Plan a toy run; `items` are names separated by spaces, or a list."""
-        from tests.xrec.bulk.toy_run import toy_run  # which imports this module
-
-        names = items.split() if isinstance(items, str) else items
-        return toy_run(self, self.folder, names, **settings)
-
-    def in_parts(self, part_bytes: int) -> None:
-        """Make tables of several files, written by this process even if Ray was started."""
-        self.patch.setattr("xrec.bulk.publisher.PART_BYTES", part_bytes)
-        self.patch.setattr("xrec.processes.num_cpus", lambda: 0)
-
-    def at(self, name: str) -> "Toys":
-        """Return the same at another place, below this one."""
-        return replace(self, uri=f"{self.uri}/{name}")
 
 
 @pytest.fixture
@@ -62,10 +35,3 @@ def there(s3, bucket, tmp_path, monkeypatch):
 def no_waits(monkeypatch):
     """Retry failed requests at once, as often as usual."""
     monkeypatch.setattr(requests, "WAITS_SECONDS", (0.0, 0.0, 0.0))
-
-
-@pytest.fixture
-def small_windows(monkeypatch):
-    """Make tables of several row groups and buckets."""
-    monkeypatch.setattr("xrec.bulk.table.ROWS_PER_GROUP", 8)
-    monkeypatch.setattr("xrec.bulk.request.ROWS_PER_BUCKET", 3)

@@ -1,4 +1,4 @@
-"""Plain files of a published version: what they hold, and that they are whole or say that not."""
+"""Exports: plain files of a published version, and `_SUCCESS` only beside a complete set."""
 
 import csv
 import io
@@ -13,8 +13,7 @@ import pytest
 
 from tests.errors import raises
 from tests.world.here import Killed, Place
-from tests.xrec.bulk.conftest import Toys
-from tests.xrec.bulk.toy_run import Toy, die_here
+from tests.xrec.bulk.toy_run import die_here
 from xrec.bulk import export_run
 from xrec.bulk.read import SUCCESS, Exported, _with_json_cells
 from xrec.errors import ArtifactMismatchError, ArtifactNotFoundError, ConfigError, TableError
@@ -23,15 +22,10 @@ from xrec.storage import Location, open_location, row_groups
 ODD_ITEMS = ["a", 'says "no", or\nnot; é🙂', "comma, and\ttab", "odd-1"]
 
 
-@pytest.fixture
-def small_files(monkeypatch):
-    monkeypatch.setattr("xrec.bulk.read.ROWS_PER_FILE", 10)
-
-
 def export(place: Place, version: int | None = None, **settings: Any) -> Exported:
-    """Export what is published at `place` into the folder beside it."""
-    to = settings.pop("to", f"{place.uri} export")
-    return export_run(place.uri, to, version=version, storage=place.storage, **settings)
+    """Export a version of the table at `place` to the folder beside it."""
+    settings = {"to": f"{place.uri} export", "storage": place.storage, **settings}
+    return export_run(place.uri, version=version, **settings)
 
 
 def target_of(place: Place) -> Location:
@@ -44,17 +38,6 @@ def exported_files(place: Place) -> dict[str, bytes]:
     return {name: (target / name).read_bytes() for name in names}
 
 
-def published(toys: Toys) -> Toy:
-    toy = toys(ODD_ITEMS)
-    toy.complete()
-    return toy
-
-
-def in_order(rows: list[dict[str, Any]]) -> list[tuple[Any, ...]]:
-    columns = ("user", "item", "text", "num_tokens", "reason")
-    return sorted(tuple(row[name] for name in columns) for row in rows)
-
-
 def parsed(data: bytes, format: str) -> list[dict[str, Any]]:
     if format == "parquet":
         return pq.read_table(pa.BufferReader(data)).to_pylist()
@@ -62,28 +45,34 @@ def parsed(data: bytes, format: str) -> list[dict[str, Any]]:
     return [{**row, "num_tokens": int(row["num_tokens"]), "reason": None} for row in rows]
 
 
-@pytest.mark.usefixtures("small_files")
+def in_order(rows: list[dict[str, Any]]) -> list[tuple[Any, ...]]:
+    columns = ("user", "item", "text", "num_tokens", "reason")
+    return sorted(tuple(row[name] for name in columns) for row in rows)
+
+
 @pytest.mark.parametrize("format", ["parquet", "csv"])
-def test_export_holds_the_rows_that_succeeded(there, format):
-    toy = published(there)
-    exported = export(there, format=format)
+def test_export_has_the_rows_that_succeeded(there, here, format):
+    toys = there if format == "parquet" else here
+    toys.patch.setattr("xrec.bulk.read.ROWS_PER_FILE", 10)
+    toy = toys(ODD_ITEMS)
+    toy.complete()
+    exported = export(toys, format=format)
     assert (exported.num_rows, exported.version) == (36, 0)
-    files = exported_files(there)
+    files = exported_files(toys)
     assert len(files) == exported.num_files > 2
     assert all(name.endswith(f".{format}") for name in files)
     rows = [row for data in files.values() for row in parsed(data, format)]
     assert list(rows[0]) == [n for n in toy.run.format.table_schema.names if n != "status"]
     assert in_order(rows) == in_order(toy.published().dataset().to_table().to_pylist())
-    sizes = {name: len(data) for name, data in files.items()}
-    assert json.loads((target_of(there) / SUCCESS).read_text()) == {
+    assert json.loads((target_of(toys) / SUCCESS).read_text()) == {
         "version": 0,
         "num_rows": 36,
-        "files": sizes,
+        "files": {name: len(data) for name, data in files.items()},
     }
 
 
-def test_export_of_unfit_columns_refused(here):
-    published(here)
+def test_export_of_unknown_or_repeated_columns_is_refused(here):
+    here("a").complete()
     for columns, code in (
         (["status"], "unknown_column"),
         ([], "no_or_same_columns"),
@@ -102,8 +91,9 @@ def test_csv_has_lists_as_json():
     assert second == {"text": "two", "aspects": None}
 
 
-def test_export_that_was_interrupted_or_is_among_other_files_is_refused(here):
-    toy = published(here)
+def test_export_to_a_folder_that_is_not_empty_is_refused(here):
+    toy = here("a")
+    toy.complete()
     columns = ["text", "user", "bucket"]
 
     def some_groups(tables: Iterator[pa.Table], num_rows: int) -> Iterator[pa.Table]:
@@ -114,17 +104,17 @@ def test_export_that_was_interrupted_or_is_among_other_files_is_refused(here):
         patch.setattr("xrec.bulk.read.row_groups", some_groups)
         with pytest.raises(Killed):
             export(here)
-    for num_files in (1, 2):  # a part, and `_SUCCESS` beside it
+    for num_files in (1, 2):  # first a part, then a complete export
         assert len(target_of(here).files()) == num_files
         with raises(ArtifactMismatchError, "not_empty"):
             export(here)
         target_of(here).delete()
         export(here, columns=columns)
-    found = pq.read_schema(pa.BufferReader(*exported_files(here).values()))
-    assert found.equals(pa.schema([toy.run.format.table_schema.field(name) for name in columns]))
+    schema = pq.read_schema(pa.BufferReader(*exported_files(here).values()))
+    assert schema.equals(pa.schema([toy.run.format.table_schema.field(name) for name in columns]))
 
 
-def test_export_of_what_is_not_published_or_around_the_table_is_refused(here):
+def test_export_without_a_version_or_into_the_table_is_refused(here):
     for do in (lambda: None, here("a").drive):
         do()
         with raises(ArtifactNotFoundError, "no_table"):

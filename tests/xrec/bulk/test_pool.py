@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from tests.errors import raises
-from tests.xrec.bulk.toy_run import EAGER, Toy, ToyTask, die, rows_of
+from tests.xrec.bulk.toy_run import Toy, ToyTask, die, rows_of
 from xrec.bulk import Outcome, Progress, Survey
-from xrec.bulk.run import now
+from xrec.bulk.run import Clock, now
 from xrec.errors import BudgetError, ClusterError, DataError, ModelError
 from xrec.processes import RayPool
 
@@ -58,8 +58,9 @@ def test_pool_raises_a_processs_error_and_then_reports_each_chunk_as_it_finishes
         if progress.num_rows == 7:
             toy.healed.with_name("others_are_done").touch()
 
+    eager = Clock(seconds_between_looks=0.0)  # reports progress after each chunk
     task = toy.make_task(WaitingTask, kill=die, killers=[("u-3", "a")])
-    progress = on_ray(toy, RayPool(2), task, on_progress=look, clock=EAGER)
+    progress = on_ray(toy, RayPool(2), task, on_progress=look, clock=eager)
     assert (progress.num_ok, progress.failed, progress.num_deaths) == (7, {"task_error": 1}, 2)
     num_rows = [each.num_rows for each in seen]
     assert num_rows == sorted(num_rows)

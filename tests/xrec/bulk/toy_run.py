@@ -1,4 +1,4 @@
-"""A toy run: its rows, a task that says what it did with them, and a process that is the test's."""
+"""A toy run, whose items' names say what happens to their rows, and helpers for its table."""
 
 import os
 import signal
@@ -17,11 +17,9 @@ import pyarrow.compute as pc
 import pytest
 
 from tests.world.here import Killed, Place, PoolHere
-from tests.xrec.bulk.conftest import Toys
 from xrec import bulk
 from xrec.bulk import publisher
 from xrec.bulk.progress import TERM, read_progress, write_progress
-from xrec.bulk.run import Clock
 from xrec.storage import Manifest
 
 FORMAT = bulk.RowFormat(
@@ -32,8 +30,6 @@ FORMAT = bulk.RowFormat(
 )
 IDENTITY = bulk.Identity(kind="explanations", config={"words": 3}, inputs={"rows": "toy"})
 OTHER = IDENTITY.model_copy(update={"config": {"words": 4}})
-EAGER = Clock(seconds_between_looks=0.0)
-"""That of a driver which looks at its budget and shows its progress after each chunk."""
 
 
 def die_here() -> None:
@@ -46,14 +42,11 @@ def die() -> None:
 
 @dataclass(frozen=True)
 class ToyTask:
-    """Explains rows; an item's name says what happens to its row.
+    """Explains rows, each attempt with another text.
 
     Items `odd...` and `dull...` fail for that reason, `bad...` raise an error, and the rows of
-    `killers` kill the process. Once the file `healed` exists, all are well. Each attempt
-    makes another text, which has its process's number.
-
-    kill: how a process dies. seconds: what a row takes. mark: begins each text, and is the hint of
-    a failed row.
+    `killers` kill the process, until the file `healed` exists. kill: how a process dies. seconds:
+    the time for a row. mark: the start of each text, and the hint of a failed row.
     """
 
     healed: str
@@ -101,7 +94,7 @@ class ToyTask:
 
 @dataclass(frozen=True)
 class Toy:
-    """A run, and the rows that its table must have in the end."""
+    """A run, and the rows that its table must finally have."""
 
     run: bulk.BulkRun
     rows: list[tuple[str, str]]
@@ -111,7 +104,7 @@ class Toy:
         return partial(kind, str(self.healed), **changes)
 
     def drive(self, pool: Any = None, task: Any = None, **settings: Any) -> bulk.Progress:
-        """Do what is left; `task` makes the task of a process."""
+        """Do what is left; `task` makes a process's task."""
         pool, task = pool or PoolHere(), task or self.make_task()
         return bulk.drive(self._run(settings), pool, task, taken(settings), **settings)
 
@@ -124,19 +117,41 @@ class Toy:
         return bulk.complete(run, pool, task, "explanations", describe, options, **settings)
 
     def _run(self, settings: dict[str, Any]) -> bulk.BulkRun:
-        """Take `clock` out of the settings, and return the run with it."""
+        """Return the run with the `clock` of the settings, which loses it."""
         return replace(self.run, clock=settings.pop("clock", self.run.clock))
 
     def published(self, version: int | None = None) -> bulk.Published:
         return bulk.published(self.run.output.uri, version=version, storage=self.run.storage)
 
     def heal(self) -> None:
-        """Let the rows succeed that failed before."""
+        """Let rows that failed succeed from now on."""
         self.healed.touch()
 
 
+@dataclass(frozen=True)
+class Toys(Place):
+    """A place to plan toy runs; `patch` changes xrec until the test ends."""
+
+    folder: Path
+    patch: pytest.MonkeyPatch
+
+    def __call__(self, items: str | Sequence[str] = "a b c", **settings: Any) -> Any:
+        """Plan a toy run; `items` are names separated by spaces, or a list."""
+        names = items.split() if isinstance(items, str) else items
+        return toy_run(self, self.folder, names, **settings)
+
+    def in_parts(self, part_bytes: int) -> None:
+        """Make tables of several files, written by this process even if Ray was started."""
+        self.patch.setattr("xrec.bulk.publisher.PART_BYTES", part_bytes)
+        self.patch.setattr("xrec.processes.num_cpus", lambda: 0)
+
+    def at(self, name: str) -> "Toys":
+        """Return the same at another place, below this one."""
+        return replace(self, uri=f"{self.uri}/{name}")
+
+
 def taken(settings: dict[str, Any]) -> bulk.DriveOptions:
-    """Take what is a field of `DriveOptions` out of the settings."""
+    """Return the settings that are fields of `DriveOptions`, after removing them."""
     names = [field.name for field in fields(bulk.DriveOptions) if field.name in settings]
     return bulk.DriveOptions(**{name: settings.pop(name) for name in names})
 
@@ -157,7 +172,7 @@ def toy_run(
 def toy_request(
     place: Place, items: Sequence[str] = "abc", num_users: int = 12, **settings: Any
 ) -> bulk.RunRequest:
-    """The request of a toy run, in which some rows come twice."""
+    """Return the request of a toy run whose input has some rows twice."""
     rows, keys = toy_rows(items, num_users), settings.get("format", FORMAT).keys
     defaults: dict[str, Any] = {
         "format": FORMAT,
@@ -191,7 +206,7 @@ def rows_of(
 
 
 def stopped_after(num_chunks: int, error: type[BaseException] = KeyboardInterrupt) -> PoolHere:
-    """A pool whose driver is stopped before it does more than so many chunks."""
+    """Return a pool whose driver is stopped after this many chunks."""
 
     def before(chunk: int) -> None:
         if len(pool.done) > num_chunks:
@@ -208,27 +223,27 @@ def interrupt(toy: Toy, num_chunks: int, **settings: Any) -> None:
 
 
 def kill(toy: Toy, num_chunks: int, holder: str = "", term: timedelta = TERM) -> None:
-    """Let a driver be killed after so many chunks: it says neither that it ended nor what it did.
+    """Kill a driver after this many chunks, so that it reports neither its end nor its counts.
 
-    holder: its name, instead of this process's. term: how long it is taken for alive.
+    holder: its name, by default this process's. term: how long it counts as alive.
     """
     with pytest.raises(Killed):
         toy.drive(stopped_after(num_chunks, Killed))
     last = read_progress(toy.run.folder)
-    said = {"holder": holder or last.holder, "expires_at": last.written_at + term}
-    write_progress(toy.run, last.model_copy(update=said))
+    lease = {"holder": holder or last.holder, "expires_at": last.written_at + term}
+    write_progress(toy.run, last.model_copy(update=lease))
     (toy.run.folder / "counted.json").delete()
 
 
 def texts_of(toy: Toy, version: int | None = None) -> dict[tuple[str, str], str]:
-    """The text of each row that succeeded; each attempt makes another."""
+    """Return the text of each row that succeeded."""
     rows = toy.published(version).dataset().to_table().to_pylist()
     assert len({(row["user"], row["item"]) for row in rows}) == len(rows)
     return {(row["user"], row["item"]): row["text"] for row in rows}
 
 
 def table_at(place: Place) -> deltalake.DeltaTable:
-    """The table, as another program opens it."""
+    """Open the table as another program does."""
     return deltalake.DeltaTable(place.uri, storage_options=place.location.delta_options())
 
 
@@ -237,7 +252,7 @@ def commit_once(
     before: Callable[[], object] = lambda: None,
     after: Callable[[], object] = lambda: None,
 ) -> None:
-    """Do something before and after the next commit of a publisher."""
+    """Call functions before and after a publisher's next commit."""
     commit, around = publisher.commit_files, [(before, after)]
 
     def committed(*arguments: Any) -> bool:
@@ -251,12 +266,12 @@ def commit_once(
 
 
 def files_of(toy: Toy) -> list[str]:
-    """The files of what is published, in the table's order."""
+    """Return the files of the newest version, in the table's order."""
     return toy.published().log.files(toy.published().version)["path"].to_pylist()
 
 
 def finished(toys: Toys, items: str = "a odd-1", **settings: Any) -> Toy:
-    """A run that is published twice, the second time with a retry."""
+    """Publish a run, and once more with a retry."""
     toy = toys(items, **settings)
     toy.complete()
     toy.heal()
@@ -266,7 +281,7 @@ def finished(toys: Toys, items: str = "a odd-1", **settings: Any) -> Toy:
 
 @dataclass(frozen=True)
 class CarryingTask(ToyTask):
-    """Finds rows of item `b` no longer good."""
+    """Carries over all rows but those of item `b`."""
 
     def why_again(self, earlier: pa.Table) -> pa.Array:
         assert earlier.schema.equals(self.format.table_schema)

@@ -14,7 +14,6 @@ from types import SimpleNamespace
 from unittest.mock import Mock
 
 import pytest
-import yaml
 
 from tests.world.program import python, refused, said, words_of, xrec
 from tests.world.shop import SAMPLE, SECRET, write_yaml
@@ -55,7 +54,7 @@ def test_help_of_a_command_has_inputs_outputs_and_examples(name):
     out = said(*name.split(), "--help")
     assert all(word in out for word in ("In:", "Out:", f"xrec {name}"))
     assert len(out.splitlines()[2].strip()) < 45  # the summary, which `xrec --help` shows whole
-    assert out.partition("Examples:\n")[2].count("\n") == 2  # at the end
+    assert out.partition("Examples:\n")[2].count("\n") in (2, 3)  # at the end
 
 
 def test_help_imports_no_heavy_package():
@@ -91,14 +90,6 @@ def test_every_section_of_every_config_file_is_valid(path):
     assert [*project.configs(project.jobs)] == [*project.jobs]
 
 
-@pytest.mark.parametrize("job", CONFIG_TYPES)
-def test_dry_run_prints_the_config_and_writes_nothing(job, monkeypatch, tmp_path):
-    path = next(path for path in CONFIGS if job in read_project(path).jobs)
-    monkeypatch.chdir(tmp_path)
-    assert yaml.safe_load(said(*words_of(job), path, "--dry-run"))["workspace"]
-    assert list(tmp_path.iterdir()) == []
-
-
 @pytest.mark.parametrize(
     ("arguments", "code", "key"),
     [
@@ -111,14 +102,12 @@ def test_dry_run_prints_the_config_and_writes_nothing(job, monkeypatch, tmp_path
             "secret_in_command",
             "storage.access_key_id",
         ),
-        (["submit", "prepaer", "{config}", *THERE], "unknown_job", None),
-        (["submit", "prepare", "{config}", "workspace=a/b", *THERE], "relative_path", "workspace"),
     ],
 )
 def test_bad_usage_or_config_exits_2_and_names_the_key(config_path, arguments, code, key):
     error = refused(*(argument.format(config=config_path) for argument in arguments))
     assert error.exit_code == 2
-    assert (error.code, key) == (code, key and error.key)
+    assert (error.code, error.key) == (code, key)
     assert list(config_path.parent.iterdir()) == [config_path]
 
 
@@ -189,6 +178,7 @@ def test_script_of_a_job_is_the_same_command_as_xrec(config_path, monkeypatch, c
     with pytest.raises(SystemExit) as ended:
         runpy.run_path(str(ROOT / "jobs" / "prepare.py"), run_name="__main__")
     assert (ended.value.code, capsys.readouterr().out) == (0, said("prepare", *arguments))
+    assert [*config_path.parent.iterdir()] == [config_path]
 
 
 def test_each_job_of_the_pipeline_has_a_script():

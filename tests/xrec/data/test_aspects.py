@@ -1,4 +1,4 @@
-"""What reviews say of items: the tables of aspects, menus, and the opinions that say most."""
+"""What reviews say about items: tables of aspects, menus, and the most telling opinions."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -8,56 +8,46 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from tests.world.town import dataset_of
 from xrec import schemas
 from xrec.data import Dataset
 from xrec.data.aspects import NamedAspects, aspect_tables, profile_aspect_tables
 from xrec.data.evidence import Menus, Opinions
 from xrec.storage import Manifest
 
-Said = tuple[str, ...]
+Said = tuple[int | str, ...]
 """User, item, aspect and opinion; then sentiment (positive) and split (train)."""
-USERS, ITEMS = [*(f"u{n}" for n in range(60)), "x", "y"], ["stand", "horn", "drum"]
+STAND, HORN, DRUM = range(3)
 SAID = [
-    ("u0", "stand", "build", "sturdy"),
-    ("u1", "stand", "build", "", "negative"),
-    ("u2", "stand", "build", "sturdy"),
-    ("u0", "stand", "price", "", "negative"),
-    ("u0", "horn", "tone", "warm"),
-    ("u1", "horn", "price", "", "neutral"),
-    ("u3", "horn", "tone", "", "negative", "test"),
-    ("u3", "drum", "build", "rugged", "positive", "validation"),
+    (0, STAND, "build", "sturdy"),
+    (1, STAND, "build", "", "negative"),
+    (2, STAND, "build", "sturdy"),
+    (0, STAND, "price", "", "negative"),
+    (0, HORN, "tone", "warm"),
+    (1, HORN, "price", "", "neutral"),
+    (3, HORN, "tone", "", "negative", "test"),
+    (3, DRUM, "build", "rugged", "positive", "validation"),
 ]
 
 
 def _named(said: Sequence[Said]) -> pa.Table:
-    names = ("aspect", "opinion", "sentiment", "split")
+    names = ("user_index", "item_index", "aspect", "opinion", "sentiment", "split")
     rows = [(*row, *("", "positive", "train")[len(row) - 3 :]) for row in said]
-    indices = {
-        "user_index": pa.array([USERS.index(row[0]) for row in rows], pa.int32()),
-        "item_index": pa.array([ITEMS.index(row[1]) for row in rows], pa.int32()),
-    }
-    texts = {name: [row[place] for row in rows] for place, name in enumerate(names, start=2)}
-    return pa.table({**indices, **texts})
+    table = pa.table(list(map(list, zip(*rows, strict=True))), names)
+    return table.cast(pa.schema([(n, pa.int32() if "index" in n else pa.string()) for n in names]))
 
 
-def dataset_of(said: Sequence[Said], aspects_from: str = "reviews") -> Dataset:
-    users, items = pa.table({"user_id": USERS}), pa.table({"item_id": ITEMS})
-    return Dataset(
-        Manifest.model_construct(metrics={"aspects_from": aspects_from}),
-        users,
-        items,
-        interactions=pa.table({}),
-        explanations=pa.table({}),
-        **aspect_tables(_named(said)),
-    )
+def _dataset(said: Sequence[Said], aspects_from: str = "reviews") -> Dataset:
+    manifest = Manifest.model_construct(metrics={"aspects_from": aspects_from})
+    return replace(dataset_of(60, 3), manifest=manifest, **aspect_tables(_named(said)))
 
 
 def _values(table: pa.Table | None) -> list[tuple[Any, ...]]:
     return [tuple(row.values()) for row in table.to_pylist()]
 
 
-def test_aspect_tables_count_training_reviews_alone():
-    dataset = dataset_of(SAID)
+def test_aspect_tables_count_training_reviews_only():
+    dataset = _dataset(SAID)
     for name in ("aspects", "item_aspects", "user_aspects", "explanation_aspects"):
         assert getattr(dataset, name).schema.equals(getattr(schemas, name.upper()))
     assert _values(dataset.aspects) == [
@@ -83,60 +73,60 @@ def test_aspect_tables_count_training_reviews_alone():
     assert held_out == [(1, 2), (2, 0)]
 
 
-def test_menus_have_the_aspects_that_training_reviews_do_not_blame():
-    menus = Menus(dataset_of(SAID))
+def test_menus_have_the_aspects_that_training_reviews_do_not_criticize():
+    menus = Menus(_dataset(SAID))
     assert menus.of(0) == {"build"}
     assert menus.of(1) == {"price", "tone"}
     assert menus.of(2) == menus.of(99) == frozenset()  # one of them came later
-    without = Menus(replace(dataset_of(SAID), aspects=None, item_aspects=None))
+    without = Menus(replace(_dataset(SAID), aspects=None, item_aspects=None))
     assert (without.of(0), without.names) == (frozenset(), [])
 
 
 @pytest.mark.parametrize(
     ("low_rated", "menu"),
     [
-        ([("x", "horn", "tone", "", "positive")], {"price", "tone"}),
-        ([("x", "horn", "tone", "", "negative")], {"price"}),
-        ([("x", "stand", "tone", "", "negative")], {"price", "tone"}),
-        ([("x", "horn", "smell", "", "negative")], {"price", "tone"}),
-        ([("x", "horn", "price", "", "negative")], {"tone"}),
+        ((HORN, "tone", "", "positive"), {"price", "tone"}),
+        ((HORN, "tone", "", "negative"), {"price"}),
+        ((STAND, "tone", "", "negative"), {"price", "tone"}),
+        ((HORN, "smell", "", "negative"), {"price", "tone"}),
+        ((HORN, "price", "", "negative"), {"tone"}),
     ],
 )
-def test_menus_count_what_low_rated_reviews_praise_and_blame(low_rated, menu):
-    (row,) = low_rated
-    dataset = dataset_of([*SAID, (*row, "low_rated")])
-    assert dataset.aspects.equals(dataset_of(SAID).aspects)
+def test_menus_count_praise_and_criticism_of_low_rated_reviews(low_rated, menu):
+    dataset = _dataset([*SAID, (60, *low_rated, "low_rated")])
+    assert dataset.aspects.equals(_dataset(SAID).aspects)
     assert Menus(dataset).of(1) == menu
 
 
-def test_complaints_are_what_more_of_a_users_reviews_blame_than_praise():
-    menus = Menus(dataset_of(SAID))
-    assert [menus.complaints(user) for user in range(4)] == [{"price"}, {"build"}, set(), set()]
-    low_rated = [("u0", "drum", "tone", "", "negative", "low_rated")]
-    assert Menus(dataset_of([*SAID, *low_rated])).complaints(0) == {"price"}  # tone is even
-    other = ("u0", "stand", "tone", "", "negative", "low_rated")
-    assert Menus(dataset_of([*SAID, *low_rated, other])).complaints(0) == {"price", "tone"}
-    praise = ("u0", "drum", "price", "", "positive", "low_rated")
-    assert Menus(dataset_of([*SAID, praise])).complaints(0) == set()
+def test_complaints_are_aspects_that_more_of_a_users_reviews_criticize_than_praise():
+    def complaints(*more: Said) -> frozenset[str]:
+        return Menus(_dataset([*SAID, *((0, *each, "low_rated") for each in more)])).complaints(0)
+
+    others = [Menus(_dataset(SAID)).complaints(user) for user in (1, 2, 3)]
+    assert (complaints(), *others) == ({"price"}, {"build"}, set(), set())
+    tone = (DRUM, "tone", "", "negative")
+    assert complaints(tone) == {"price"}  # praised once and criticized once
+    assert complaints(tone, (STAND, "tone", "", "negative")) == {"price", "tone"}
+    assert complaints((DRUM, "price", "", "positive")) == set()
 
 
 def _opinion(said: Sequence[Said], aspect: str = "build", without: int | None = None) -> str:
-    dataset = dataset_of(said)
+    dataset = _dataset(said)
     return Opinions(dataset).of(0, dataset.aspects["aspect"].index(aspect).as_py(), without)
 
 
-def test_opinion_is_what_most_reviews_of_the_item_say_and_few_of_others():
-    said = [("u0", "stand", "build", "sturdy"), ("u1", "stand", "build", "sturdy")]
-    rugged = ("u2", "stand", "build", "rugged")
-    elsewhere = [(user, "horn", "build", "rugged") for user in USERS[3:9]]
+def test_opinion_is_common_in_reviews_of_the_item_and_rare_elsewhere():
+    said = [(0, STAND, "build", "sturdy"), (1, STAND, "build", "sturdy")]
+    rugged = (2, STAND, "build", "rugged")
+    elsewhere = [(user, HORN, "build", "rugged") for user in range(3, 9)]
     assert _opinion([*said, rugged, *elsewhere]) == "sturdy"
-    tank = ("u2", "stand", "build", "built like a tank")
-    common = [(user, "horn", "build", "sturdy") for user in USERS[3:53]]
+    tank = (2, STAND, "build", "built like a tank")
+    common = [(user, HORN, "build", "sturdy") for user in range(3, 53)]
     assert _opinion([*said, tank, *common]) == "built like a tank"
 
 
-def test_opinion_without_a_user_is_as_if_that_review_had_not_been_written():
-    said = [("u0", "stand", "build", "rugged"), ("u1", "stand", "build", "sturdy")]
+def test_opinion_without_a_user_ignores_their_review():
+    said = [(0, STAND, "build", "rugged"), (1, STAND, "build", "sturdy")]
     assert (_opinion(said, without=0), _opinion(said, without=1)) == ("sturdy", "rugged")
     assert _opinion(said[:1], without=0) == ""
 
@@ -154,19 +144,19 @@ def test_opinion_without_a_user_is_as_if_that_review_had_not_been_written():
         ("build", "", ""),
     ],
 )
-def test_opinion_is_short_and_says_more_than_that_the_aspect_is_good(aspect, opinion, expected):
-    assert _opinion([("u0", "stand", aspect, opinion)], aspect) == expected
+def test_opinion_is_short_and_says_more_than_good(aspect, opinion, expected):
+    assert _opinion([(0, STAND, aspect, opinion)], aspect) == expected
 
 
 @pytest.mark.parametrize("rest", [("positive", "test"), ("positive", "validation"), ("negative",)])
 def test_opinion_comes_from_praise_in_training_reviews_only(rest):
-    known = ("u1", "horn", "build")
-    assert _opinion([known, ("u0", "stand", "build", "rugged", *rest)]) == ""
-    of_profiles = dataset_of([("u0", "stand", "build", "rugged")], "profiles")
+    known = (1, HORN, "build")
+    assert _opinion([known, (0, STAND, "build", "rugged", *rest)]) == ""
+    of_profiles = _dataset([(0, STAND, "build", "rugged")], "profiles")
     assert Opinions(of_profiles).of(0, 0) == ""
 
 
-NAMES = ("music", "oven", "pasta", "view")  # no profile has an oven but within a longer name
+NAMES = ("music", "oven", "pasta", "view")  # no profile names an oven by itself
 PROFILES = ["view music", "pasta", "music pasta view", ""]
 TRAINED = [(0, 0), (0, 1), (1, 2), (2, 0), (2, 2), (2, 3)]
 INTERACTIONS = [*((*pair, "train") for pair in TRAINED), (0, 2, "test"), (1, 0, "validation")]
@@ -199,7 +189,7 @@ def _tables(
     return profile_aspect_tables(tables, _find)
 
 
-def test_profile_aspects_are_those_of_items_of_users_training_items_and_of_explanations():
+def test_profile_aspects_are_counted_by_item_by_training_items_of_a_user_and_by_explanation():
     tables = _tables()
     menus = [(0, 0), (0, 3), (1, 2), (2, 0), (2, 2), (2, 3)]
     assert _values(tables["item_aspects"]) == [(*each, 1, 1, 0) for each in menus]

@@ -9,6 +9,7 @@ import gzip
 import io
 import json
 from collections.abc import Iterator, Sequence
+from itertools import compress
 from typing import Any
 
 import pytest
@@ -99,7 +100,7 @@ def written(rows: Sequence[Sequence[str]], delimiter: str, end: str, quoting: in
     return text.getvalue()
 
 
-def judged(rows: Iterator[tuple[int, Any, Any]]) -> tuple[list[Cells], list[int]]:
+def judged(rows: Sequence[tuple[int, Any, Any]]) -> tuple[list[Cells], list[int]]:
     """What our parsers take of rows by line, user and profile, and the lines of the others."""
     good, bad = [], []
     for number, user, profile in rows:
@@ -110,54 +111,10 @@ def judged(rows: Iterator[tuple[int, Any, Any]]) -> tuple[list[Cells], list[int]
     return good, bad
 
 
-def holds_lines_of_cells(rows: Sequence[Sequence[str]], delimiter: str) -> bool:
+def holds_rows(rows: Sequence[Sequence[str]], delimiter: str) -> bool:
     """Whether a cell looks as if its quote had taken in other rows."""
     cells = (cell for row in rows for cell in row if delimiter in cell)
     return any("\n" in cell or "\r" in cell for cell in cells)
-
-
-@FEW_OR_MANY
-def test_table_that_was_written_as_csv_is_read_as_it_was(how):
-    usual = {
-        "delimiter": ",",
-        "end": "\n",
-        "quoting": csv.QUOTE_ALL,
-        "mark": "utf-8",
-        "packs": False,
-    }
-
-    @example(rows=[("\ufeffa", "b")], block_bytes=7, **usual)
-    def check(rows, delimiter, end, quoting, mark, block_bytes, packs):
-        text = written(rows, delimiter, end, quoting)
-        data, file = text.encode(mark), "users.csv.gz" if packs else "users.csv"
-        found = read(file, gzip.compress(data) if packs else data, block_bytes, delimiter=delimiter)
-        reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
-        number, numbered = 1, []
-        for cells in reader:
-            numbered.append((number, *cells))
-            number = reader.line_num + 1
-        assert [each[1:] for each in numbered[1:]] == [tuple(row) for row in rows]
-        if holds_lines_of_cells(rows, delimiter) and delimiter == "\t":
-            return  # quotes may be plain characters
-        if isinstance(found, DataError):
-            assert (found.code, holds_lines_of_cells(rows, delimiter)) == ("open_quote", True)
-            return
-        good, bad = judged(iter(numbered[1:]))
-        assert cells_of(found) == good
-        assert [each.line for each in found.findings] == bad
-        assert all(each.reason.split()[0] in COLUMNS for each in found.findings)
-
-    examples(
-        how,
-        check,
-        rows=ROWS,
-        delimiter=st.sampled_from(",;\t|"),
-        end=st.sampled_from(["\n", "\r\n"]),
-        quoting=st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL]),
-        mark=st.sampled_from(["utf-8", "utf-8-sig"]),
-        block_bytes=BLOCKS,
-        packs=st.booleans(),
-    )
 
 
 def records(data: bytes, delimiter: str) -> Iterator[tuple[int, list[str] | None]]:
@@ -175,35 +132,53 @@ def records(data: bytes, delimiter: str) -> Iterator[tuple[int, list[str] | None
 
 
 @FEW_OR_MANY
-def test_any_bytes_are_read_as_csv_as_python_reads_them_or_refused(how):
-    @example(data=b"a" * 140_000 + b",x\nb,y\n", tabs=False, has_header=True, block_bytes=7)
-    def check(data, tabs, has_header, block_bytes):
-        delimiter, file = ("\t", "x.tsv") if tabs else (",", "x.csv")
-        data = delimiter.join(COLUMNS).encode() + b"\n" + data if has_header else data
-        found = read(file, data, block_bytes)
+@pytest.mark.parametrize("tables", [ROWS, BYTES], ids=["written", "bytes"])
+def test_csv_is_read_as_python_reads_it_or_refused(how, tables):
+    usual = {"delimiter": ",", "end": "\n", "quoting": csv.QUOTE_ALL, "mark": "utf-8"}
+    usual |= {"packs": False, "has_header": True}
+
+    @example(table=[("\ufeffa", "b")], block_bytes=7, **usual)
+    @example(table=b"a" * 140_000 + b",x\nb,y\n", block_bytes=7, **usual)
+    def check(table, has_header, delimiter, end, quoting, mark, packs, block_bytes):
+        """Read a table after csv wrote it, or bytes below a header or without one."""
+        is_written = isinstance(table, list)
+        if is_written:
+            data = written(table, delimiter, end, quoting).encode(mark)
+        else:
+            data = (delimiter.join(COLUMNS) + "\n").encode() * has_header + table
+        file = "x.csv.gz" if packs else "x.csv"
+        found = read(file, gzip.compress(data) if packs else data, block_bytes, delimiter=delimiter)
+        may_be_plain = holds_rows(table, delimiter) if is_written else b'"' in data
         if isinstance(found, DataError):
-            if found.code == "open_quote":
-                assert b'"' in data
-            elif has_header:
-                pytest.fail(str(found))
+            if is_written or has_header:
+                assert (found.code, may_be_plain) == ("open_quote", True)
             return
-        if tabs and b'"' in data:  # quotes may be plain characters
+        if delimiter == "\t" and may_be_plain:
             return
         (_, header), *rows = records(data, delimiter)
+        if is_written:
+            assert [tuple(cells) for _, cells in rows] == table
+        rows = [(line, cells) for line, cells in rows if cells != []]
+        is_whole = [cells is not None and len(cells) == len(header) for _, cells in rows]
         wanted = [header.index(name) for name in COLUMNS]
-        whole = [(n, cells) for n, cells in rows if cells != []]
-        lines = [
-            (n, *(cells[at] for at in wanted))
-            for n, cells in whole
-            if cells and len(cells) == len(header)
-        ]
-        good, bad = judged(iter(lines))
+        whole = [(line, *(cells[n] for n in wanted)) for line, cells in compress(rows, is_whole)]
+        good, bad = judged(whole)
         assert cells_of(found) == good
-        broken = [n for n, cells in whole if not cells or len(cells) != len(header)]
-        assert sorted(each.line for each in found.findings) == sorted([*bad, *broken])
+        broken = [line for (line, _), whole in zip(rows, is_whole, strict=True) if not whole]
+        assert [each.line for each in found.findings] == sorted([*bad, *broken])
 
-    drawn = {"data": BYTES, "tabs": st.booleans(), "has_header": st.booleans()}
-    examples(how, check, block_bytes=BLOCKS, **drawn)
+    examples(
+        how,
+        check,
+        table=tables,
+        has_header=st.booleans(),
+        delimiter=st.sampled_from(",;\t|"),
+        end=st.sampled_from(["\n", "\r\n"]),
+        quoting=st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL]),
+        mark=st.sampled_from(["utf-8", "utf-8-sig"]),
+        block_bytes=BLOCKS,
+        packs=st.booleans(),
+    )
 
 
 VALUES = JSON | TEXTS | st.lists(TEXTS, max_size=3) | st.sampled_from(["\ud800", 10**30])
@@ -216,18 +191,25 @@ OBJECTS = st.dictionaries(NAMES, VALUES, max_size=3) | st.fixed_dictionaries(
 TWO_IN_A_LINE = st.tuples(OBJECTS, OBJECTS).map(lambda two: " ".join(map(json.dumps, two)))
 COMPACT = OBJECTS.map(lambda each: json.dumps(each, ensure_ascii=False, separators=(",", ":")))
 LINES = st.lists((OBJECTS | VALUES).map(json.dumps) | COMPACT | TWO_IN_A_LINE | TEXTS, max_size=8)
+JSON_LINES = st.builds(
+    lambda lines, end, last: (end.join(lines) + last).encode("utf-8", "surrogatepass"),
+    *(LINES, st.sampled_from(["\n", "\r\n"]), st.sampled_from(["\n", ""])),
+)
 
 
 @FEW_OR_MANY
-def test_any_lines_of_json_are_read_as_python_reads_them_or_refused(how):
-    deep = ["[" * 100_000, '{"user_id": 1, "profile": "a\u2028b"}']
-
-    @example(lines=deep, end="\n", is_ended=True, block_bytes=1)
-    def check(lines, end, is_ended, block_bytes):
-        text = end.join(lines) + (end if is_ended else "")
-        data = text.encode("utf-8", "surrogatepass")
+@pytest.mark.parametrize("files", [JSON_LINES, BYTES], ids=["lines", "bytes"])
+def test_json_lines_are_read_as_python_reads_them_or_refused(how, files):
+    @example(
+        data=b"[" * 100_000 + b'\n{"user_id": 1, "profile": "a\xe2\x80\xa8b"}\n', block_bytes=1
+    )
+    @example(data=b'\n\xef\xbb\xbf{"user_id": "a", "profile": "b"}\n', block_bytes=1)
+    def check(data, block_bytes):
         found = read("x.jsonl", data, block_bytes)
-        whole, broken = [], []
+        if isinstance(found, DataError):
+            assert found.code == "missing_column"
+            return
+        whole, bad = list[tuple[int, Any, Any]](), list[int]()
         text = data.removeprefix(b"\xef\xbb\xbf").decode("utf-8", "surrogateescape")
         for number, line in enumerate(text.split("\n"), start=1):
             if not line.strip():
@@ -236,36 +218,15 @@ def test_any_lines_of_json_are_read_as_python_reads_them_or_refused(how):
                 values = json.loads(line)
             except (ValueError, RecursionError):
                 values = None
-            if isinstance(values, dict):
-                whole.append((number, values))
+            if isinstance(values, dict) and COLUMNS.keys() <= values.keys():
+                whole.append((number, values["user_id"], values["profile"]))
             else:
-                broken.append(number)
-        if isinstance(found, DataError):
-            assert found.code == "missing_column"
-            return
-        has_both = [(n, each) for n, each in whole if COLUMNS.keys() <= each.keys()]
-        good, bad = judged((n, each["user_id"], each["profile"]) for n, each in has_both)
+                bad.append(number)
+        good, refused = judged(whole)
         assert cells_of(found) == good
-        lacking = [n for n, each in whole if not COLUMNS.keys() <= each.keys()]
-        assert [each.line for each in found.findings] == sorted([*bad, *broken, *lacking])
+        assert [each.line for each in found.findings] == sorted([*bad, *refused])
 
-    ends = st.sampled_from(["\n", "\r\n"])
-    examples(how, check, lines=LINES, end=ends, is_ended=st.booleans(), block_bytes=BLOCKS)
-
-
-@FEW_OR_MANY
-def test_any_bytes_are_read_as_json_lines_or_refused_whatever_the_blocks(how):
-    marked = b'\n\xef\xbb\xbf{"user_id": "a", "profile": "b"}\n'
-
-    @example(data=marked, block_bytes=1, name="x.jsonl")
-    def check(data, block_bytes, name):
-        found, other = (read(name, data, size) for size in (block_bytes, 1))
-        if isinstance(found, FileRows) and isinstance(other, FileRows):
-            assert cells_of(found) == cells_of(other)
-            assert found.findings == other.findings
-
-    names = st.sampled_from(["x.jsonl", "x.json.gz", "x.parquet"])
-    examples(how, check, data=BYTES, block_bytes=BLOCKS, name=names)
+    examples(how, check, data=files, block_bytes=BLOCKS)
 
 
 @FEW_OR_MANY

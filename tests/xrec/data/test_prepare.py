@@ -1,5 +1,6 @@
-"""Prepare, from files to artifact: on disk, on S3, twice, on broken input and on the real data."""
+"""`prepare`, from files to artifact: on disk, on S3, twice, on broken input, on the real data."""
 
+import importlib
 import json
 from collections import Counter
 from collections.abc import Mapping
@@ -18,7 +19,7 @@ from tests.errors import raises
 from tests.world.shop import with_uris
 from tests.xrec.data.test_tables import explained
 from xrec.config import PrepareConfig, SplitShares, parse_config
-from xrec.data import Dataset, dataset_settings, read_dataset
+from xrec.data import Dataset, dataset_settings, open_dataset, read_dataset
 from xrec.data.assemble import assemble
 from xrec.data.staging import Staging
 from xrec.errors import (
@@ -51,7 +52,7 @@ def _dataset(workspace: Path) -> Dataset:
 
 @pytest.fixture
 def release(tmp_path):
-    """50 users with 8 train, 1 validation and 1 test item; 4 train pairs each are explained."""
+    """Files of 50 users with 8 train, 1 validation and 1 test item; 4 train pairs are explained."""
     visits = [(user, (user + step) % 40, step) for user in range(50) for step in range(10)]
     steps = {"trn": range(8), "val": [8], "tst": [9]}
     files = {
@@ -151,11 +152,11 @@ def test_prepare_without_interactions_has_the_pairs_of_the_aspects(tmp_path):
     assert dataset.explanation_aspects["split"].to_pylist() == ["test", "train"]  # 1-a, 2-a
 
 
-def test_prepare_again_does_no_work_and_another_run_leaves_what_is_there(tmp_path, release):
+def test_prepare_again_does_nothing_and_refuses_other_files(tmp_path, release):
     first = prepare_dataset(_release_config(tmp_path, release))
     users = tmp_path / "workspace" / "dataset" / "users.parquet"
     before = users.stat().st_mtime_ns
-    moved = release.rename(tmp_path / "moved")  # where the files are does not matter
+    moved = release.rename(tmp_path / "moved")  # the folder does not matter
     assert prepare_dataset(_release_config(tmp_path, moved)) == first
     with (moved / "total_trn.csv").open("a") as file:
         file.write("\n0,39")
@@ -165,36 +166,24 @@ def test_prepare_again_does_no_work_and_another_run_leaves_what_is_there(tmp_pat
     assert users.stat().st_mtime_ns == before
 
 
-@pytest.mark.parametrize(
-    ("users", "pairs", "refused"),
-    [
-        ([1, 2], ["1", "2"], None),
-        ([1.0, 2.0], ["1", "2"], "users.parquet"),
-        (["1", "2"], [1.0, 2.0], "interactions.parquet"),
-        (["01", "02"], [1, 2], "interactions.parquet"),  # whose users are unknown
-    ],
-)
-def test_prepare_ids_of_other_types_are_the_same_or_an_error_that_writes_nothing(
-    tmp_path, users, pairs, refused
-):
-    folder = tmp_path / "files"
-    folder.mkdir()
-    tables = {"users": {"user_id": users, "profile": "p"}, "interactions": {"user_id": pairs}}
-    for name, columns in tables.items():
-        pd.DataFrame({**columns, "item_id": "i"}).to_parquet(folder / f"{name}.parquet")
+def test_prepare_matches_integer_and_string_ids_and_writes_nothing_if_users_are_unknown(tmp_path):
+    pd.DataFrame({"user_id": ["1", "2"], "item_id": "i"}).to_parquet(
+        tmp_path / "interactions.parquet"
+    )
     splits, workspace = {"validation": 0, "test": 0.001}, tmp_path / "workspace"
-    config = _tables_config(workspace, folder, splits=splits)
-    if refused is None:
+    config = _tables_config(workspace, tmp_path, splits=splits)
+    users = pd.DataFrame({"user_id": ["01", "02"], "profile": "p"})
+    users.to_parquet(tmp_path / "users.parquet")
+    with raises(DataError, "too_many_rejected", "interactions.parquet", 2):
         prepare_dataset(config)
-        assert _dataset(workspace).users["user_id"].to_pylist() == ["1", "2"]
-    else:
-        with raises(DataError, "too_many_rejected", refused, 2):
-            prepare_dataset(config)
-        assert list(workspace.rglob("*")) == []
+    assert list(workspace.rglob("*")) == []
+    users.assign(user_id=[1, 2]).to_parquet(tmp_path / "users.parquet")
+    prepare_dataset(config)
+    assert _dataset(workspace).users["user_id"].to_pylist() == ["1", "2"]
 
 
 def _write_cut(folder: Path, rows: Mapping[str, list[dict[str, Any]]], seed: int) -> None:
-    """Write tables in any order of rows; those of pairs as many files, if `seed` is not zero."""
+    """Write tables with rows in random order; if `seed` is not zero, each in several files."""
     rng = Random(seed)
     for name, table in rows.items():
         table = rng.sample(table, len(table))
@@ -207,7 +196,7 @@ def _write_cut(folder: Path, rows: Mapping[str, list[dict[str, Any]]], seed: int
             path.write_text(lines)
 
 
-def test_prepare_same_rows_in_other_files_order_and_memory_are_the_same_dataset(tmp_path):
+def test_prepare_makes_the_same_dataset_from_any_files_order_and_memory(tmp_path):
     rng = Random(0)
     pairs = [(f"u{rng.randrange(60)}", f"i{rng.randrange(40)}") for _ in range(500)]
     texts = ("tea", "cake", "tea and cake", "")
@@ -236,7 +225,7 @@ def test_prepare_same_rows_in_other_files_order_and_memory_are_the_same_dataset(
     assert reasons[0] == reasons[1]
 
 
-def test_prepare_leaves_out_the_rows_of_forgotten_people_and_tells_nobody_of_them(tmp_path):
+def test_prepare_leaves_out_forgotten_people_and_names_them_nowhere(tmp_path):
     (tmp_path / "interactions.csv").write_text("user_id,item_id\nann,x\nbob,y\nann,y\n,bob\n")
     (tmp_path / "users.csv").write_text("user_id,profile\nann,likes tea\nbob,likes jam\n")
     splits = {"validation": 0, "test": 0}
@@ -254,7 +243,7 @@ def test_prepare_leaves_out_the_rows_of_forgotten_people_and_tells_nobody_of_the
     assert not [path for path in made if b"bob" in path.read_bytes()]
 
 
-def test_prepare_sample_plants_an_aspect_of_each_explained_pair_which_its_text_names(tmp_path):
+def test_prepare_sample_plants_the_aspect_that_each_explanation_names(tmp_path):
     prepare_dataset(_config(tmp_path, SAMPLE))
     dataset, pair = _dataset(tmp_path), ("user_index", "item_index")
     assert dataset.planted.select(pair).equals(dataset.explanations.select(pair))
@@ -264,7 +253,7 @@ def test_prepare_sample_plants_an_aspect_of_each_explained_pair_which_its_text_n
         assert planted["aspect"] in planted["aspects"]
 
 
-def test_aspects_of_profiles_have_the_version_of_their_rules(tmp_path):
+def test_settings_of_aspects_from_profiles_have_the_version_of_the_rules(tmp_path):
     plain = dataset_settings(_config(tmp_path, SAMPLE))
     asked = dataset_settings(_config(tmp_path, SAMPLE, aspects_from="profiles"))
     assert {name for name in asked if asked[name] != plain[name]} == {"aspects_from"}
@@ -274,18 +263,18 @@ def test_aspects_of_profiles_have_the_version_of_their_rules(tmp_path):
         parse_config(PrepareConfig, {"workspace": "w", **values})
 
 
-def test_prepare_from_s3_to_s3_equals_local(s3, tmp_path, release):
-    bucket = s3.new_bucket()
+def test_prepare_from_s3_to_s3_equals_local(s3, bucket, tmp_path, release):
+    place = open_location(f"{bucket}/prepare", s3.storage)
     for path in release.iterdir():
-        (open_location(f"{bucket}/release", s3.storage) / path.name).write_bytes(path.read_bytes())
-    source = {"kind": "xrec_release", "uri": f"{bucket}/release"}
-    config = _config(f"{bucket}/work", source, storage=s3.storage)
+        (place / "release" / path.name).write_bytes(path.read_bytes())
+    source = {"kind": "xrec_release", "uri": (place / "release").uri}
+    config = _config(place.uri, source, storage=s3.storage)
     remote = prepare_dataset(config)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Location, "digest", lambda file: pytest.fail(f"{file} was read"))
         assert prepare_dataset(config) == remote
     assert remote.files == prepare_dataset(_release_config(tmp_path, release)).files
-    assert read_dataset(open_location(f"{bucket}/work/dataset", s3.storage)).manifest == remote
+    assert read_dataset(place / "dataset").manifest == remote
 
 
 # Counts from ../shared/data/README.md.
@@ -309,10 +298,10 @@ DAYS: list[dict[str, list[dict[str, str]]]] = [
     for users, items, texts in (
         ((1, 3, 5, 7), ("d", "f"), ["tea"]),
         ((1, 2, 3, 7, 9), ("a", "d", "f"), ["tea"]),  # without u5, with u2, u9 and a
-        ((0, 1, 2, 5, 9), ("a", "e", "f"), ["tea", "cake"]),  # u5 again, whose index is lost
+        ((0, 1, 2, 5, 9), ("a", "e", "f"), ["tea", "cake"]),  # u5 is back
     )
 ]
-"""Three states of a catalogue; in the last one u1 and u9 have another profile than before."""
+"""Three states of a catalog; in the last one, the profiles of u1 and u9 have changed."""
 
 
 def _prepare_day(folder: Path, day: int, *extends: int, seed: int = 0, **changes: Any) -> Manifest:
@@ -333,7 +322,7 @@ def test_prepare_that_extends_keeps_indices_and_leaves_holes(tmp_path):
     assert ids == [
         ["u1", "u3", "u5", "u7"],
         ["u1", "u3", "", "u7", "u2", "u9"],
-        ["u1", "", "", "", "u2", "u9", "u0", "u5"],
+        ["u1", "", "u5", "", "u2", "u9", "u0"],
     ]
     assert days[2].items["item_id"].to_pylist() == ["", "f", "a", "e"]
     assert manifests[2].metrics["changes"] == {
@@ -358,13 +347,28 @@ def test_prepare_that_extends_keeps_indices_and_leaves_holes(tmp_path):
     assert users == {row["user_id"] for row in DAYS[2]["interactions"]}
 
 
-def test_prepare_that_extends_is_the_same_from_any_files_and_without_changes(tmp_path):
-    first, other = _prepare_day(tmp_path, 0), _prepare_day(tmp_path / "s1", 0, seed=1)
-    assert other.fingerprint == first.fingerprint
-    again = _prepare_day(tmp_path, 1, 0)
+def test_prepare_that_extends_fills_holes_that_are_no_longer_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr(importlib.import_module("xrec.data.assemble"), "NUM_KEPT", 1)
+    _prepare_day(tmp_path, 0)
+    _prepare_day(tmp_path, 1, 0)
+    _prepare_day(tmp_path, 1, 1, dataset=str(tmp_path / "9"))
+    holes = [_dataset(tmp_path / "1").user_holes, open_dataset(str(tmp_path / "9")).user_holes]
+    assert (holes[0].to_pylist(), holes[1]) == (
+        [{"user_id": "u5", "user_index": 2, "num_datasets": 1}],
+        None,
+    )
+    _prepare_day(tmp_path, 2, dataset=str(tmp_path / "last"), extends=str(tmp_path / "9"))
+    last = open_dataset(str(tmp_path / "last"))
+    assert last.users["user_id"].to_pylist() == ["u1", "", "u0", "", "u2", "u9", "u5"]
+    assert last.user_holes["user_id"].to_pylist() == ["u3", "u7"]
+    assert last.user_index("u0") == 2
+
+
+def test_prepare_that_extends_makes_the_same_dataset_from_any_files_and_without_changes(tmp_path):
+    first, again = _prepare_day(tmp_path, 0), _prepare_day(tmp_path, 1, 0)
     moved = _prepare_day(tmp_path, 1, 0, seed=3, dataset=str(tmp_path / "m3"))
     assert moved.fingerprint == again.fingerprint != first.fingerprint
-    for before, day in ((first, 0), (again, 1)):  # nothing changed: what is made from it stays
+    for before, day in ((first, 0), (again, 1)):  # if nothing changed, artifacts stay up to date
         unchanged = _prepare_day(tmp_path, day, day, dataset=str(tmp_path / f"u{day}"))
         assert unchanged.fingerprint == before.fingerprint
 
@@ -383,8 +387,8 @@ def test_prepare_that_cannot_extend_writes_nothing(tmp_path):
         assert not (tmp_path / "out").exists()
 
 
-def test_staging_without_room_is_a_storage_error_and_leaves_no_file(tmp_path, monkeypatch):
-    """Users in no order, whose profiles are 40 MB in all and hard to pack."""
+def test_staging_on_a_full_disk_raises_a_storage_error_and_leaves_no_file(tmp_path, monkeypatch):
+    """Users in random order, with 40 MB of profiles that hardly compress."""
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     rng = np.random.default_rng(0)
     ids = [f"{number:06d}" for number in rng.permutation(20_000)]
@@ -403,7 +407,7 @@ def test_staging_without_room_is_a_storage_error_and_leaves_no_file(tmp_path, mo
     ("num_rows", "num_letters"),
     [(4_000, 2_000), pytest.param(140_000, 300, marks=pytest.mark.slow)],
 )
-def test_assemble_long_texts_within_little_memory_sorts_them_on_few_threads(num_rows, num_letters):
+def test_assemble_sorts_long_texts_in_little_memory_on_one_thread(num_rows, num_letters):
     rng = np.random.default_rng(0)
     letters = rng.bytes(num_rows * num_letters // 2).hex()
     ids = [f"{number:06d}" for number in rng.permutation(num_rows)]

@@ -4,8 +4,8 @@ import gzip
 import json
 import os
 import pickle
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -20,7 +20,7 @@ from xrec.data.release import find_release_files, is_release, read_release
 from xrec.data.sources import TABLES, find_table_files, read_tables
 from xrec.data.staging import Staging
 from xrec.errors import ConfigError, DataError
-from xrec.storage import content_hash, open_location
+from xrec.storage import Location, content_hash, open_location
 
 FILES = {
     "users.csv": b"user_id,profile\nann,likes tea\nbob,\nann,again\n",
@@ -48,18 +48,18 @@ class Read:
         return [row[name] for row in self.tables[table]]
 
 
-def _read(contents: dict[str, bytes], /, **settings: Any) -> Read:
+def _read(contents: Mapping[str, bytes], read: Callable[[Staging, Location], None]) -> Read:
     with TemporaryDirectory() as folder, Staging(SplitShares(validation=0, test=0)) as staging:
         for name, data in contents.items():
             path = Path(folder) / name
             path.parent.mkdir(exist_ok=True)
             path.write_bytes(data)
-        source = _source(**settings)
-        read_tables(staging, find_table_files(open_location(folder), source), source)
-        queries = {name: f"FROM raw.{name} ORDER BY file, line" for name in TABLES}
+        read(staging, open_location(folder))
         tables = {
-            name: staging.table(query).drop_columns(["file", "line"]).to_pylist()
-            for name, query in queries.items()
+            name: staging.table(f"FROM raw.{name} ORDER BY file, line")
+            .drop_columns(["file", "line"])
+            .to_pylist()
+            for name in TABLES
             if staging.has(name)
         }
         found = staging.findings().read_all().to_pylist()
@@ -67,8 +67,16 @@ def _read(contents: dict[str, bytes], /, **settings: Any) -> Read:
         return Read(tables, findings, dict(staging.num_rows), staging.hashes)
 
 
+def _read_tables(contents: Mapping[str, bytes], /, **settings: Any) -> Read:
+    source = _source(**settings)
+    return _read(
+        contents,
+        lambda staging, folder: read_tables(staging, find_table_files(folder, source), source),
+    )
+
+
 def test_read_tables_mixed_formats_and_splits():
-    source = _read(FILES)
+    source = _read_tables(FILES)
     assert source["users.user_id"] == ["ann", "bob", "ann"]
     assert source.tables["items"] == [{"item_id": "7", "title": "Seven", "profile": "p"}]
     assert source["interactions.split"] == ["test", "train"]
@@ -79,7 +87,7 @@ def test_read_tables_mixed_formats_and_splits():
     counts = dict(zip(FILES, (3, 1, 3, 1), strict=True))
     assert list(source.num_rows.items()) == list(counts.items())  # in the order of reading
     assert source.hashes == {name: content_hash(data) for name, data in FILES.items()}
-    packed = _read({f"{name}.gz": gzip.compress(data) for name, data in FILES.items()})
+    packed = _read_tables({f"{name}.gz": gzip.compress(data) for name, data in FILES.items()})
     assert packed.tables == source.tables
 
 
@@ -89,18 +97,18 @@ def test_read_tables_of_many_files_has_the_rows_of_all(form):
     if form.endswith("gz"):
         parts = {name: gzip.compress(data) for name, data in parts.items()}
     files = {"interactions": "all/x*.csv.gz"} if form.startswith("all") else {}
-    source = _read({"users.csv": FILES["users.csv"], **parts}, files=files)
+    source = _read_tables({"users.csv": FILES["users.csv"], **parts}, files=files)
     assert sorted(source["interactions.user_id"]) == sorted(f"u{n}" for n in range(12))
     assert source.num_rows == {"users.csv": 3, "interactions (12 files)": 24}
     assert set(source.hashes) == {*parts, "users.csv"}
     assert {(file, line) for file, line, _ in source.findings} == {(name, 3) for name in parts}
 
 
-def test_read_tables_in_the_encoding_of_the_config_has_texts_without_html():
-    users = "user_id,profile\nann,hört <b>Jazz</b> &amp; mehr\n".encode("cp1252")
+def test_read_tables_uses_the_encoding_of_the_config():
+    users = "user_id,profile\nann,hört Jazz\n".encode("cp1252")
     files = {"interactions.csv": FILES["interactions.csv"], "users.csv": users}
-    assert _read(files, encoding="latin1")["users.profile"] == ["hört Jazz & mehr"]
-    assert ("users.csv", 2, "profile must be valid UTF-8") in _read(files).findings
+    assert _read_tables(files, encoding="latin1")["users.profile"] == ["hört Jazz"]
+    assert ("users.csv", 2, "profile must be valid UTF-8") in _read_tables(files).findings
 
 
 def test_read_tables_files_columns_and_delimiter_of_the_config():
@@ -112,7 +120,7 @@ def test_read_tables_files_columns_and_delimiter_of_the_config():
     columns |= {"items.item_id": "sku", "items.title": "name", "items.profile": ["sku", "name"]}
     columns |= {"users.profile": ["likes", "pets", "at"]}
     settings = {"files": dict(zip(TABLES[:4], files, strict=True)), "columns": columns}
-    source = _read(shop, **settings, delimiter=";")
+    source = _read_tables(shop, **settings, delimiter=";")
     assert source["users.profile"] == ["likes: tea, cake; at: {'x': 1}"]
     assert source.tables["items"] == [
         {"item_id": "7", "title": "Seven", "profile": "sku: 7; name: Seven"}
@@ -124,12 +132,12 @@ def test_read_tables_files_columns_and_delimiter_of_the_config():
     assert source.num_rows["r.csv"] == 4  # read for two tables
 
 
-def test_read_tables_columns_of_other_names_are_named_in_errors_and_findings():
+def test_read_tables_names_the_files_own_columns_in_errors_and_findings():
     interactions, columns = {"interactions.csv": b"customer,item_id\n,7\n"}, {"user_id": "customer"}
-    source = _read(interactions, columns=columns)
+    source = _read_tables(interactions, columns=columns)
     assert source.findings == [("interactions.csv", 2, "user_id (customer) must not be empty")]
     with raises(DataError, "missing_column", "part", ("customer", "item_id")):
-        _read(interactions, columns={**columns, "interactions.split": "part"})
+        _read_tables(interactions, columns={**columns, "interactions.split": "part"})
 
 
 @pytest.mark.parametrize(
@@ -170,7 +178,7 @@ def test_find_table_files_needs_interactions_and_one_file_a_table(tmp_path, chan
         ({"encoding": "martian"}, "source.encoding"),
     ],
 )
-def test_tables_source_wrong_names_are_config_errors(settings, key):
+def test_tables_source_refuses_wrong_names(settings, key):
     source = {"kind": "tables", "uri": "raw", **settings}
     with raises(ConfigError, "value_error", key):
         parse_config(PrepareConfig, {"workspace": "w", "source": source})
@@ -194,45 +202,33 @@ def _release(**changes: bytes) -> dict[str, bytes]:
     return {**files, **{name.replace("__", "."): data for name, data in changes.items()}}
 
 
-@contextmanager
-def _staged(files: Mapping[str, bytes]) -> Iterator[Staging]:
-    """The staging tables of a release, assembled."""
-    with TemporaryDirectory() as folder, Staging(SplitShares()) as staging:
-        for name, data in files.items():
-            (Path(folder) / name).write_bytes(data)
-        read_release(staging, find_release_files(open_location(folder)))
-        yield staging
+def _read_release(files: Mapping[str, bytes]) -> Read:
+    return _read(files, lambda staging, folder: read_release(staging, find_release_files(folder)))
 
 
-def _column(staging: Staging, table: str, key: str, column: str) -> list[str]:
-    return [row[0] for row in staging.sql(f"SELECT {column} FROM raw.{table} ORDER BY {key}")]
+def test_read_release_has_users_and_items_of_all_files_with_their_first_texts():
+    release = _read_release(_release())
+    users = sorted((row["user_id"], row["profile"]) for row in release.tables["users"])
+    assert users == [("0", "U"), ("1", "U"), ("3", ""), ("4", "four")]
+    items = sorted(tuple(row.values()) for row in release.tables["items"])
+    assert items == [("0", "", ""), ("1", "T", "I"), ("2", "two", "I"), ("3", "", "")]
+    assert [tuple(row.values()) for row in release.tables["interactions"]] == [
+        ("0", "1", "train"),
+        ("3", "2", "train"),
+        ("1", "0", "validation"),
+        ("0", "3", "test"),
+    ]
+    assert len(release.tables["explanations"]) == 3
 
 
-def test_read_release_users_and_items_are_those_of_all_files_with_their_first_texts():
-    with _staged(_release()) as staging:
-        assert _column(staging, "users", "user_id", "user_id") == ["0", "1", "3", "4"]
-        assert _column(staging, "items", "item_id", "item_id") == ["0", "1", "2", "3"]
-        assert _column(staging, "users", "user_id", "profile") == ["U", "U", "", "four"]
-        assert _column(staging, "items", "item_id", "title") == ["", "T", "two", ""]
-        assert _column(staging, "items", "item_id", "profile") == ["", "I", "I", ""]
-        query = "SELECT user_id, item_id, split FROM raw.interactions ORDER BY file, line"
-        assert staging.sql(query) == [
-            ("0", "1", "train"),
-            ("3", "2", "train"),
-            ("1", "0", "validation"),
-            ("0", "3", "test"),
-        ]
-        assert staging.count("raw.explanations") == 3
-
-
-def test_read_release_profiles_of_all_items_count_before_those_of_the_pairs():
+def test_read_release_prefers_profiles_of_all_items_to_those_of_pairs():
     texts = {0: "zero", 1: "one", 2: "", 5: "five"}
     lines = (json.dumps({"iid": item, "item_summary": text}) for item, text in texts.items())
-    with _staged(_release(item_profiles__jsonl="\n".join(lines).encode())) as staging:
-        profiles = _column(staging, "items", "item_id", "profile")
-        assert profiles == ["zero", "one", "I", "", "five"]
-        assert staging.num_rows["item_profiles.jsonl"] == 4
-        assert staging.count("raw.explanations") == 3
+    release = _read_release(_release(item_profiles__jsonl="\n".join(lines).encode()))
+    profiles = {row["item_id"]: row["profile"] for row in release.tables["items"]}
+    assert profiles == {"0": "zero", "1": "one", "2": "I", "3": "", "5": "five"}
+    assert release.num_rows["item_profiles.jsonl"] == 4
+    assert len(release.tables["explanations"]) == 3
 
 
 def test_find_release_files_takes_either_ending_and_profiles_if_there(tmp_path):
@@ -253,26 +249,26 @@ def test_find_release_files_takes_either_ending_and_profiles_if_there(tmp_path):
 
 
 def pickled(*lines: str) -> bytes:
-    """Explained pairs as a clone of the release has them: of texts as objects, shuffled."""
+    """Return explained pairs as in a clone of the release: texts are objects, rows are shuffled."""
     rows = pd.DataFrame(map(json.loads, lines), range(len(lines), 0, -1))
     texts = {name: object for name in rows if rows[name].dtype != "int64"}
     return pickle.dumps(rows.astype(texts).set_axis(rows.columns.astype(object), axis=1))
 
 
 @pytest.mark.parametrize("has_training", [True, False])
-def test_read_release_pickles_have_its_own_splits_if_training_is_among_them(has_training):
+def test_read_release_uses_the_splits_of_pickles_if_training_is_among_them(has_training):
     lines = [explained(user, user % 5) for user in range(40)]
-    pickles = {"trn.pkl": lines[:20], "val.pkl": lines[20:25], "tst.pkl": lines[25:]}
-    files = _release(data__jsonl=b"{broken") if has_training else _release()
-    if not has_training:
-        del files["data.jsonl"], pickles["trn.pkl"], pickles["val.pkl"]
-        pickles["tst.pkl"] = lines
-    with _staged({**files, **{name: pickled(*of) for name, of in pickles.items()}}) as staging:
-        found = dict(staging.sql("SELECT split, count(*) FROM raw.explanations GROUP BY split"))
+    files = _release(data__jsonl=b"{broken")
+    if has_training:
+        splits = {"trn.pkl": lines[:20], "val.pkl": lines[20:25], "tst.pkl": lines[25:]}
+        files |= {name: pickled(*of_split) for name, of_split in splits.items()}
+    else:
+        files["tst.pkl"] = pickled(*lines)
+        del files["data.jsonl"]
     own = {"train": 20, "validation": 5, "test": 15}
-    assert (found == own) == has_training
-    assert sum(found.values()) == 40
-    assert len(found) == 3
+    by_shares = {"train": 40}
+    counts = Counter(_read_release(files)["explanations.split"])
+    assert counts == (own if has_training else by_shares)
 
 
 class Command:
@@ -284,9 +280,9 @@ class Command:
 
 
 @pytest.mark.parametrize("call", [(os.system, "touch {}"), (pd.read_pickle, "{}"), (list,)])
-def test_read_release_pickle_with_anything_but_a_table_is_an_error_and_runs_nothing(tmp_path, call):
+def test_read_release_refuses_a_pickle_of_anything_but_a_table_and_runs_nothing(tmp_path, call):
     mark = tmp_path / "mark"
     data = pickle.dumps(Command(call[0], *(each.format(mark) for each in call[1:])))
-    with raises(DataError, "broken_file", "trn.pkl"), _staged(_release(trn__pkl=data)):
-        pass
+    with raises(DataError, "broken_file", "trn.pkl"):
+        _read_release(_release(trn__pkl=data))
     assert not mark.exists()

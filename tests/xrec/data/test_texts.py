@@ -1,4 +1,4 @@
-"""What is found in texts: words and sentences, languages, personal data, orders and calls."""
+"""What texts contain: words, sentences, languages, personal data, orders, and calls to buy."""
 
 import random
 import re
@@ -51,7 +51,7 @@ def test_sentence_ends_in_many_languages(text, expected):
     assert len(sentences(text)) == expected
 
 
-def test_sentences_keep_their_closing_quotes_and_leave_the_next_ones():
+def test_sentences_end_after_their_closing_quotes_and_before_opening_ones():
     assert sentences('He said: "It is calm." Fine.') == ['He said: "It is calm."', "Fine."]
     assert sentences("„Gut.“ Ja. «Bien.» (Si.)") == ["„Gut.“", "Ja.", "«Bien.»", "(Si.)"]
     assert sentences("他说。“很好。”")[0] == "他说。"
@@ -71,12 +71,13 @@ def test_words_are_those_of_unicode(text, expected):
     assert words(text) == expected
 
 
+@pytest.mark.timeout(30)
 @pytest.mark.parametrize(
     "unit", ["a.", "1.", "A. ", "\u2026 ", "Dr. 3", "a\u0301.", "\U0001f1e9", " "]
 )
-def test_words_and_sentences_of_a_long_run_take_no_more_than_a_moment(unit):
-    """If the time grew with the square of the length, this would take hours."""
-    text = f"It is calm. {unit * (100_000 // len(unit))} It is calm."
+def test_words_and_sentences_of_a_long_run_take_linear_time(unit):
+    """It takes 0.1 s, and would take minutes if time grew with the square of the length."""
+    text = f"It is calm. {unit * (50_000 // len(unit))} It is calm."
     assert words(text)[-3:] == ["It", "is", "calm"]
     assert sentence_ends(text)[-1] == len(text)
 
@@ -101,15 +102,15 @@ def naive_sentence_ends(text: str) -> list[int]:
     return ends
 
 
-def test_sentence_ends_are_those_that_a_look_at_the_whole_text_finds():
+def test_sentence_ends_equal_those_of_a_search_over_the_whole_text():
     rng = random.Random(0)
     parts = [*"aZ16  ..,!?\u2026\"')(-", "calm", "Dr", "No", "max", "The ", ". The ", "\n"]
-    for _ in range(5000):
+    for _ in range(2000):
         text = "".join(rng.choices(parts, k=rng.randint(1, 14)))
         assert sentence_ends(text) == naive_sentence_ends(text), text
 
 
-def test_parse_mark_between_words_without_a_blank_becomes_one_mark_and_a_blank():
+def test_parse_adds_the_missing_space_after_a_mark():
     texts = ["A fit..price is good", "Great tone,price too"]
     found = [doc.text for doc in parse(texts)]
     assert found == ["A fit. price is good", "Great tone, price too"]
@@ -132,7 +133,7 @@ ENGLISH = "So quiet that nobody wakes up, and the grind is as fine as I like it.
         ("Gnocchi al pesto, tiramisu, espresso, prosecco: great osteria", None),
     ],
 )
-def test_language_of_a_sentence_is_found_where_it_is_sure(text, code):
+def test_language_of_returns_a_code_only_when_sure(text, code):
     assert language_of(text) == code
 
 
@@ -145,7 +146,7 @@ def test_language_of_a_sentence_is_found_where_it_is_sure(text, code):
         ("PT", "pt", "Portuguese"),
     ],
 )
-def test_language_by_code_or_name_has_both(language, code, name):
+def test_language_has_a_code_and_a_name_whichever_is_given(language, code, name):
     assert (language_code(language), language_name(language)) == (code, name)
 
 
@@ -159,7 +160,7 @@ def test_language_by_code_or_name_has_both(language, code, name):
         (GERMAN, "Klingon", None),
     ],
 )
-def test_other_language_is_named_only_where_it_is_sure(text, language, other):
+def test_other_language_is_named_only_when_sure(text, language, other):
     assert other_language(text, language) == other
 
 
@@ -188,7 +189,7 @@ def test_other_language_is_named_only_where_it_is_sure(text, language, other):
         (f"Odd {'aGVsbG8gd29ybGQ' * 4}== text", "Odd […] text", {"code": 1}),
     ],
 )
-def test_remove_personal_of_each_kind_is_removed_and_counted(text, cleaned, kinds):
+def test_remove_personal_removes_and_counts_each_kind(text, cleaned, kinds):
     assert remove_personal(text) == (cleaned, kinds)
 
 
@@ -209,19 +210,19 @@ def test_remove_personal_of_each_kind_is_removed_and_counted(text, cleaned, kind
         "Das Haus an der Straße 2 Blocks weiter, die Rue und die Calle.",
     ],
 )
-def test_remove_personal_of_numbers_and_names_that_are_none_leaves_the_text(text):
+def test_remove_personal_leaves_other_numbers_and_names(text):
     assert remove_personal(text) == (text, {})
 
 
+@pytest.mark.timeout(30)
 @pytest.mark.parametrize("run", ["a", "a-", "a.", ".", "-", "a@", "a@a.", "555 ", "u/", "\n"])
-def test_remove_personal_of_a_long_run_takes_no_more_than_a_moment(run):
-    """With patterns whose time grows with the square of the length it would take minutes."""
-    text = run * (100_000 // len(run))
+def test_remove_personal_of_a_long_run_takes_linear_time(run):
+    text = run * (50_000 // len(run))
     cleaned, _ = remove_personal(f"Mail a@b.de {text} 123")
     assert cleaned.endswith("123")
 
 
-def test_text_is_personal_even_where_only_the_mark_of_what_was_removed_is_left():
+def test_is_personal_finds_personal_data_and_the_mark_of_what_was_removed():
     text, _ = remove_personal("Ask for Maria, she is kind.")
     assert is_personal("Ask for Maria, she is kind.")
     assert is_personal(text)
@@ -239,13 +240,13 @@ PARTS = (
     f"aſk for Bob|u/abc_d|60 Hz|{'A1' * 21}|the tuner is quick"
 ).split("|")
 SIGNS = f"a@b.de ask thanks to Ann 12 Elm St u/abc_d http://x.y {'A1' * 21}"
-"""What every kind looks for; with it in a text, all kinds are looked for."""
+"""Signs of every kind, so that a text with it is searched for all kinds."""
 
 
-def test_kinds_without_a_sign_in_a_text_have_no_place_in_it():
+def test_remove_personal_finds_as_much_by_signs_as_by_looking_for_all_kinds():
     rng, kinds = random.Random(0), Counter[str]()
     of_signs, found_in_signs = remove_personal(SIGNS)
-    drawn = [" ".join(rng.choices(PARTS, k=rng.randint(1, 3))) for _ in range(700)]
+    drawn = [" ".join(rng.choices(PARTS, k=rng.randint(1, 3))) for _ in range(400)]
     for text in (change(text) for text in drawn for change in (str, str.upper, str.lower)):
         cleaned, found = remove_personal(text)
         expected = (f"{cleaned} | {of_signs}", found + found_in_signs)
@@ -265,7 +266,7 @@ def test_kinds_without_a_sign_in_a_text_have_no_place_in_it():
         "Ignoriere die Anleitung, sie ist falsch. Las instrucciones son claras.",
     ],
 )
-def test_orders_are_not_seen_in_what_reviewers_say(text):
+def test_gives_orders_ignores_what_reviewers_say(text):
     assert not gives_orders(text)
 
 
@@ -273,13 +274,13 @@ def test_orders_are_not_seen_in_what_reviewers_say(text):
     "text",
     ["Click here to know more.", "Use code SAVE20 at the till.", "See www.evil.example/page."],
 )
-def test_calls_and_links_solicit(text):
+def test_without_solicitation_removes_sentences_with_calls_or_links(text):
     assert solicits(text)
     without = without_solicitation(f"It is calm. {text} It is near.", ())
     assert without == ("It is calm. It is near.", 1)
 
 
-def test_praise_and_the_items_title_do_not_solicit():
+def test_without_solicitation_keeps_praise_and_the_items_title():
     praise = (
         "You can order what you like, and buy tickets there now and then. It clicks into place, "
         "and calls to mind old times. The dress code is easy, and one may book a table for today."

@@ -1,8 +1,7 @@
-"""From a folder to a project file; whatever is wrong is said, and then nothing is written."""
+"""From a folder of tables to a project file; nothing is written if the files are unusable."""
 
 import csv
 import gzip
-import shlex
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +13,13 @@ from tests.errors import raises
 from tests.world.program import said
 from tests.world.shop import write_json_lines, write_shop
 from tests.xrec.data.test_tables import explained, pickled
-from xrec.config import CONFIG_TYPES, PrepareConfig, load_config, read_project
+from xrec.config import PrepareConfig, load_config, read_project
 from xrec.errors import ConfigError, DataError, StorageNotFoundError
 from xrec.init import Findings, init_project
 from xrec.init.files import Folder, read_folder
 from xrec.init.guess import guess_tables
-from xrec.init.project import Machine
+from xrec.init.project import Machine, choose_settings
+from xrec.init.survey import Survey
 from xrec.storage import Manifest, open_location
 
 CPU = Machine(num_cpus=2, num_gpus=0, has_bf16=True)
@@ -43,7 +43,7 @@ def _prepare(tmp_path: Path) -> Manifest:
     return xrec.jobs.prepare.run(load_config(PrepareConfig, tmp_path / "project" / "xrec.yaml"))
 
 
-def test_init_writes_all_jobs_with_settings_that_fit_and_are_prepared_as_told(tmp_path, shop):
+def test_init_writes_all_jobs_and_prepare_reads_the_files_as_init_did(tmp_path, shop):
     findings = _init(tmp_path, shop)
     values = _written(tmp_path)
     assert " ".join(values) == (
@@ -76,30 +76,60 @@ def test_init_fits_the_machine(tmp_path, shop):
     assert _written(tmp_path)["train-adapter"]["training"]["max_steps"] == 45
 
 
-def test_init_file_passes_the_dry_run_of_each_job(tmp_path, shop):
-    _init(tmp_path, shop, GPU)
+@pytest.mark.parametrize(
+    ("num_users", "k", "texts"),
+    [(100, 10, None), (1000, 7, "2.4"), (6000, 1, "0.4"), (10**6, 1, "0.0024")],
+)
+def test_init_plans_as_many_texts_by_the_model_as_fit_into_minutes(num_users, k, texts):
+    counts = {"train": 900, "validation": 50, "test": 50}
+    survey = Survey(num_users, 400, 2 * num_users, num_users, counts, {}, 0.0, 32)
+    settings = choose_settings(survey, CPU)
+    assert (settings["k"], settings["texts_per_user"]) == (k, texts)
+    assert choose_settings(survey, GPU)["texts_per_user"] is None
+
+
+def _dry_run(tmp_path: Path) -> list[str]:
+    """Dry-run all jobs of the project file; return their names."""
     path = str(tmp_path / "project" / "xrec.yaml")
-    names = read_project(path).jobs
-    assert len(names) == 8
+    names = [*read_project(path).jobs]
     for job in names:
         out = said(job, path, "--dry-run")
         assert yaml.safe_load(out)["workspace"] == str(tmp_path / "project/workspace")
+    return names
 
 
-def test_init_without_explanations_says_why_and_reasons_are_what_people_did(tmp_path, shop):
+def test_init_file_passes_the_dry_run_of_each_job(tmp_path, shop):
+    _init(tmp_path, shop, GPU)
+    assert len(_dry_run(tmp_path)) == 8
+
+
+def test_init_without_explanations_plans_reasons_from_what_people_did(tmp_path, shop):
     (shop / "feedback.csv").unlink()
     (shop / "clients.csv").unlink()
     out = said("init", tmp_path / "project", "--from", shop)
-    assert (
-        " ".join(_written(tmp_path))
-        == "workspace workers prepare pretrain-graph neighbors recommend backfill"
-    )
+    values = _written(tmp_path)
+    jobs = "prepare pretrain-graph neighbors recommend backfill"
+    assert " ".join(values) == f"workspace workers {jobs}"
     words = {"chose": "bought", "this": "this item"}
-    decoding = {"text": {"people": words}}
-    assert _written(tmp_path)["backfill"] == {"llm": None, "decoding": decoding}
+    assert values["backfill"] == {"llm": None, "decoding": {"text": {"people": words}}}
     assert "too few explanations to train on (0 for train, 0 for validation, 0 for test;" in out
     assert "no table of users: profiles are empty" in out
     assert f"next: xrec run {tmp_path}/project/xrec.yaml" in out
+
+
+def test_init_takes_a_table_of_aspects_for_what_it_is(tmp_path, shop):
+    orders = csv.DictReader((shop / "orders.csv").read_text().splitlines())
+    said = [{"cust_no": row["cust_no"], "sku": row["sku"], "aspect": "tea"} for row in orders]
+    write_json_lines(shop / "said.jsonl", said)
+    findings = _init(tmp_path, shop)
+    without = {table: name for table, name in findings.guess.files.items() if table != "aspects"}
+    assert findings.guess.files["aspects"] == "said.jsonl"
+    values = _written(tmp_path)
+    assert values["prompt"]["aspects"] == 3
+    assert values["prepare"]["source"]["files"]["aspects"] == "said.jsonl"
+    assert _prepare(tmp_path).row_counts["aspects"] == 1
+    (shop / "said.jsonl").unlink()
+    assert _init(tmp_path, shop, force=True).guess.files == without
 
 
 def test_init_of_the_public_release_is_prepared_with_its_own_files(tmp_path):
@@ -116,11 +146,10 @@ def test_init_of_the_public_release_is_prepared_with_its_own_files(tmp_path):
     assert [*findings.notes()] == []
     source = {"kind": "xrec_release", "uri": str(release)}
     assert _written(tmp_path)["prepare"]["source"] == source
-    for job in read_project(str(tmp_path / "project" / "xrec.yaml")).jobs:
-        said(job, tmp_path / "project" / "xrec.yaml", "--dry-run")
+    _dry_run(tmp_path)
 
 
-def test_init_rows_that_cannot_be_used_are_counted_and_allowed(tmp_path, shop):
+def test_init_allows_as_many_unusable_rows_as_there_are(tmp_path, shop):
     lines = (shop / "orders.csv").read_text().splitlines(keepends=True)
     (shop / "orders.csv").write_text("".join([*lines, *lines[1:49]]))
     findings = _init(tmp_path, shop)
@@ -141,7 +170,7 @@ def _gzip(path: Path, data: bytes | None = None) -> None:
     path.unlink()
 
 
-def test_init_semicolons_tabs_and_gzip_are_read(tmp_path, shop):
+def test_init_reads_semicolons_tabs_and_gzip(tmp_path, shop):
     for path in sorted(shop.iterdir()):
         path.write_text(path.read_text().replace(",", ";"))
     orders = (shop / "orders.csv").read_text().replace(";", "\t")
@@ -155,38 +184,20 @@ def test_init_semicolons_tabs_and_gzip_are_read(tmp_path, shop):
         _init(tmp_path, shop, force=True)
 
 
-def test_readme_s_commands_fit_the_file_that_init_writes(tmp_path, shop):
-    _init(tmp_path, shop)
-    readme = (Path(__file__).parents[3] / "README.md").read_text().replace("\\\n", "")
-    commands = [
-        shlex.split(line, comments=True)[1:]
-        for line in readme.splitlines()
-        if line.startswith("    xrec ") and "shop/xrec.yaml" in line
-    ]
-    commands = [each for each in commands if each[0] in (*CONFIG_TYPES, "run", "submit")]
-    assert [each[0] for each in commands] == ["run", "serve", "prepare", "submit"]
-    for each in commands:
-        if each[0] == "submit":
-            each = each[1 : each.index("--address")]
-        words = [str(tmp_path / "project/xrec.yaml") if "xrec.yaml" in w else w for w in each]
-        said(*words, "--dry-run")
-
-
-def test_init_from_a_bucket_or_a_file_alone(tmp_path, shop, s3, monkeypatch):
+def test_init_from_a_bucket_or_a_file_alone(tmp_path, shop, s3, bucket, monkeypatch):
     for name, value in s3.environment.items():
         monkeypatch.setenv(name, value)
-    bucket = s3.new_bucket()
     for path in shop.iterdir():
-        (open_location(bucket) / "raw" / path.name).write_bytes(path.read_bytes())
-    init_project(str(tmp_path / "project"), f"{bucket}/raw", machine=CPU)
-    assert _written(tmp_path)["prepare"]["source"]["uri"] == f"{bucket}/raw"
+        (open_location(bucket) / "shop" / path.name).write_bytes(path.read_bytes())
+    init_project(str(tmp_path / "project"), f"{bucket}/shop", machine=CPU)
+    assert _written(tmp_path)["prepare"]["source"]["uri"] == f"{bucket}/shop"
     _init(tmp_path, shop / "orders.csv", force=True)
     source = _written(tmp_path)["prepare"]["source"]
     assert (source["uri"], source["files"]) == (str(shop), {"interactions": "orders.csv"})
     assert _prepare(tmp_path).row_counts["interactions"] == 480
 
 
-def test_init_keeps_a_project_file_that_is_there(tmp_path, shop):
+def test_init_keeps_an_existing_project_file_without_force(tmp_path, shop):
     path = tmp_path / "project" / "xrec.yaml"
     path.parent.mkdir()
     path.write_text("mine")
@@ -228,14 +239,13 @@ CUT_GZIP = gzip.compress(bytes(range(256)) * 99)[:200]
                 ("clients.csv", PNG, "binary_file"),
                 ("clients.csv", b"", "empty_file"),
                 ("orders.csv.gz", CUT_GZIP, "broken_file"),
-                ("orders.parquet", b"PAR1 and more", "broken_file"),
                 ("orders.csv", b"order_no,cust_no\n", "no_readable_row"),
                 ("orders.json", b'[\n {\n  "cust_no": "a"\n }\n]', "no_readable_row"),
             )
         ),
     ],
 )
-def test_init_unusable_files_raise_and_nothing_is_written(tmp_path, shop, change, code, key):
+def test_init_of_unusable_files_raises_and_writes_nothing(tmp_path, shop, change, code, key):
     change(shop)
     with raises(DataError, code) as raised:
         _init(tmp_path, shop)
@@ -244,7 +254,7 @@ def test_init_unusable_files_raise_and_nothing_is_written(tmp_path, shop, change
     assert not (tmp_path / "project").exists()
 
 
-def test_init_of_what_cannot_be_read_raises_and_nothing_is_written(tmp_path, shop):
+def test_init_of_a_missing_folder_or_another_file_raises_and_writes_nothing(tmp_path, shop):
     with raises(StorageNotFoundError, "missing_file", "--from"):
         _init(tmp_path, tmp_path / "nowhere")
     (shop / "notes.txt").write_text("hello")
@@ -253,18 +263,18 @@ def test_init_of_what_cannot_be_read_raises_and_nothing_is_written(tmp_path, sho
     assert not (tmp_path / "project").exists()
 
 
-@pytest.mark.parametrize("value", [1984, ["tea"], {"a": 1}])
-def test_init_files_and_profiles_of_any_type_are_prepared_as_told(tmp_path, shop, value):
+@pytest.mark.parametrize("value", [["tea"], {"a": 1}])
+def test_init_chooses_files_and_profiles_of_any_type_that_prepare_can_read(tmp_path, shop, value):
     _rewrite(shop, "clients", "users.jsonl", about=value)
     _rewrite(shop, "catalogue", "catalogue.json", label=1984)
-    (shop / "users.tsv").write_text("cust_no\nsomebody\n")  # another file of the table's name
+    (shop / "users.tsv").write_text("cust_no\nsomebody\n")  # a second file for the table
     findings, manifest = _init(tmp_path, shop), _prepare(tmp_path)
     assert findings.survey.rejected == manifest.metrics["num_without_table"] == {}
     assert manifest.row_counts["users"] == 60
     assert set(manifest.inputs) == set(findings.guess.files.values())
 
 
-def test_init_header_and_folder_with_line_ends_break_and_add_nothing(tmp_path, shop):
+def test_init_quotes_line_ends_in_headers_and_folders(tmp_path, shop):
     header = "why\nwords: 1\nworkspace: elsewhere\x85\u2028\x07# \ufeff\U000e0001"
     _replace(shop / "feedback.csv", b"why_bought", f'"{header}"'.encode())
     folder = shop.rename(tmp_path / "shop\nwords: 1\nworkspace: elsewhere\x85\ufeff")
@@ -296,7 +306,7 @@ YELP = {
     ],
     "tip.json": [{"user_id": f"u{n}", "business_id": f"b{n}", "text": "Try it."} for n in range(4)],
 }
-# Users 0 to 39 and items 0 to 9: every item's id is a user's id too.
+# Users 0 to 39 and items 0 to 9: each item's ID is also a user's ID.
 OVERLAPPING = {
     "people.json": [{"id": n, "age": 20 + n % 5} for n in range(40)],
     "stuff.json": [{"id": n, "name": f"Thing {n}"} for n in range(10)],
@@ -358,7 +368,7 @@ def test_guess_finds_files_and_columns(tmp_path, tables, files, settings):
     assert guess.source(folder).get("columns", {}) == settings
 
 
-def test_guess_personal_columns_stay_out_of_profiles(tmp_path):
+def test_guess_leaves_personal_columns_out_of_profiles(tmp_path):
     names = "cust_no,first_name,email,phone,street,birthday,segment\n"
     more = "Ann,a@x.org,1,High St,2000-01-01"
     lines = (write_shop(tmp_path) / "clients.csv").read_text().splitlines()[1:]

@@ -3,6 +3,7 @@
 import json
 import os
 import pkgutil
+import shutil
 import signal
 import socket
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ import torch
 import yaml
 from ray import serve
 
+from benchmarks.sixty_nights import BAD, Nights
 from tests.errors import raises
 from tests.world.here import Killed
 from tests.world.models import EMBEDDING_DIM, save_toy_model
@@ -47,6 +49,7 @@ from xrec.jobs import backfill as backfill_job
 from xrec.jobs import job_named
 from xrec.jobs import pipeline as pipeline_job
 from xrec.jobs.pipeline import chosen_configs
+from xrec.nights.metrics import HELP
 from xrec.sample import generate_town, town_tables
 from xrec.schemas import RANKS
 from xrec.storage import (
@@ -56,6 +59,7 @@ from xrec.storage import (
     open_location,
     read_manifest,
     write_manifest,
+    write_table,
 )
 
 
@@ -330,6 +334,23 @@ def test_refresh_of_an_incomplete_or_unfinished_project_is_refused(tmp_path):
     assert not town.workspace.exists()
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("trains_here")
+def test_ten_nights_with_churn_kills_forgets_and_bad_files(tmp_path):
+    nights = Nights(tmp_path, num_users=200, num_items=40, seed=0)
+    for number in range(1, 11):
+        nights.night(number)
+    assert nights.stopped.keys() == BAD.keys()
+    assert f"{nights.published().version}" in said(
+        "table", "history", f"{tmp_path}/workspace/explanations"
+    )
+    states = {
+        line.split()[1]
+        for line in said("nights", "list", nights.folder / "xrec.yaml").splitlines()[1:]
+    }
+    assert states == {"published", "kept"}
+
+
 PERSON = "Zoë Quillfeather/77"
 WORDS = ("zorgulent", "luscious", "heavenly")
 TRACES = [each.encode() for each in (PERSON, "Quillfeather", *WORDS)]
@@ -440,8 +461,20 @@ def test_night_publishes_texts_of_new_users_once(shop):
     before = shop.texts()
     new = [review("late", f"i{item}", "The tone is warm.", time=9) for item in range(2)]
     write_reviews(shop.folder, *new)
-    told = json.loads(said("refresh", shop.path, "--json"))
+    ahead = said("refresh", shop.path, "--dry-run")
+    assert f"night: {shop.workspace}/nights/1\n" in ahead
+    assert f"explanations: about {len(before):,}, of which" in ahead
+    assert not (shop.workspace / "nights").exists()
+    metrics = shop.folder / "night.prom"
+    told = json.loads(said("refresh", shop.path, "--json", "--metrics", metrics))
     assert told["version"] == 1
+    values = dict(
+        line.rsplit(" ", 1) for line in metrics.read_text().splitlines() if line[0] != "#"
+    )
+    assert values["xrec_night_exit_code"] == "0"
+    assert float(values["xrec_night_success_timestamp_seconds"]) > 1.7e9
+    assert values.keys() == {f"xrec_night_{name}" for name in HELP.keys() - {"money", "gate"}}
+    assert said("nights", "list", shop.path).splitlines()[1].split()[:2] == ["1", "published"]
     assert told["metrics"]["made_from.graph"] == "workspace:nights/1/graph"
     now = shop.texts()
     assert "late" in {user for user, _ in now} - {user for user, _ in before}
@@ -456,7 +489,9 @@ def test_forgotten_person_is_in_no_byte_of_a_project(shop):
     assert {place.split("/")[0] for place in places} > MADE_OF_PEOPLE
     rejected = str(shop.workspace / "annotations" / "reviews" / "rejected.parquet")
     assert rejected in traces(shop.workspace)
-    forget(shop.path, "--user", "nobody")  # no hash finds them among rows that were rejected
+    forget(
+        shop.path, "--user", "nobody", "--allow-unknown"
+    )  # no hash finds them among rows that were rejected
     assert rejected not in traces(shop.workspace)
     training = open_location(str(shop.workspace / "graph")) / "checkpoints"
     with pytest.raises(LeaseError), only_driver(training, holder="a driver"):
@@ -465,6 +500,8 @@ def test_forgotten_person_is_in_no_byte_of_a_project(shop):
     report = forget(shop.path, "--user", PERSON, "--retention", 0)
     assert traces(shop.workspace, mapped) == set()
     assert report["on_list"] == 2
+    table = str(shop.workspace / "explanations")
+    assert refused("table", "rollback", table, "--version", 0).code == "inputs_gone"
     assert {user for user, _ in shop.texts()} > {"u1", "u2", "u3"}
     assert check_output(str(shop.workspace / "explanations")) == []
 
@@ -554,7 +591,7 @@ def test_forgotten_person_is_in_no_byte_and_stays_away_wherever_the_command_is_k
     again = forget(shop.path, "--user", PERSON)
     assert (again["found"], again["deleted"], again["tables"][uri]["files_deleted"]) == (0, [], 0)
     (shop.folder / "leaving.txt").write_text("nobody-1\r\n\nnobody-2\n", "utf-8-sig")
-    other = forget(shop.path, "--users", shop.folder / "leaving.txt")
+    other = forget(shop.path, "--users", shop.folder / "leaving.txt", "--allow-unknown")
     assert (other["given"], other["on_list"], other["found"], other["deleted"]) == (2, 3, 0, [])
 
     # The next night reads the same files with a review more.
@@ -595,7 +632,9 @@ def test_forget_without_published_texts_deletes_what_has_the_person(tmp_path):
     path = write_yaml(tmp_path / "shop.yaml", values)
     said("prepare", path)
     assert forget(path, "--user", "resident-3", "--later")["tables"] == {}
-    assert forget(path, "--user", "resident-99")["deleted"] == [f"{tmp_path}/w/dataset"]
+    assert forget(path, "--user", "resident-99", "--allow-unknown")["deleted"] == [
+        f"{tmp_path}/w/dataset"
+    ]
     said("prepare", path)
     manifest = read_manifest(open_location(f"{tmp_path}/w/dataset"), "dataset")
     left_out = manifest.metrics["num_rejected"]
@@ -604,6 +643,56 @@ def test_forget_without_published_texts_deletes_what_has_the_person(tmp_path):
     assert (report["on_list"], report["found"], report["deleted"]) == (2, 0, [])
     (tmp_path / "w/forgotten/key").unlink()
     assert xrec("prepare", path, "artifacts.dataset=workspace:other")[0] == 1
+
+
+def test_forget_and_its_check_find_people_in_folders_of_any_name(tmp_path):
+    values = {"workspace": str(tmp_path / "w"), "prepare": {"source": SAMPLE}}
+    path, workspace = write_yaml(tmp_path / "shop.yaml", values), open_location(f"{tmp_path}/w")
+    said("prepare", path)
+    dataset = read_manifest(workspace / "dataset", "dataset")
+    for copy in ("monday", "nights/3/dataset"):
+        shutil.copytree(tmp_path / "w/dataset", tmp_path / "w" / copy)
+    rows = pa.table({"user_id": ["resident-3", "resident-4"], "text": ["mine", "other"]})
+    made = {
+        "recommendations": "recommendations",
+        "nights/3/graph": "graph",
+        "adapter-2": "adapter",
+        "evaluation-2": "evaluation",
+        "tuesday/neighbors": "neighbors",
+        "random": "baseline",
+    }
+    for folder, kind in made.items():
+        write_table(
+            workspace / folder / "rows.parquet", rows.select(["text"]), rows.schema.remove(0)
+        )
+        inputs = {} if kind == "evaluation" else {"dataset": dataset.fingerprint}
+        write_manifest(workspace / folder, kind, config={}, inputs=inputs)
+    for name in ("nights/3/annotations/reviews/1.parquet", "exports/of-march.parquet"):
+        write_table(workspace / name, rows, rows.schema)
+    sources = {"dataset", "monday", "nights/3/dataset", "nights/3/annotations"}
+
+    def remains(code: int) -> set[str]:
+        ended, out, _ = xrec("forget", path, "--check")
+        report = json.loads(out)
+        assert (ended, report["is_clean"], "resident" in out) == (code, code == 0, False)
+        return {each["file"].removeprefix(f"{workspace}/") for each in report["remains"]}
+
+    error = refused("forget", path, "--user", "resident-3", "--user", "resdient-4", "--later")
+    assert (error.code, error.saw, error.exit_code) == ("unknown_users", 1, 2)
+    assert refused("forget", path, "--check").code == "nobody_to_forget"
+    forget(path, "--user", "resident-3", "--later")
+    assert {name.rpartition("/")[0].removesuffix("/reviews") for name in remains(1)} == {
+        *sources,
+        "exports",
+    }
+    report = forget(path)
+    assert {*report["deleted"]} == {f"{workspace}/{folder}" for folder in {*sources, *made}}
+    assert report["not_understood"] == [f"{workspace}/exports"]
+    assert remains(1) == {"exports/of-march.parquet"}
+    (workspace / "exports").delete()
+    assert remains(0) == set()
+    (kept,) = (workspace / "forgotten" / "reports").sizes()
+    assert json.loads((workspace / "forgotten" / "reports" / kept).read_text()) == report
 
 
 _TRAINING = (

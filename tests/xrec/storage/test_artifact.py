@@ -80,8 +80,8 @@ def test_manifest_and_claim_of_any_content_are_read_correctly_or_refused(how):
         for name in (MANIFEST, RUN_RECORD):
             (location / name).write_bytes(content)
         with suppress(ArtifactMismatchError):
-            said = read_manifest(location, "graph").model_dump(mode="json")
-            assert said == {"version": None, **json.loads(content)}
+            stored = read_manifest(location, "graph").model_dump(mode="json")
+            assert stored == {"version": None, **json.loads(content)}
         with suppress(ArtifactMismatchError):
             claim(location, "graph", CONFIG, INPUTS)
             assert json.loads(content)["run"] == run_fingerprint("graph", CONFIG, INPUTS)
@@ -168,22 +168,10 @@ def test_write_table_writes_nothing_if_a_value_does_not_fit(tmp_path, columns, e
     assert not location.exists()
 
 
-@FEW_OR_MANY
-def test_table_with_a_damaged_end_is_read_correctly_or_refused(how):
-    def check(data: st.DataObject) -> None:
-        size = data.draw(st.sampled_from([0, 10, len(good) - 4]) | st.integers(0, len(good) - 1))
-        location.write_bytes(good[:size])
-        with raises(DataError, "broken_file", location.uri):
-            read_table(location, USERS)
-        changed = bytearray(good)
-        for _ in range(data.draw(st.integers(1, 3))):
-            changed[-data.draw(st.integers(1, 8))] = data.draw(st.integers(0, 255))
-        location.write_bytes(bytes(changed))
-        with suppress(DataError):
-            assert read_table(location, USERS) == _users().select(USERS.names).cast(USERS)
-
-    with TemporaryDirectory(dir=IN_MEMORY) as folder:
-        location = open_location(folder) / "users.parquet"
-        write_table(location, _users(), USERS)
-        good = location.read_bytes()
-        examples(how, check, data=st.data())
+@pytest.mark.parametrize("size", [0, 10, -4, -1])
+def test_truncated_table_is_refused(tmp_path, size):
+    location = open_location(str(tmp_path / "users.parquet"))
+    write_table(location, _users(), USERS)
+    location.write_bytes(location.read_bytes()[:size])
+    with raises(DataError, "broken_file", location.uri):
+        read_table(location, USERS)

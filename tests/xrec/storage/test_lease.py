@@ -10,8 +10,8 @@ import pytest
 
 from tests.errors import raises
 from xrec.errors import LeaseError
-from xrec.storage import Lease, only_driver, open_location, this_process
-from xrec.storage.lease import DRIVER, has_died
+from xrec.storage import Lease, at_work, only_driver, open_location, this_process, wait_for_jobs
+from xrec.storage.lease import AT_WORK, DRIVER, has_died
 
 LATER = datetime.now(UTC) + timedelta(hours=1)
 SHOW = "from xrec.storage.lease import this_process; print(this_process(), flush=True); input()"
@@ -44,6 +44,24 @@ def test_driver_holds_the_lease_until_its_term_ends_or_it_fails(folder):
     with suppress(ZeroDivisionError), only_driver(folder):
         raise ZeroDivisionError
     assert not (folder / DRIVER).is_file()
+
+
+def test_jobs_that_run_are_waited_for_and_those_that_begin_later_are_not(folder):
+    (folder / "manifest.json").write_bytes(b"")
+    lines, first, later = list[str](), at_work(folder), at_work(folder)
+    dead = Lease(holder="a", expires_at=LATER - timedelta(hours=2))
+    (folder / AT_WORK / "dead.json").write_bytes(dead.to_bytes())
+    first.__enter__()
+
+    def wait(seconds: float) -> None:
+        first.__exit__(None, None, None)
+        later.__enter__()
+
+    wait_for_jobs(folder, lines.append, wait)
+    assert len(lines) == len((folder / AT_WORK).sizes()) == 1
+    assert this_process() in lines[0]
+    later.__exit__(None, None, None)
+    assert (folder / AT_WORK).sizes() == {}
 
 
 def test_killed_process_counts_as_dead_even_before_its_parent_waits_for_it():

@@ -184,6 +184,18 @@ def test_cache_stays_within_its_bytes_and_evicts_the_least_recently_used_entry()
         assert cache.num_bytes == sum(kept.values())
 
 
+def test_file_that_nobody_opened_for_a_week_is_deleted_by_who_makes_another(cache):
+    def use(name: str) -> str:
+        return mapped(name, lambda path: path.write_text(name), Path.read_text)
+
+    for name in ("old", "used", "other"):
+        use(name)
+        os.utime(cache / name, (0, 0))
+    use("used")
+    use("new")
+    assert {path.name for path in cache.iterdir() if path.suffix != ".lock"} == {"used", "new"}
+
+
 def test_forgotten_people_are_recognized_by_their_hashes_alone():
     nobody, key = Forgotten(), b"k" * 32
     people = Forgotten(key, frozenset({Forgotten(key).hash_of("ann")}))

@@ -1,10 +1,10 @@
-"""Replies of an endpoint that is slow, busy, broken or silent: nothing is lost, nothing storms."""
+"""An endpoint that is slow, busy, broken or silent: no reply is lost, and retries are few."""
 
 import json
 import logging
 import pickle
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -30,25 +30,21 @@ SILENT = Answer(delay_seconds=600)
 SHORT = {"timeout_seconds": 0.2}
 NO_REPLY = (EndpointUnreachableError, "no_reply")
 NO_QUOTA = (EndpointAccessError, "quota_used_up")
-ESTIMATED = (2, 4)  # of word-1 and TEXT, at 0.3 tokens a character
+ESTIMATED = (2, 4)  # of word-N and TEXT, at 0.3 tokens per character
 COUNTED = {"prompt_tokens": 11, "completion_tokens": 7, "total_tokens": 18}
 
 
 @pytest.fixture(autouse=True)
-def short_waits(monkeypatch):
-    """The openai client waits for 20 ms at first, where it has no Retry-After."""
+def few_and_early_retries(monkeypatch):
+    """Two retries, the first one after 20 ms unless the endpoint asks for another delay."""
     monkeypatch.setattr("openai._base_client.INITIAL_RETRY_DELAY", 0.02)
-
-
-@pytest.fixture(autouse=True)
-def few_retries(monkeypatch):
     monkeypatch.setattr("xrec.text.endpoint._MAX_RETRIES", 2)
 
 
 def _asked(
     behave: Callable[[Asked], Answer], number: int, how: SamplingConfig = SAMPLING, **model: Any
 ) -> tuple[StubEndpoint, list[Reply[Said]]]:
-    """The endpoint after it was asked that many prompts, and the replies in their order."""
+    """Send this many prompts; return the endpoint, and the replies in the order of the prompts."""
     with stub_endpoint(behave) as stub:
         found = ask(endpoint_model(stub, **model), prompts(number), how)
         replies = sorted(found, key=lambda reply: reply.index)
@@ -60,7 +56,7 @@ def _words(replies: list[Reply[Said]]) -> list[str]:
     return [reply.value.word for reply in replies if reply.value is not None]
 
 
-def test_endpoint_with_all_kinds_of_trouble_loses_nothing():
+def test_endpoint_that_fails_now_and_then_loses_no_reply():
     def behave(asked: Asked) -> Answer:
         number = int(asked.words.removeprefix("word-"))
         if asked.num_before < number % 3:
@@ -79,7 +75,7 @@ def test_endpoint_with_all_kinds_of_trouble_loses_nothing():
     assert stub.most_at_once <= 6
 
 
-def test_endpoint_rate_keeps_requests_apart_repeated_ones_too():
+def test_endpoint_limits_the_rate_of_all_requests_including_retries():
     def behave(asked: Asked) -> Answer:
         return Answer(status=500) if asked.num_before < 1 else right(asked)
 
@@ -87,7 +83,7 @@ def test_endpoint_rate_keeps_requests_apart_repeated_ones_too():
     assert len(_words(replies)) == 20
     times = [each.at for each in stub.asked]
     assert len(times) == 40
-    assert times[-1] - times[0] >= 30 * 60 / 3000  # those of a limit on first requests: 20
+    assert times[-1] - times[0] >= 30 * 60 / 3000  # a limit on first requests alone: 20
 
 
 @pytest.mark.parametrize(
@@ -102,13 +98,13 @@ def test_endpoint_rate_keeps_requests_apart_repeated_ones_too():
     ],
     ids=["busy", "wait", "silent", "quota", "balance", "model"],
 )
-def test_endpoint_that_answers_nobody_ends_the_run(answer, settings, error, code, saw, most_asked):
+def test_endpoint_without_any_answer_ends_the_run(answer, settings, error, code, saw, most_asked):
     with stub_endpoint(lambda asked: answer) as stub, raises(error, code, saw=saw):
         list(ask(endpoint_model(stub, concurrency=4, **settings), prompts(50), SAMPLING))
     assert len(stub.asked) <= most_asked
 
 
-def test_endpoint_that_is_not_there_ends_the_run():
+def test_endpoint_that_does_not_exist_ends_the_run():
     with stub_endpoint(right) as stub:
         config = endpoint_config(stub)
     with raises(EndpointUnreachableError, "no_reply", saw="unreachable"):
@@ -116,7 +112,7 @@ def test_endpoint_that_is_not_there_ends_the_run():
 
 
 @pytest.mark.parametrize("status", [401, 403])
-def test_endpoint_that_refuses_the_key_ends_the_run_at_once_and_nobody_sees_the_key(status, caplog):
+def test_endpoint_that_refuses_the_key_ends_the_run_at_once_without_showing_the_key(status, caplog):
     caplog.set_level(logging.DEBUG)
     key = KEY.get_secret_value()
     refusal = Answer(status=status, error={"message": f"Incorrect API key provided: {key}"})
@@ -136,30 +132,28 @@ def _refuses(**error: Any) -> Answer:
     return Answer(status=400, error=error)
 
 
-@pytest.mark.parametrize(
-    ("answer", "reason", "num_requests", "said"),
-    [
+def test_endpoint_fails_only_the_prompts_that_it_does_not_answer():
+    failing = [
         (_refuses(message=f"no, {KEY.get_secret_value()}"), "bad_request", 1, "no, (key)"),
         (_refuses(why=["odd"]), "bad_request", 1, "'why': ['odd']"),
         (_refuses(message="long", code="context_length_exceeded"), "prompt_too_long", 1, "long"),
         (Answer(status=500), "endpoint_error", 3, "500"),
         (SILENT, "timeout", 3, "no answer within 0.5 s"),
         (Answer(text="x" * 5000, is_cut=True), "unreachable", 3, "the connection failed: "),
-    ],
-)
-def test_endpoint_prompt_that_fails_fails_alone_and_says_why(answer, reason, num_requests, said):
+    ]
+
     def behave(asked: Asked) -> Answer:
-        return answer if asked.words == "word-0" else right(asked)
+        number = int(asked.words.removeprefix("word-"))
+        return failing[number][0] if number < len(failing) else right(asked)
 
-    limit = {"timeout_seconds": 0.5} if answer is SILENT else {}
-    _, replies = _asked(behave, 12, concurrency=2, **limit)
-    ((index, failure),) = [(each.index, each.failure) for each in replies if each.failure]
-    assert (index, failure.reason) == (0, reason)
-    assert said in failure.message
-    assert replies[0].usage.num_requests == num_requests
+    _, replies = _asked(behave, 40, concurrency=8, timeout_seconds=0.5)
+    assert [reply.failure is None for reply in replies] == [False] * len(failing) + [True] * 34
+    for reply, (_, reason, num_requests, said) in zip(replies, failing, strict=False):
+        assert (reply.failure.reason, reply.usage.num_requests) == (reason, num_requests)
+        assert said in reply.failure.message
 
 
-def test_endpoint_request_has_schema_sampling_and_extra_fields_but_for_those_that_are_null():
+def test_endpoint_request_has_schema_sampling_and_extra_fields_except_null_ones():
     sampling = SamplingConfig(max_tokens=33, temperature=0.5)
     body = _asked(right, 1, sampling, extra={"reasoning_effort": "low"})[0].asked[0].body
     schema = strict_schema(Said, with_lengths=False)
@@ -181,18 +175,18 @@ def test_endpoint_without_structured_output_gets_the_schema_in_words():
     assert '"required": ["word"]' in stub.asked[0].words
 
 
-def test_endpoint_replies_that_are_no_longer_wanted_are_not_asked_for():
+def test_endpoint_sends_no_more_prompts_once_the_caller_stops():
     slow = Answer(text=TEXT, delay_seconds=0.05)
     with stub_endpoint(lambda asked: slow) as stub:
         replies = endpoint_model(stub, concurrency=2).write(prompts(100), SAMPLING)
         next(replies)
         replies.close()
-        while stub.num_at_once:  # requests under way end, and no others come
+        while stub.num_at_once:  # requests in progress end, and no others come
             time.sleep(0.01)
         assert len(stub.asked) <= 6
 
 
-def test_endpoint_asks_only_as_many_as_there_are_places_until_the_caller_has_kept_replies():
+def test_endpoint_frees_a_slot_only_after_the_caller_has_kept_the_reply():
     num_kept, num_ahead = 0, list[int]()
 
     def behave(asked: Asked) -> Answer:
@@ -201,14 +195,14 @@ def test_endpoint_asks_only_as_many_as_there_are_places_until_the_caller_has_kep
 
     with stub_endpoint(behave) as stub:
         for _ in endpoint_model(stub, concurrency=3).write(prompts(20), SAMPLING):
-            while len(stub.asked) < min(20, num_kept + 3):  # as many as may be asked
+            while len(stub.asked) < min(20, num_kept + 3):  # all slots are in use
                 time.sleep(0.001)
             num_kept += 1
     assert len(num_ahead) == 20
-    assert max(num_ahead) <= 3 + 1  # a reply is kept when the next one is asked for
+    assert max(num_ahead) <= 3 + 1  # a reply counts as kept when the next one is requested
 
 
-def test_endpoint_calls_in_threads_share_the_places():
+def test_endpoint_calls_in_threads_share_the_slots():
     with (
         stub_endpoint(lambda asked: Answer(text=right(asked).text, delay_seconds=0.02)) as stub,
         ThreadPoolExecutor(4) as pool,
@@ -219,7 +213,7 @@ def test_endpoint_calls_in_threads_share_the_places():
     assert stub.most_at_once <= 3
 
 
-def test_endpoint_key_that_is_not_set_is_an_error_that_names_the_variable():
+def test_endpoint_key_comes_from_its_variable_or_raises_an_error_that_names_it():
     config = EndpointModelConfig(kind="endpoint", model="m", api_key_variable="SHOP_KEY")
     with raises(ConfigError, "key_missing", key="SHOP_KEY"):
         endpoint_key(config, {"OPENAI_API_KEY": "other"})
@@ -229,14 +223,14 @@ def test_endpoint_key_that_is_not_set_is_an_error_that_names_the_variable():
 
 
 @pytest.mark.parametrize("url", ["https://user:word@host/v1", "https://host/v1?key=secret", "host"])
-def test_endpoint_config_with_a_url_that_may_hold_a_secret_is_refused(url):
+def test_endpoint_config_refuses_a_url_that_may_contain_a_secret(url):
     with pytest.raises(ValidationError) as raised:
         EndpointModelConfig(kind="endpoint", model="m", base_url=url)
     assert "secret" not in str(raised.value)
     assert "word@" not in str(raised.value)
 
 
-# Answers of the forms that servers and routers send with 200.
+# Answers that servers and routers send with status 200.
 
 
 def _body(choice: object = CHOICE, usage: object = COUNTED) -> dict[str, Any]:
@@ -247,38 +241,23 @@ def _saying(content: object) -> dict[str, Any]:
     return _body({**CHOICE, "message": {**MESSAGE, "content": content}})
 
 
-def _reply(body: object, *, num_times: int = 100) -> Reply[Said]:
-    """What becomes of a prompt whose first answers, `num_times` of them, are `body`.
-
-    Another prompt is answered before it, so the endpoint is known to be there.
-    """
+def _replies(bodies: Sequence[object], *, num_times: int = 100) -> list[Reply[Said]]:
+    """Send a prompt per body; its first `num_times` answers are the body."""
 
     def behave(asked: Asked) -> Answer:
-        is_odd = "word-1" in asked.body["messages"][0]["content"] and asked.num_before < num_times
-        return Answer(body=json.dumps(body)) if is_odd else right(asked)
+        body = bodies[int(asked.body["messages"][0]["content"].removeprefix("word-"))]
+        return Answer(body=json.dumps(body)) if asked.num_before < num_times else right(asked)
 
-    first, second = _asked(behave, 2, concurrency=1)[1]
-    assert first.failure is None
-    return second
+    return _asked(behave, len(bodies))[1]
 
 
-@pytest.mark.parametrize(
-    "body",
-    [
-        {"error": {"message": "the provider failed", "code": 502}},
-        _body({**CHOICE, "message": None}),
-        _body(None),
-        _saying({"word": "a"}),
-        {**_body(), "choices": None},
-        [],
-        "words",
-        None,
-    ],
-)
-def test_answer_without_a_message_is_asked_for_again(body):
-    reply = _reply(body, num_times=1)
-    assert reply.value == Said(word="word-1")
-    assert reply.usage.num_requests == 2
+def test_answer_without_a_message_is_requested_again():
+    failed = {"error": {"message": "the provider failed", "code": 502}}
+    bodies = [failed, _body({**CHOICE, "message": None}), _body(None), _saying({"word": "a"})]
+    bodies += [{**_body(), "choices": None}, [], "words", None]
+    replies = _replies(bodies, num_times=1)
+    assert _words(replies) == [f"word-{number}" for number in range(len(bodies))]
+    assert [reply.usage.num_requests for reply in replies] == [2] * len(bodies)
 
 
 def test_answer_in_parts_is_the_text_of_its_text_parts():
@@ -290,35 +269,31 @@ def test_answer_in_parts_is_the_text_of_its_text_parts():
         "words",
         {"type": "text", "text": TEXT[5:]},
     ]
-    reply = _reply(_saying(parts))
+    (reply,) = _replies([_saying(parts)])
     assert (reply.value, reply.raw) == (Said(word="a"), TEXT)
 
 
-@pytest.mark.parametrize(
-    ("body", "reason", "words"),
-    [
+def test_answer_without_a_text_fails_with_a_reason():
+    cases = [
         (_body({**CHOICE, "message": None}), "broken_response", "a message in its first choice"),
         (_saying(None), "empty_reply", ""),
         (_body({**CHOICE, "finish_reason": "content_filter"}), "refused", "its content filter"),
         (_body({**CHOICE, "message": {**MESSAGE, "refusal": "No way."}}), "refused", "No way"),
-    ],
-)
-def test_answer_without_a_text_fails_with_a_reason(body, reason, words):
-    failure = _reply(body).failure
-    assert failure.reason == reason
-    assert words in failure.message
+    ]
+    replies = _replies([body for body, *_ in cases])
+    assert [reply.failure.reason for reply in replies] == [reason for _, reason, _ in cases]
+    for reply, (*_, words) in zip(replies, cases, strict=True):
+        assert words in reply.failure.message
 
 
-@pytest.mark.parametrize(
-    ("usage", "expected"),
-    [
+def test_answer_usage_is_an_estimate_where_the_endpoint_does_not_count():
+    cases = [
         (COUNTED, (11, 7)),
         (None, ESTIMATED),
         ({"prompt_tokens": 11, "total_tokens": 11}, (11, ESTIMATED[1])),
         ({"prompt_tokens": None, "completion_tokens": 7}, (ESTIMATED[0], 7)),
         ({"prompt_tokens": "many", "completion_tokens": -1}, ESTIMATED),
-    ],
-)
-def test_answer_usage_is_an_estimate_where_the_endpoint_does_not_count(usage, expected):
-    found = _reply(_body(usage=usage)).usage
-    assert (found.num_prompt_tokens, found.num_reply_tokens) == expected
+    ]
+    found = [reply.usage for reply in _replies([_body(usage=usage) for usage, _ in cases])]
+    counts = [(usage.num_prompt_tokens, usage.num_reply_tokens) for usage in found]
+    assert counts == [expected for _, expected in cases]

@@ -182,6 +182,7 @@ def language_model_spec(
         make=partial(_load, config, prompts, key),
         describe=partial(forecast, prompts, config),
         folds=annotator.folds,
+        drift=annotator.drift,
         chunks_at_once=_CHUNKS_AT_ONCE,
         gpus_per_actor=num_gpus,
         max_actors=1 if is_endpoint else None,  # one process enforces an endpoint's limits
