@@ -1,7 +1,6 @@
-"""Language models that do what a test says: an endpoint of the OpenAI API, and one without HTTP.
+"""Language models that a test scripts: an endpoint of the OpenAI API, and one without HTTP.
 
-The endpoint is slow, busy, broken or silent as the test's `behave` decides, and keeps what it was
-asked.
+The endpoint is slow, busy, broken or silent as the test's `behave` decides, and records requests.
 """
 
 import asyncio
@@ -54,7 +53,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Asked:
-    """A request: the words of its last message, how often they came before, body and headers."""
+    """A request: the words of its last message, how often they came before, body, headers, time."""
 
     words: str
     num_before: int
@@ -65,10 +64,10 @@ class Asked:
 
 @dataclass
 class StubEndpoint:
-    """What a test tells the endpoint, and finds out from it.
+    """The endpoint's behavior, and what it observed.
 
     Attributes:
-        most_at_once: The largest number of requests that were under way together.
+        most_at_once: The largest number of concurrent requests.
     """
 
     behave: Callable[[Asked], Answer]
@@ -157,10 +156,10 @@ def _completion(asked: Asked, answer: Answer) -> dict[str, Any]:
 
 
 class ScriptedModel:
-    """A LanguageModel that writes what `answer` returns, to the second of two prompts first.
+    """A LanguageModel that replies with what `answer` returns, to the second of two prompts first.
 
-    The text `late` is a time-out, and `refused` a bad request; LONG is cut off. Every reply costs
-    COST.
+    The text `late` is a timeout, `refused` a bad request, and LONG is cut off. Each reply has the
+    usage COST.
 
     Attributes:
         asked: The prompts that it answered, in order.
@@ -172,7 +171,7 @@ class ScriptedModel:
 
     @property
     def words(self) -> list[str]:
-        """The first message of each prompt that was asked."""
+        """The first message of each prompt."""
         return [prompt.messages[0].content for prompt, _ in self.asked]
 
     def write(
