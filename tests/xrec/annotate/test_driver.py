@@ -135,7 +135,7 @@ class Quoting:
         return Counter(lines)
 
 
-def _make(folder: Path, output: object) -> QuotingAnnotator:
+def _make(folder: Path, output: object, attempt: int) -> QuotingAnnotator:
     return QuotingAnnotator(folder)
 
 

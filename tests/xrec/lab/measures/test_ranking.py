@@ -12,8 +12,9 @@ import pytest
 
 from tests.world.endpoint import ScriptedModel
 from tests.world.town import dataset_of, held_out
+from tests.xrec.text.asked import replies_in
 from xrec.aspects import AspectChooser
-from xrec.config import RANKERS, MetricsConfig, SamplingConfig
+from xrec.config import RANKERS, JobConfig, MetricsConfig, SamplingConfig
 from xrec.data import HeldOutPair
 from xrec.lab.measures.judge import (
     JudgeAccess,
@@ -25,7 +26,6 @@ from xrec.lab.measures.judge import (
 from xrec.lab.measures.measures import load_scorer, measures_of
 from xrec.lab.measures.ranking import StatementsRanked, rankers
 from xrec.lab.measures.statements import Statements
-from xrec.storage import open_location
 from xrec.text import Asker, Prompt
 
 LETTERS = ["amp", "bow", "cap", "drum"]
@@ -107,12 +107,13 @@ WRITTEN = [*(f"text {n}" for n in range(39)), ""]
 
 
 def _asker(answer: Callable[..., str], folder: Path) -> tuple[Asker, ScriptedModel]:
-    model, replies = ScriptedModel(answer), open_location(str(folder))
-    return Asker(model, SamplingConfig(temperature=1.0), replies, identity={}), model
+    model = ScriptedModel(answer)
+    return Asker(model, SamplingConfig(temperature=1.0), replies_in(folder)), model
 
 
 def _scores(asker: Asker) -> tuple[np.ndarray, np.ndarray]:
-    scores, failed = gpt_scores("ann", asker, [pair.reference for pair in JUDGED], WRITTEN)
+    references = [(pair.user_id, pair.reference) for pair in JUDGED]
+    scores, failed = gpt_scores("ann", asker, references, WRITTEN)
     return scores, failed
 
 
@@ -172,7 +173,7 @@ def test_judges_of_the_same_model_share_it_and_others_have_their_own(tmp_path, m
 
     monkeypatch.setattr("xrec.lab.measures.judge.load_language_model", load)
     config = _config(ann=_engine("one"), bob=_engine("one", temperature=0.5), cid=_engine("other"))
-    access = JudgeAccess(open_location(str(tmp_path)), keys=judge_keys(config, {}))
+    access = JudgeAccess(JobConfig(workspace=str(tmp_path)), keys=judge_keys(config, {}))
     measures = measures_of(config, dataset_of(40, 1), JUDGED, judges=access)
     score = load_scorer(measures, JUDGED)
     assert loads == ["one", "other"]
@@ -204,7 +205,7 @@ def test_claims_count_as_supported_only_with_a_quote_from_the_evidence(tmp_path)
         name = json.loads(asked.content)["text"]
         return json.dumps({"claims": replies[name]}) if name in replies else "no idea"
 
-    evidence = [["A quiet garden, out back.", "Likes jazz."]] * 5
+    evidence = [("u", ["A quiet garden, out back.", "Likes jazz."])] * 5
     asker, model = _asker(answer, tmp_path)
     share, count, failed = claim_shares(asker, evidence, ["all", "some", "none", "broken", ""])
     assert share == pytest.approx([1, 1 / 6, np.nan, np.nan, np.nan], nan_ok=True)
