@@ -63,7 +63,9 @@ def served(ray_cluster, town):
         patch.setattr("xrec.serve.app.Generator", Watched)
         deploy(config)
         yield Served(f"http://127.0.0.1:{port}", config)
-        for actor in actors("").values():  # else `serve.shutdown` takes seconds
+        # Otherwise `serve.shutdown` takes seconds. The controller, which would restart the others,
+        # is the first by name.
+        for _, actor in sorted(actors("").items()):
             ray.kill(actor)
         serve.shutdown()
 
