@@ -94,7 +94,7 @@ class Shop:
 
     def write(self, folder: Path, spoil: str | None = None) -> None:
         """Write interactions.csv and eligible.csv, as on a bad day if `spoil` names one."""
-        files = {
+        files: dict[str, list[tuple[str, ...]]] = {
             "interactions": [("user_id", "item_id"), *self.visits],
             "eligible": [("item_id",), *((item,) for item in self._sorted("items"))],
         }

@@ -114,7 +114,7 @@ def commands(block: str) -> Iterator[tuple[list[str], bool]]:
         for command in commands(block)
     ],
 )
-def test_command_of_a_page_or_of_help_can_be_given_or_has_the_mark(words, is_marked):
+def test_command_of_a_page_or_help_is_valid_or_marked(words, is_marked):
     program, *rest = words
     check = CHECKS.get(program.removeprefix(".venv/bin/"))
     if is_marked:
@@ -241,7 +241,7 @@ CHECKS = {
 
 
 @pytest.mark.parametrize(("where", "block"), of_kind("yaml"))
-def test_yaml_of_a_page_is_a_part_of_a_project_file(where, block):
+def test_yaml_of_a_page_is_part_of_a_valid_project_file(where, block):
     values = yaml.safe_load(block)
     if not set(values) <= {*SHARED, *CONFIG_TYPES}:  # a part of a job's section
         jobs = [job for job, kind in CONFIG_TYPES.items() if set(values) <= {*kind.model_fields}]

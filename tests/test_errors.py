@@ -15,7 +15,7 @@ def test_every_error_has_a_code():
     assert {line.split()[0] for line in without} == {"UnknownIdError"}  # which makes its own
 
 
-def test_error_keeps_what_it_carries_when_it_is_pickled():
+def test_pickled_error_keeps_its_fields():
     error = ConfigError("folds must be at least 2, got 1", code="too_few", key="folds", saw=1)
     error.problems = {"folds": "too_few"}
     copy = pickle.loads(pickle.dumps(error))

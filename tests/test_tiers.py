@@ -30,7 +30,7 @@ ONE_OF_EACH = {
         "test_two_workers_at_stage_3_have_the_losses_and_weights_of_one_at_stage_1",
     ),
     "tests/xrec/serve/test_page.py": (
-        "test_pair_is_picked_and_its_text_and_evidence_are_shown_by_keyboard_alone",
+        "test_page_shows_the_text_and_evidence_of_a_pair_by_keyboard_alone",
     ),
     "tests/xrec/bulk/test_chaos.py": ("test_commands_in_chaos_leave_a_row_once_at_each_version",),
     "tests/xrec/cluster/test_two_nodes.py": (

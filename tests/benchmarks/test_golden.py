@@ -3,7 +3,7 @@
 from benchmarks import golden
 
 
-def test_difference_of_another_kind_of_processor_is_kept_and_not_compared(monkeypatch):
+def test_digest_of_another_kind_of_processor_is_kept_and_not_compared(monkeypatch):
     recorded = {"graph": {"shape": [2], "digest": {"avx512": "a"}}}
     monkeypatch.setattr(golden, "processor", lambda: "no avx512")
     here = {"graph": {"shape": [2], "digest": {"no avx512": "b"}}}

@@ -24,7 +24,7 @@ def data(workspace):
     return read_data(str(workspace / "dataset"))
 
 
-def test_recipe_has_the_loss_and_gradients_of_the_public_codes_dense_product(data):
+def test_recipe_has_the_loss_and_gradients_of_a_dense_product(data):
     adjacency = normalized_adjacency(data.train, data.num_users, data.num_items)
     dense = adjacency.to_dense()
     batch = [column[:50] for column in recipe_triples(data)]

@@ -46,7 +46,7 @@ def test_forty_guards_are_listed_once_and_in_all_packages_that_hold_data():
 
 
 @pytest.mark.parametrize("guard", LISTED, ids=lambda guard: guard.meaning)
-def test_guard_is_in_its_file_once_and_broken_it_is_still_python(guard):
+def test_guard_is_in_its_file_once_and_is_python_when_broken(guard):
     source = (ROOT / guard.file).read_text()
     assert source.count(guard.old) == 1
     ast.parse(source.replace(guard.old, guard.new))
@@ -64,7 +64,7 @@ def test_mutants_change_one_expression_and_leave_messages_alone():
         ast.parse(each.source)
 
 
-def test_results_have_a_test_for_each_found_mutant_and_few_that_change_nothing():
+def test_results_name_the_test_of_each_found_mutant_and_have_few_equivalent_ones():
     lines = [json.loads(line) for line in mutants.RESULTS.read_text().splitlines()]
     runs = Counter((line["package"], line["revision"]) for line in lines)
     assert len({(line["revision"], line["mutant"]) for line in lines}) == len(lines)

@@ -3,5 +3,5 @@
 from benchmarks.size import circles
 
 
-def test_neither_modules_nor_packages_import_each_other_in_a_circle():
+def test_no_import_circles():
     assert circles() == []

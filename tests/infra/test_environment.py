@@ -60,7 +60,7 @@ def link_programs(folder: Path, names: str) -> None:
         (folder / name).symlink_to(shutil.which(name) or "")
 
 
-def test_pythons_are_the_same_in_metadata_set_up_checks_and_image():
+def test_metadata_setup_checks_and_image_have_the_same_pythons():
     pyproject = tomllib.loads(_text("pyproject.toml"))
     project, tools = pyproject["project"], pyproject["tool"]
     allowed = SpecifierSet(str(project["requires-python"]))
@@ -82,7 +82,7 @@ def test_pythons_are_the_same_in_metadata_set_up_checks_and_image():
     assert set(images) <= set(PYTHONS)
 
 
-def test_lists_have_a_version_that_fits_of_every_package_that_is_installed():
+def test_lists_pin_every_required_package_to_an_allowed_version():
     lists = ("base", "source", "cuda", "dev", "vllm", "extras")
     lock = {canonicalize_name(name): v for each in lists for name, v in locked(each).items()}
     extras = ",".join(metadata("xrec").get_all("Provides-Extra") or [])
@@ -122,7 +122,7 @@ TORCHES = {
 
 @pytest.mark.parametrize("installer", ["pip", "uv"])
 @pytest.mark.parametrize("torch", TORCHES)
-def test_set_up_installs_by_hash_only_but_for_an_index_that_is_named(torch, installer, tmp_path):
+def test_setup_installs_by_hash_only_except_from_a_named_index(torch, installer, tmp_path):
     """Run setup with a Python, a pip and a uv that record what they are asked to install."""
     if torch != "gpu" and list(Path("/dev").glob("nvidia*")):
         pytest.skip("set-up sees the GPU of this machine")
@@ -168,7 +168,7 @@ def test_no_installation_mixes_indexes():
         assert not re.search("extra-index|unsafe-best-match|UV_INDEX=", _text(path)), path
 
 
-def test_workflow_pins_its_actions_and_builds_and_scans_an_image_of_each_kind():
+def test_workflows_pin_actions_and_build_and_scan_an_image_of_each_kind():
     workflows = [yaml.safe_load(file.read_text()) for file in WORKFLOWS]
     jobs = {name: job for workflow in workflows for name, job in workflow["jobs"].items()}
     used = [step["uses"] for job in jobs.values() for step in job["steps"] if "uses" in step]
@@ -186,7 +186,7 @@ def test_workflow_pins_its_actions_and_builds_and_scans_an_image_of_each_kind():
     assert "fail-build" not in scan["with"]  # it fails unless told otherwise
 
 
-def test_ci_calls_the_makefiles_targets_and_survives_a_machine_without_apt(tmp_path):
+def test_ci_calls_targets_of_the_makefile_and_needs_no_apt(tmp_path):
     """Run with a PATH without apt-get, and with a `make` that records its targets."""
     link_programs(tmp_path, "bash dirname id env")
     write_program(tmp_path / "make", f'echo "$@" >> {tmp_path}/asked')

@@ -1,7 +1,6 @@
-"""Language models that do what a test says: an endpoint of the OpenAI API, and one without HTTP.
+"""Language models that a test scripts: an endpoint of the OpenAI API, and one without HTTP.
 
-The endpoint is slow, busy, broken or silent as the test's `behave` decides, and keeps what it was
-asked.
+The endpoint is slow, busy, broken or silent as the test's `behave` decides, and records requests.
 """
 
 import asyncio
@@ -54,7 +53,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Asked:
-    """A request: the words of its last message, how often they came before, body and headers."""
+    """A request: the words of its last message, how often they came before, body, headers, time."""
 
     words: str
     num_before: int
@@ -65,10 +64,13 @@ class Asked:
 
 @dataclass
 class StubEndpoint:
-    """What a test tells the endpoint, and finds out from it.
+    """The endpoint's behavior, and what it observed.
 
     Attributes:
         most_at_once: The largest number of requests that were under way together.
+        files: The content of each uploaded and written file.
+        batches: The batches, in order; each ends when it is looked at, unless `holds_batches`.
+        ended_as: The status with which they end.
     """
 
     behave: Callable[[Asked], Answer]
@@ -77,6 +79,10 @@ class StubEndpoint:
     asked: list[Asked] = field(default_factory=list)
     num_at_once: int = 0
     most_at_once: int = 0
+    files: dict[str, str] = field(default_factory=dict)
+    batches: list[dict[str, Any]] = field(default_factory=list)
+    ended_as: str = "completed"
+    holds_batches: bool = False
 
 
 @contextmanager
@@ -117,7 +123,69 @@ def _app(stub: StubEndpoint) -> FastAPI:
         finally:
             stub.num_at_once -= 1
 
+    @app.post("/v1/files")
+    async def upload(request: Request) -> dict[str, Any]:
+        lines = (await request.body()).decode().splitlines()
+        stub.files[name := f"file-{len(stub.files)}"] = "\n".join(
+            line for line in lines if line.startswith('{"custom_id"')
+        )
+        return {"id": name, "object": "file", "purpose": "batch"}
+
+    @app.get("/v1/files/{name}/content")
+    async def content(name: str) -> Response:
+        return Response(stub.files[name])
+
+    @app.post("/v1/batches")
+    async def create(request: Request) -> dict[str, Any]:
+        batch = {**await request.json(), "id": f"batch-{len(stub.batches)}", "object": "batch"}
+        stub.batches.append({**batch, "status": "validating"})
+        return stub.batches[-1]
+
+    @app.get("/v1/batches")
+    async def listed() -> dict[str, Any]:
+        return {"object": "list", "data": stub.batches, "has_more": False}
+
+    @app.get("/v1/batches/{name}")
+    async def retrieve(name: str) -> dict[str, Any]:
+        (batch,) = (each for each in stub.batches if each["id"] == name)
+        if batch["status"] == "validating" and not stub.holds_batches:
+            _end(stub, batch)
+        return batch
+
     return app
+
+
+def _end(stub: StubEndpoint, batch: dict[str, Any]) -> None:
+    """Answer a batch's lines: what succeeds is in its output file, and the rest in the other.
+
+    An answer with a body is a line as it is, and one with status 0 is of a request that expired.
+    """
+    output, errors = list[str](), list[str]()
+    for line in stub.files[batch["input_file_id"]].splitlines():
+        row = json.loads(line)
+        words = row["body"]["messages"][-1]["content"]
+        asked = Asked(words, sum(each.words == words for each in stub.asked), row["body"], {}, 0)
+        stub.asked.append(asked)
+        answer, made = stub.behave(asked), {"custom_id": row["custom_id"], "error": None}
+        if answer.body is not None:
+            output.append(answer.body)
+        elif answer.status == 200:
+            response = {"status_code": 200, "body": _completion(asked, answer)}
+            output.append(json.dumps({**made, "response": response}))
+        elif answer.status == 0:
+            expired = {"code": "batch_expired", "message": "not executed before the batch expired"}
+            errors.append(json.dumps({**made, "response": None, "error": expired}))
+        else:
+            response = {"status_code": answer.status, "body": {"error": answer.error}}
+            errors.append(json.dumps({**made, "response": response}))
+    batch["status"] = stub.ended_as
+    for name, lines in (("output_file_id", output), ("error_file_id", errors)):
+        if lines and stub.ended_as != "failed":
+            stub.files[f"{name}-{batch['id']}"] = "\n".join(lines)
+            batch[name] = f"{name}-{batch['id']}"
+    if stub.ended_as == "failed":
+        reason = {"code": "model_not_found", "message": "no such model"}
+        batch["errors"] = {"object": "list", "data": [reason]}
 
 
 async def _wait(seconds: float, request: Request) -> None:
@@ -157,10 +225,10 @@ def _completion(asked: Asked, answer: Answer) -> dict[str, Any]:
 
 
 class ScriptedModel:
-    """A LanguageModel that writes what `answer` returns, to the second of two prompts first.
+    """A LanguageModel that replies with what `answer` returns, to the second of two prompts first.
 
-    The text `late` is a time-out, and `refused` a bad request; LONG is cut off. Every reply costs
-    COST.
+    The text `late` is a timeout, `refused` a bad request, and LONG is cut off. Each reply has the
+    usage COST.
 
     Attributes:
         asked: The prompts that it answered, in order.
@@ -172,7 +240,7 @@ class ScriptedModel:
 
     @property
     def words(self) -> list[str]:
-        """The first message of each prompt that was asked."""
+        """The first message of each prompt."""
         return [prompt.messages[0].content for prompt, _ in self.asked]
 
     def write(

@@ -1,6 +1,6 @@
-"""What xrec runs on Ray, run in the test's own process; and places on a disk and an object store.
+"""Actors and Ray tasks in the test's own process, and places on a disk and in an object store.
 
-It saves starting processes that import torch, where a test is about rows and not about actors.
+Tests about rows, not actors, need no processes that import torch.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,7 +17,7 @@ from xrec.storage import Location, open_location
 
 @dataclass(frozen=True)
 class Place:
-    """A URI, and what opens it."""
+    """A URI, and the settings to open it."""
 
     uri: str
     storage: StorageConfig
@@ -33,12 +33,12 @@ class Killed(BaseException):
 
 @dataclass
 class PoolHere:
-    """A pool of one process after the other, all of them the test's; it does a chunk at a time.
+    """A pool whose processes are all the test's own; it does one chunk at a time.
 
     A process that dies, by `Killed`, is followed by another, as in Ray.
 
     Attributes:
-        before: Called with each chunk that is about to be done.
+        before: Called with each chunk before it starts.
         order: Changes the order of the chunks.
         done: The chunks that were started.
     """
@@ -72,7 +72,7 @@ class PoolHere:
                 return
 
     def held(self, num_chunks: int) -> dict[str, float]:
-        """Return the hours held, as if all chunks had a GPU at a time."""
+        """Return two CPU hours and one GPU hour for each chunk."""
         return {"cpu_hours": 2.0 * num_chunks, "gpu_hours": float(num_chunks)}
 
     def _start(
@@ -88,7 +88,7 @@ def pool_here(*settings: Any, **more: Any) -> PoolHere:
 
 @dataclass(frozen=True)
 class TaskOf:
-    """Does rows by a function; an error of it ends the run."""
+    """Does rows with a function, whose errors end the run."""
 
     do: Callable[[pa.Table], bulk.Outcome]
     row_errors: tuple[type[Exception], ...] = ()
@@ -115,9 +115,9 @@ def plan_of(
 def map_here(
     make: Callable[[], Callable[[Any], Any]], items: Sequence[Any], **resources: Any
 ) -> Iterator[tuple[int, Any]]:
-    """Do what `xrec.processes.map_in_processes` does, in this process, the last item first.
+    """Map as `xrec.processes.map_in_processes` does, in this process, the last item first.
 
-    What would be sent between processes is pickled, as it is there.
+    What would be sent between processes is pickled here too.
     """
     work = _sent(make)()
     return reversed(list(enumerate(_sent(work(_sent(item))) for item in items)))

@@ -1,4 +1,4 @@
-"""The program, run in the test's own process or in one of its own; and nginx before an endpoint."""
+"""The program, run in the test's process or in a new one, and nginx in front of an endpoint."""
 
 import logging
 import os
@@ -47,7 +47,7 @@ def refused(*arguments: object) -> XRecError:
 
 
 def said(*arguments: object) -> str:
-    """Return standard output of `xrec ARGUMENTS`, which must succeed."""
+    """Return the standard output of `xrec ARGUMENTS`, which must succeed."""
     code, out, err = xrec(*arguments)
     assert code == 0, err
     return out
@@ -59,10 +59,10 @@ def words_of(job: str) -> tuple[str, ...]:
 
 
 def wait_until(is_so: Callable[[], object], seconds: float = 120) -> None:
-    """Return as soon as `is_so` returns something true; fail if it takes so many seconds."""
+    """Return as soon as `is_so` returns something true; fail after `seconds`."""
     deadline = time.monotonic() + seconds
     while not is_so():
-        assert time.monotonic() < deadline, "it did not come in time"
+        assert time.monotonic() < deadline, "timed out"
         time.sleep(0.02)
 
 
@@ -89,7 +89,7 @@ def driver(
     *overrides: str,
     variables: Mapping[str, str] | None = None,
 ) -> Iterator["subprocess.Popen[bytes]"]:
-    """Run `xrec COMMAND CONFIG OVERRIDES` in a process, which is killed after the `with`."""
+    """Run `xrec COMMAND CONFIG OVERRIDES` in a new process, which is killed after the `with`."""
     kept = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     program = str(Path(sys.executable).with_name("xrec"))
     with (
@@ -134,10 +134,7 @@ def at_message(text: str, action: Callable[[], object]) -> Iterator[list[str]]:
 
 
 def config_in(folder: Path, **values: str) -> str:
-    """Return nginx's config with logs and files in `folder`, and other values of these directives.
-
-    Raises AssertionError if the config has no such directive.
-    """
+    """Return nginx's config with its files in `folder` and other values of some directives."""
     text = NGINX_CONFIG.read_text().replace("/var/log/nginx", str(folder))
     text = text.replace("http {", f"http {{\n{_TEMP_PATHS}", 1)
     for name, value in values.items():
@@ -148,17 +145,17 @@ def config_in(folder: Path, **values: str) -> str:
 
 @contextmanager
 def nginx_before(upstream: int, **values: str) -> Iterator[str]:
-    """Run nginx before the port `upstream`, without TLS; yield its URL. values: of directives."""
+    """Run nginx without TLS in front of a port, and yield its URL; `values` are of directives."""
     assert NGINX is not None
     with tempfile.TemporaryDirectory() as name, socket.create_server(("127.0.0.1", 0)) as listening:
         folder, port = Path(name), listening.getsockname()[1]
-        folder.chmod(0o755)  # workers are another user's
+        folder.chmod(0o755)  # workers run as another user
         text = config_in(folder, listen=f"127.0.0.1:{port}", **values)
         text = re.sub(r"(?m)^\s+ssl_.*\n", "", text)
         text = text.replace("127.0.0.1:8000", f"127.0.0.1:{upstream}")
         (folder / "nginx.conf").write_text(text)
         command = [NGINX, "-p", name, "-e", "stderr", "-c", str(folder / "nginx.conf")]
-        handed = listening.fileno()  # it takes the socket over, as in an upgrade of its binary
+        handed = listening.fileno()  # nginx takes over the socket, as in an upgrade
         process = subprocess.Popen(
             [*command, "-g", f"daemon off; pid {name}/pid;"],
             env={**os.environ, "NGINX": f"{handed};"},

@@ -1,4 +1,4 @@
-"""Files of a user of xrec: reviews, what a shop exports, project files."""
+"""Files of a user of xrec: reviews, exports of a shop, project files."""
 
 import gzip
 import json
@@ -19,18 +19,18 @@ SAMPLE = {
     "interactions_per_user": 6,
     "explanations_per_user": 3,
 }
-"""A source of `prepare` that is generated in no time."""
+"""A source of `prepare` that takes no time to generate."""
 SECRET = "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY="
 _SIZES = {"num_users": 60, "num_items": 24, "interactions_per_user": 8, "explanations_per_user": 4}
 
 
 def review(user: str, item: str, text: str = "A warm tone.", **more: Any) -> dict[str, Any]:
-    """Return a row of a table of reviews, with five stars unless `more` says otherwise."""
+    """Return a row of a table of reviews, by default with five stars."""
     return {"user_id": user, "item_id": item, "review": text, "rating": 5.0, **more}
 
 
 def write_json_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> Path:
-    """Write the rows as JSON Lines, gzipped if the name ends with .gz; returns `path`."""
+    """Write the rows as JSON Lines, gzipped if the name ends with .gz, and return `path`."""
     data = "".join(json.dumps(row) + "\n" for row in rows).encode()
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(gzip.compress(data) if path.name.endswith(".gz") else data)
@@ -61,7 +61,7 @@ def write_shop(folder: Path, **sizes: int) -> Path:
 
 
 def write_yaml(path: Path, values: Any) -> Path:
-    """Write a file of these values; returns `path`."""
+    """Write the values as YAML, and return `path`."""
     path.write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
     return path
 
@@ -75,9 +75,9 @@ def with_uris(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def write_project(path: Path, config: JobConfig, **changes: Any) -> Path:
-    """Write a project file whose one section gives `config` with `changes`; returns `path`.
+    """Write a project file whose only section is `config` with `changes`, and return `path`.
 
-    Secrets are masked, as in any dump of a config; a test that needs them gives `storage`.
+    Secrets are left out; a test that needs them passes `storage`.
     """
     (job,) = [name for name, each in CONFIG_TYPES.items() if each is type(config)]
     secrets = {"storage": {"access_key_id", "secret_access_key"}}

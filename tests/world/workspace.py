@@ -1,4 +1,4 @@
-"""Workspaces with all artifacts but explanations, made in seconds and without any training."""
+"""Workspaces with all artifacts except explanations, made in seconds without training."""
 
 from pathlib import Path
 from typing import Any

@@ -48,7 +48,7 @@ def test_changelog_and_citation_are_of_this_version():
     assert title in Path("CHANGELOG.md").read_text()
 
 
-def test_base_alone_reads_tables_and_has_the_client_and_import_xrec_loads_nothing(disk, tmp_path):
+def test_base_installation_reads_tables_and_has_the_client(disk, tmp_path):
     toy_run(disk, tmp_path).complete()
     commands = [
         ["table", "status", disk.uri],

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from xrec.aspects import Choices, chooser_for
 from xrec.checks import AspectNames
-from xrec.data import AspectEvidence, Dataset, Menus, Opinions
+from xrec.data import AspectEvidence, Dataset, Menus, Opinions, taken
 from xrec.data.language import TitleIndex, composed
 from xrec.errors import DataError
 from xrec.llm.loss import Example
@@ -117,6 +117,7 @@ class PairPrompts:
             self._dataset.profiles_of(pair.user_index, pair.item_index, leave_out_own=leave_out_own)
             for pair in pairs
         )
+        user_ids = taken(self._dataset.users["user_id"], [pair.user_index for pair in pairs])
         return [
             PairTexts(
                 user_profile=of_user,
@@ -124,9 +125,12 @@ class PairPrompts:
                 item_profile=of_item,
                 aspects=aspects,
                 menu=self._menus.of(pair.item_index),
+                user_id=user_id,
                 complaints=self._menus.complaints(pair.user_index),
             )
-            for pair, (of_user, of_item), aspects in zip(pairs, profiles, chosen, strict=True)
+            for pair, user_id, (of_user, of_item), aspects in zip(
+                pairs, user_ids, profiles, chosen, strict=True
+            )
         ]
 
     def _evidence(

@@ -166,7 +166,8 @@ class AnnotatorSpec:
     settings: the settings that texts depend on, as plain JSON. inputs: the fingerprints of models.
         Together they decide whether an output belongs to the same run.
     reasons: the possible reasons of its `Failure`s.
-    make: sent to an actor, where it creates an annotator; its argument is where `learn` wrote.
+    make: sent to an actor, where it creates an annotator; its arguments are where `learn` wrote,
+        and how often failed texts have been retried.
     learn: called in the driver, before the first stage, with a sample of the training reviews
         (schema REVIEWS) and a folder; writes what actors read, always the same.
     learned: returns the fingerprint of what `learn` wrote, on which texts depend too.
@@ -181,7 +182,7 @@ class AnnotatorSpec:
     settings: Mapping[str, Any]
     inputs: Mapping[str, str]
     reasons: tuple[str, ...]
-    make: Callable[[Location], Annotator]
+    make: Callable[[Location, int], Annotator]
     learn: Callable[[pa.Table, Location], None] | None = None
     learned: Callable[[Location], str] | None = None
     folds: int | None = None

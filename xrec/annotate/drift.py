@@ -14,7 +14,6 @@ annotations found; unknown is the share of reviews that came later, which may me
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -22,7 +21,7 @@ import pyarrow.compute as pc
 from xrec.annotate.annotator import Input, ItemInput, Review, UserInput
 from xrec.annotate.formats import KIND
 from xrec.annotate.read import read_stage
-from xrec.annotate.store import ReviewStore
+from xrec.annotate.store import Folder, ReviewStore
 from xrec.config import StorageConfig
 from xrec.storage import open_location, read_manifest
 
@@ -57,11 +56,14 @@ class Drift:
 
         profiles: the earlier rows, whose `left_out` lists the reviews that they were written from.
         """
-        by_item = any(isinstance(row, ItemInput) for row in rows)
-        own, other = _PAIR[::-1] if by_item else _PAIR
+        own, other = _PAIR if "user_id" in profiles.column_names else _PAIR[::-1]
+        folder: Folder = "training_by_user" if own == "user_id" else "training_by_item"
         ids = profiles[own].to_pylist()
         reviews = [
-            {(each[own], each[other]): each["text"] for each in _texts(store, by_item, ids)}
+            {
+                (each[own], each[other]): (each["summary"], each["review"], each["rating"])
+                for each in store.of(folder, ids).to_pylist()
+            }
             for store in (self.now, self.then)
         ]
         wanted = self.said.filter(pc.is_in(self.said[own], value_set=pa.array(ids, pa.string())))
@@ -85,11 +87,6 @@ class Drift:
             differences = [today[name] - before[name] for name in {*before, *today}]
             moved = max([unknown, *(max(abs(d), abs(d + unknown)) for d in differences)])
             yield "drift" if moved > self.max_moved else None
-
-
-def _texts(store: ReviewStore, by_item: bool, ids: Sequence[str]) -> list[dict[str, Any]]:
-    found = store.of("training_by_item" if by_item else "training_by_user", ids).to_pylist()
-    return [{**row, "text": (row["summary"], row["review"], row["rating"])} for row in found]
 
 
 def _shares(reviews: Sequence[set[str]]) -> defaultdict[str, float]:

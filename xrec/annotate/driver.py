@@ -17,7 +17,6 @@ from xrec.annotate.drift import Drift
 from xrec.annotate.formats import (
     KEYS,
     KIND,
-    REPLIES,
     begun_files,
     identify_annotations,
     stage_format,
@@ -93,9 +92,7 @@ def run_annotate(
         if (manifest := run.complete(stage)) is None:
             return None
         run.done[stage] = manifest
-    manifest = run.publish()
-    (output / REPLIES).delete()
-    return manifest
+    return run.publish()
 
 
 @dataclass
@@ -145,7 +142,7 @@ class _Run:
             manifest = complete(
                 run,
                 pool,
-                self._task(stage),
+                self._task(stage, sum(work.is_done for work in run.passes())),
                 KIND,
                 lambda summary: (
                     {"ok": "num_ok", "failed": "num_failed"},
@@ -192,8 +189,11 @@ class _Run:
             )
         )
 
-    def _task(self, stage: Stage) -> Callable[[], ChunkTask]:
-        """Return a factory of tasks for actors, in which relative paths mean something else."""
+    def _task(self, stage: Stage, attempt: int) -> Callable[[], ChunkTask]:
+        """Return a factory of tasks for actors, in which relative paths mean something else.
+
+        attempt: the number of passes that are done.
+        """
         spec, storage, num_files = self.spec, self.config.storage, self.record.num_files
         uri, items_version = self._output.uri, self.versions.get("items", -1)
         identity = identify_annotations(self.config, spec, self._files, stage)
@@ -210,7 +210,7 @@ class _Run:
             reader = InputReader(store, items)
             return TextTask(
                 partial(reader.of, stage),
-                spec.make(folder),
+                spec.make(folder, attempt),
                 stage_format(stage, spec.reasons),
                 fingerprint_of([settings, dict(spec.inputs), *learned]),
                 spec.folds,

@@ -102,7 +102,7 @@ def run_backfill(
         manifest = complete(
             run,
             pool,
-            explain_task(config, run.record.identity, load),
+            explain_task(config, run.record.identity, load, sum(p.is_done for p in run.passes())),
             KIND,
             describe(config, run, gate),
             DriveOptions(

@@ -63,11 +63,11 @@ def explain_pairs(
     """
     rows: list[dict[str, Any]] = []
     known, failed = _look_up(explainer.dataset, explainer.pairs, pairs, decoding.text)
-    are_written = dict(zip(_ids_of(pairs), _are_written(pairs, texts_per_user), strict=True))
+    unwritten = _unwritten(pairs, texts_per_user)
     accepted: list[_KnownPair] = []
     prompts: list[list[int]] = []
     for one in known:
-        if not are_written[one.ids["user_id"], one.ids["item_id"]]:
+        if (one.ids["user_id"], one.ids["item_id"]) in unwritten:
             key = content_key(explainer, f"{shared_key}{_PLAIN}", one.pair, one.texts)
             text, failure = explainer.finisher.fallback(one.texts, decoding.text, _UNASKED)
             if failure is None:
@@ -128,19 +128,16 @@ def say_pairs(
     return generated.sort_by(_BY_PAIR), failed_rows(dataset, failed).sort_by(_BY_PAIR)
 
 
-def _are_written(pairs: pa.Table, texts_per_user: float | None) -> list[bool]:
-    """Return whether the language model writes the text of each pair."""
+def _unwritten(pairs: pa.Table, texts_per_user: float | None) -> set[tuple[str, str]]:
+    """Return the pairs whose text the language model does not write."""
     if texts_per_user is None:
-        return [True] * pairs.num_rows
-    ranks = (rank or 1 for rank in pairs["rank"].to_pylist())
-    return [
-        rank <= texts_per_user or pair_fraction(*ids, seed=0) < texts_per_user - (rank - 1)
-        for rank, ids in zip(ranks, _ids_of(pairs), strict=True)
-    ]
-
-
-def _ids_of(pairs: pa.Table) -> list[tuple[str, str]]:
-    return list(zip(*(pairs[name].to_pylist() for name in PAIRS.names), strict=True))
+        return set()
+    columns = (pairs[name].to_pylist() for name in (*PAIRS.names, "rank"))
+    return {
+        (user, item)
+        for user, item, rank in zip(*columns, strict=True)
+        if pair_fraction(user, item, seed=0) >= texts_per_user - ((rank or 1) - 1)
+    }
 
 
 def why_again(
@@ -161,7 +158,7 @@ def why_again(
     """
     known, _ = _look_up(explainer.dataset, explainer.pairs, earlier.select(_LOOKED_UP), rules)
     today = {tuple(one.ids.values()): one for one in known}
-    are_written = dict(zip(_ids_of(earlier), _are_written(earlier, texts_per_user), strict=True))
+    unwritten = _unwritten(earlier, texts_per_user)
     prompt = explainer.pairs.builder.prompt
     shows_evidence = rules.is_backed or bool(
         prompt.people or {*placeholder_names(prompt.aspect)} - {"aspect"}
@@ -173,7 +170,8 @@ def why_again(
             return "unknown"
         if row["status"] == FAILED_ROW and row["reason"] != "abstained":
             return "failed"
-        shared = shared_key if are_written[row["user_id"], row["item_id"]] else shared_key + _PLAIN
+        is_plain = (row["user_id"], row["item_id"]) in unwritten
+        shared = f"{shared_key}{_PLAIN if is_plain else ''}"
         key = content_key(explainer, shared, one.pair, one.texts)
         changed = changed_parts(row["content_key"], key) if key != row["content_key"] else ()
         if row["status"] == FAILED_ROW:

@@ -70,7 +70,6 @@ EXPLANATIONS = RowFormat(
 _BATCH_ROWS = 65_536
 _SECONDS_PER_CHUNK = 30
 _CHUNKS_PER_ACTOR = 4
-_ROUNDS_PER_CHUNK = 8
 
 
 def open_backfill(config: BackfillConfig) -> BulkRun:
@@ -136,8 +135,7 @@ def _rows_per_chunk(config: BackfillConfig, num_pairs: int) -> int:
         rate = read_status(config.artifact("explanations"), config.storage).rate
     except (ArtifactError, StorageError, TableError):
         rate = None
-    is_paid = config.writer == "endpoint"  # a kill loses the replies of unfinished chunks
-    size = _ROUNDS_PER_CHUNK * config.texts_at_once if is_paid else ROWS_PER_CHUNK
+    size = ROWS_PER_CHUNK
     if rate is not None:
         size = round(_SECONDS_PER_CHUNK * rate.num_done / rate.costs["seconds"])
     return max(1, min(size, -(-num_pairs // (_CHUNKS_PER_ACTOR * config.num_processes))))

@@ -13,11 +13,12 @@ from xrec.backfill.identity import shared_key
 from xrec.bulk import Identity, Outcome
 from xrec.config import BackfillConfig, DecodingConfig, TextConfig
 from xrec.data import Dataset, read_dataset
-from xrec.generate.engine import EngineReport
+from xrec.generate.engine import EngineCore, EngineReport
 from xrec.generate.explainer import Explainer
 from xrec.schemas import PAIRS
 from xrec.storage import location_of
-from xrec.text.writers import load_writer, writer_key
+from xrec.text.endpoint_engine import EndpointCore
+from xrec.text.writers import load_writer, writer_key, writer_replies
 
 # What torch, transformers and vLLM raise if a batch fails, including out of memory.
 _ENGINE_ERRORS = (RuntimeError, ValueError, ArithmeticError, LookupError)
@@ -29,12 +30,16 @@ class MakeExplainTask:
 
     config: with absolute paths, for processes in another working directory.
     shared_key: the part of the content keys that all pairs of the run share.
+    run, attempt: the name of the work that pays an endpoint, and how often failed pairs have been
+        retried.
     endpoint_key: the key of the endpoint that writes, if one does.
     """
 
     config: BackfillConfig
     shared_key: str
     load: "LoadExplainer"
+    run: str = ""
+    attempt: int = 0
     endpoint_key: SecretStr | None = None
 
     def __call__(self) -> "ExplainTask | SayTask":
@@ -42,11 +47,11 @@ class MakeExplainTask:
         if self.config.writer == "sentences":
             dataset = read_dataset(location_of(self.config, "dataset"))
             return SayTask(dataset, self.config.decoding.text, self.shared_key)
+        explainer = self.load(self)
         is_endpoint = self.config.writer == "endpoint"
-        explainer, config = self.load(self), self.config
-        return ExplainTask(
-            explainer, config.decoding, self.shared_key, is_endpoint, config.texts_per_user
-        )
+        core = explainer.engine.core if is_endpoint else None
+        config = self.config
+        return ExplainTask(explainer, config.decoding, self.shared_key, core, config.texts_per_user)
 
 
 LoadExplainer = Callable[[MakeExplainTask], Explainer]
@@ -54,27 +59,37 @@ LoadExplainer = Callable[[MakeExplainTask], Explainer]
 
 def load_task_explainer(made: MakeExplainTask) -> Explainer:
     """Load the explainer that the config asks for; raise ModelError, and what reading raises."""
-    return load_writer(made.config, made.config.actors.device, made.endpoint_key)
+    replies = writer_replies(made.config, made.run, made.attempt)
+    return load_writer(made.config, made.config.actors.device, made.endpoint_key, replies)
 
 
 def explain_task(
-    config: BackfillConfig, identity: Identity, load: LoadExplainer = load_task_explainer
+    config: BackfillConfig,
+    identity: Identity,
+    load: LoadExplainer = load_task_explainer,
+    attempt: int = 0,
 ) -> MakeExplainTask:
     """Return what the actors of a run of `config` are given.
 
-    Raises ConfigError if the endpoint's key is not in the environment.
+    attempt: how often failed pairs have been retried. Raises ConfigError if the endpoint's key is
+    not in the environment.
     """
-    return MakeExplainTask(config, shared_key(identity), load, writer_key(config))
+    return MakeExplainTask(
+        config, shared_key(identity), load, identity.run, attempt, writer_key(config)
+    )
 
 
 @dataclass
 class ExplainTask:
-    """A ChunkTask and CarryingTask of xrec.bulk."""
+    """A ChunkTask and CarryingTask of xrec.bulk.
+
+    core: the engine's, if it is that of an endpoint.
+    """
 
     explainer: Explainer
     decoding: DecodingConfig
     shared_key: str
-    is_endpoint: bool = False
+    core: EngineCore | None = None
     texts_per_user: float | None = None
     row_errors: tuple[type[Exception], ...] = _ENGINE_ERRORS
 
@@ -89,9 +104,12 @@ class ExplainTask:
         )
         report = self.explainer.engine.take_report()
         costs = costs_of(generated, report)
-        if self.is_endpoint:  # it charges for refused texts too
+        if isinstance(core := self.core, EndpointCore):  # it charges for refused texts too
             costs["num_prompt_tokens"] = report.num_prompt_tokens
             costs["num_generated_tokens"] = report.num_decoded_tokens
+            if core.replies is not None:
+                core.replies.flush()
+                costs["maybe_paid_twice"] = core.replies.take_maybe_paid_twice()
         return Outcome(generated, failed, costs)
 
     def fail(self, rows: pa.Table, reason: str, message: str) -> pa.Table:

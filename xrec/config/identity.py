@@ -52,7 +52,7 @@ CHANGES_NOTHING: Mapping[type[Config], str] = {
     "vllm.tensor_parallel_size vllm.max_num_batched_tokens vllm.cpu_offload_gb vllm.download_dir "
     "vllm.max_parallel_loading_workers vllm.disable_log_stats",
     EndpointConfig: "base_url api_key_variable concurrency requests_per_minute "
-    "timeout_seconds extra.user extra.metadata extra.store extra.service_tier "
+    "timeout_seconds batch extra.user extra.metadata extra.store extra.service_tier "
     "extra.prompt_cache_key extra.safety_identifier",
     # Bulk jobs: chunks, what stops a run, and what it publishes.
     BulkConfig: "limit retry_failed budget max_failed_share rows_per_chunk",

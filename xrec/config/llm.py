@@ -61,6 +61,7 @@ EndpointFailure = Literal[
     "broken_response",
     "timeout",
     "unreachable",
+    "expired",
 ]
 """Why an endpoint did not answer a request."""
 
@@ -175,6 +176,9 @@ class EndpointConfig(Config):
     request that it refuses is sent again when it says to."""
     timeout_seconds: float = Field(120.0, gt=0)
     """Timeout of a request in seconds."""
+    batch: bool = False
+    """Whether to send the requests in batch files (/v1/batches) of at most `concurrency` each,
+    which cost less and take up to a day; then set concurrency to thousands."""
 
     @field_validator("base_url")
     @classmethod

@@ -9,7 +9,7 @@ from pydantic import Field, field_validator, model_validator
 from xrec.config.backfill import EngineOrEndpoint, ExplanationsJobConfig, PricesConfig
 from xrec.config.base import Config, Uri
 from xrec.config.job import Processes, RayJobConfig
-from xrec.config.llm import EngineConfig
+from xrec.config.llm import EndpointConfig, EngineConfig
 
 Scope = Literal["explain", "evidence", "users"]
 
@@ -103,6 +103,8 @@ class ServeConfig(RayJobConfig, ExplanationsJobConfig, PricesConfig):
 
     @model_validator(mode="after")
     def _money_has_prices(self) -> "ServeConfig":
+        if isinstance(self.engine, EndpointConfig) and self.engine.batch:
+            raise ValueError("engine.batch must be false: a batch takes hours")
         priced = {name for name, price in self.prices.items() if price}
         names = ("million_prompt_tokens", "million_reply_tokens")
         if self.max_money_per_day is not None and not priced & {*names}:

@@ -45,21 +45,26 @@ class CheckedClaims:
 
 
 def check_claims(
-    asker: Asker, texts: Sequence[str], evidence: Sequence[Sequence[str]]
+    asker: Asker, texts: Sequence[str], evidence: Sequence[tuple[str, Sequence[str]]]
 ) -> list[CheckedClaims | None]:
     """Return the checked claims of each text; None if the model's reply is invalid.
 
-    evidence: for each text, what is known of the item and the user. Raises what `Asker.ask` raises.
+    evidence: for each text, its user, and what is known of the item and the user. Raises what
+    `Asker.ask` raises.
     """
     question = claims_question()
     prompts = [
-        Prompt(question.messages({"text": text, "evidence": [*known]}, None, {}), ClaimsReply)
-        for text, known in zip(texts, evidence, strict=True)
+        Prompt(
+            question.messages({"text": text, "evidence": [*known]}, None, {}),
+            ClaimsReply,
+            user_ids=(user_id,),
+        )
+        for text, (user_id, known) in zip(texts, evidence, strict=True)
     ]
     replies = asker.ask(prompts)
     return [
         None if reply.value is None else checked(reply.value, known)
-        for reply, known in zip(replies, evidence, strict=True)
+        for reply, (_, known) in zip(replies, evidence, strict=True)
     ]
 
 

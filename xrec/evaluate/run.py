@@ -11,7 +11,7 @@ from xrec.evaluate.metrics import compute_metrics
 from xrec.evaluate.scores import score_pairs
 from xrec.llm.source import public_name
 from xrec.storage import Manifest, location_of
-from xrec.text.writers import load_writer, writer_key
+from xrec.text.writers import load_writer, writer_key, writer_replies
 
 logger = logging.getLogger("xrec")
 
@@ -22,10 +22,10 @@ def evaluate(
     """Explain and score held-out pairs, write the evaluation, and return its manifest.
 
     `manifests` are those of the evaluated artifacts, by name, and `inputs` the fingerprints of all
-    that is evaluated. Raises DataError if fewer than two
-    users have held-out pairs.
+    that is evaluated. Raises DataError if fewer than two users have held-out pairs.
     """
-    explainer = load_writer(config, "auto", writer_key(config))
+    replies = writer_replies(config, "evaluation")
+    explainer = load_writer(config, "auto", writer_key(config), replies)
     held_out = held_out_pairs(explainer.dataset, "test")
     if len({pair.user_id for pair in held_out}) < 2:
         raise DataError(
@@ -39,6 +39,8 @@ def evaluate(
     if explainer.graph is None:
         logger.info("%s", verdict(None, has_vectors=False))
     pairs, coverage = score_pairs(explainer, drawn, config.decoding)
+    if replies is not None:
+        replies.flush()
     location = location_of(config, "evaluation")
     manifest = write_evaluation(
         location,

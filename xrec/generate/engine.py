@@ -46,6 +46,7 @@ class TextParams:
     seed: the text depends on the seed and the prompt, but not on the rest of the batch.
     banned: tokens that must not be in the text.
     constraint: makes the mask of the text, if any.
+    user_id: the user of the prompt, for what keeps replies of endpoints.
     keeps_prompt: whether to keep the prompt's KV cache after the text has ended, while there is
         room, for another text (`after` in `EngineCore.add`). `cancel` releases it.
 
@@ -58,6 +59,7 @@ class TextParams:
     seed: int = 0
     banned: frozenset[int] = frozenset()
     constraint: Callable[[], TokenMask] | None = None
+    user_id: str = ""
     keeps_prompt: bool = False
 
     def new_mask(self) -> TokenMask | None:

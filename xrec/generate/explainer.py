@@ -122,7 +122,7 @@ class Asked:
     def params(self) -> TextParams:
         """The parameters of the text, which ban the words blamed so far."""
         may_retry = self._decoding.retry_temperature is not None
-        params = text_params(self._decoding)
+        params = replace(text_params(self._decoding), user_id=self.texts.user_id)
         return replace(params, banned=self._banned, keeps_prompt=may_retry)
 
     def unfinished(self, token_ids: list[int]) -> str:

@@ -139,13 +139,22 @@ def guess_tables(folder: Folder) -> Guess:
             code="no_interactions",
             saw=tuple(each.name for each in folder.files),
         )
+    said = next((pairs for pairs in found if pairs.file.column("aspect")), None)
+    found = [pairs for pairs in found if pairs is not said]
     explained = _explained(found)
-    interactions = _interactions(found, explained)
-    files, columns = (
-        {"interactions": interactions.file.name},
-        {"interactions": interactions.columns},
-    )
-    used = [interactions]
+    interactions = _interactions(found, explained) if found else None
+    files, columns, used = dict[str, str](), dict[str, Columns](), list[_Pairs]()
+    if interactions is not None:
+        files["interactions"], columns["interactions"] = (
+            interactions.file.name,
+            interactions.columns,
+        )
+        used.append(interactions)
+    if said is not None:
+        names_used = [n for n in ("aspect", "opinion", "sentiment") if said.file.column(n)]
+        files["aspects"] = said.file.name
+        columns["aspects"] = {**said.columns, **{name: name for name in names_used}}
+        used.append(said)
     if explained is not None and explained.text is not None:
         used.append(explained)
         files["explanations"] = explained.file.name
@@ -153,8 +162,14 @@ def guess_tables(folder: Folder) -> Guess:
     for table in ("users", "items"):
         if (entity := _entity(folder.files, table, used, [*files.values()])) is not None:
             files[table], columns[table] = entity[0].name, _entity_columns(*entity, table)
-    text = interactions.text if explained is interactions else None
-    if text is not None and "users" not in files and names.is_review(text.known_as):
+    text = interactions.text if interactions and explained is interactions else None
+    if (
+        interactions
+        and text is not None
+        and said is None
+        and "users" not in files
+        and names.is_review(text.known_as)
+    ):
         return _reviews(interactions, text, files, columns)  # profiles: keep the texts
     order = [table for table in TABLE_COLUMNS if table in files]
     return Guess({table: files[table] for table in order}, {t: columns[t] for t in order})

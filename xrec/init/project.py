@@ -136,6 +136,7 @@ def init_project(
     text = _template().render(
         reviews=guess.reviews is not None,
         release=guess.is_release,
+        aspects=guess.reviews is not None or "aspects" in guess.files,
         rating_range=scale,
         min_rating=min_rating,
         split=split,

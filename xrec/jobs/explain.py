@@ -1,7 +1,7 @@
 """Explain one pair in this process, and show what the model was given: `xrec explain`."""
 
 from xrec.adapter.pairs import Pair
-from xrec.config import BackfillConfig, EngineConfig
+from xrec.config import BackfillConfig, EndpointConfig, EngineConfig
 from xrec.generate.explainer import Explanation
 from xrec.jobs import check_readable
 from xrec.text.writers import load_writer, writer_key
@@ -17,6 +17,8 @@ def explain(config: BackfillConfig, user_id: str, item_id: str) -> list[str]:
     if isinstance(engine, EngineConfig) and engine.kind == "auto" and engine.num_gpus == 1:
         # vLLM starts too slowly for one text.
         config = config.model_copy(update={"engine": engine.model_copy(update={"kind": "builtin"})})
+    if isinstance(engine, EndpointConfig):  # a batch takes hours
+        config = config.model_copy(update={"engine": engine.model_copy(update={"batch": False})})
     explainer = load_writer(config, config.actors.device, writer_key(config))
     dataset, pairs = explainer.dataset, explainer.pairs
     pair = Pair(dataset.user_index(user_id), dataset.item_index(item_id))

@@ -35,6 +35,7 @@ class PairTexts:
     menu: all aspects that the item's training reviews mention without blame. Not in the prompt.
     complaints: aspects that more of the user's reviews blame than praise. Not in the prompt.
     people: what people did, if known. The template may use it.
+    user_id: whom the texts are about, for what keeps replies. Not in the prompt.
     """
 
     user_profile: str
@@ -44,6 +45,7 @@ class PairTexts:
     menu: frozenset[str] = frozenset()
     complaints: frozenset[str] = frozenset()
     people: PeopleEvidence | None = None
+    user_id: str = ""
 
     @property
     def unquoted(self) -> "PairTexts":

@@ -39,6 +39,7 @@ from xrec.storage import (
     wait_for_jobs,
     write_table,
 )
+from xrec.text.reply_store import forget_replies
 
 _FROM_TEXTS: tuple[Kind, ...] = ("comparison", "evaluation")
 """The kinds that are made from the texts of any night."""
@@ -105,6 +106,7 @@ def forget(
     for uri, table in tables.items():
         table["runs_deleted"] = bulk.delete_runs(uri, config.storage)
         table["files_deleted"] = bulk.vacuum(uri, retention, config.storage)
+    num_replies = forget_replies(config, people)
     shutil.rmtree(node_folder() / "mapped", ignore_errors=True)
     models = _models(config, in_use)
     other = [place.location.uri for place in places_in(workspace) if place.kind == "other"]
@@ -120,6 +122,7 @@ def forget(
     report |= {
         "found": len(set[str]().union(*by_place.values())),
         "deleted": deleted,
+        "replies_deleted": num_replies,
         "not_understood": other,
         "earlier_versions_go": (datetime.now(UTC) + retention).isoformat(timespec="minutes"),
         "models": models,

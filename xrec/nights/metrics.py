@@ -36,7 +36,7 @@ def write_metrics(
 
     Raises StorageError, and what `find_published` raises.
     """
-    lines = []
+    lines: list[str] = []
     for name, labels, value in _values(config, metrics, exit_code):
         metric = f"{_PREFIX}{name}"
         if not any(line.startswith(f"# HELP {metric} ") for line in lines):

@@ -27,7 +27,7 @@ from xrec.storage import (
 )
 
 _RECORDS = re.compile(
-    rf"(?:{FORGOTTEN}|{AT_WORK})/.+|nights/\d+/(?:night\.json|costs\.json|report\.html)"
+    rf"(?:{FORGOTTEN}|{AT_WORK}|replies|live-money)/.+|nights/\d+/(?:night\.json|costs\.json|report\.html)"
 )
 """Files of a workspace that are in no artifact, and have no ID."""
 _OF_TABLE = re.compile(r"(.+)/(?:_delta_log|_xrec)/.+")

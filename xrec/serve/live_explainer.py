@@ -361,7 +361,7 @@ def load_live(
     money, most = None, config.max_money_per_day
     if most is not None:
         folder = open_location(config.workspace, config.storage) / "live-money"
-        money = DailyMoney(folder, most, {**config.prices})
+        money = DailyMoney(folder, most, config.prices)
     keys = config.keys
     return LiveExplainer(explainer, config.decoding, metrics, keys, max_waiting_pairs, money)
 

@@ -8,6 +8,7 @@ its slice. Days are those of UTC.
 import threading
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from xrec.storage import Location
 
@@ -32,7 +33,7 @@ class DailyMoney:
         self,
         folder: Location,
         limit: float,
-        prices: Mapping[str, float],
+        prices: Mapping[Any, float],
         now: Callable[[], datetime] = utc_now,
     ):
         self._folder, self._limit, self._prices, self._now = folder, limit, prices, now

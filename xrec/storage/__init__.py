@@ -25,7 +25,7 @@ from xrec.storage.artifact import (
     write_manifest,
 )
 from xrec.storage.cache import ByteCache
-from xrec.storage.forgotten import FORGOTTEN, Forgotten, put_on_list, read_forgotten
+from xrec.storage.forgotten import FORGOTTEN, Forgotten, open_list, put_on_list, read_forgotten
 from xrec.storage.lease import (
     AT_WORK,
     DRIVER,

@@ -87,12 +87,18 @@ def read_forgotten(config: JobConfig) -> Forgotten:
         ) from error
 
 
+def open_list(config: JobConfig) -> Forgotten:
+    """Return the list with its key, which is created if there is none; see `read_forgotten`."""
+    listed, key = read_forgotten(config), location_of(config, FORGOTTEN) / "key"
+    if not listed.key:
+        key.create_bytes(secrets.token_bytes(32))
+    return listed if listed.key else Forgotten(key.read_bytes())
+
+
 def put_on_list(config: JobConfig, user_ids: Collection[str]) -> Forgotten:
     """Add people to the workspace's list and return the list; raise as `read_forgotten` does."""
-    folder, listed = location_of(config, FORGOTTEN), read_forgotten(config)
-    if user_ids:
-        (folder / "key").create_bytes(secrets.token_bytes(32))
-        listed = Forgotten((folder / "key").read_bytes(), listed.hashes)
+    folder = location_of(config, FORGOTTEN)
+    listed = open_list(config) if user_ids else read_forgotten(config)
     now = datetime.now(UTC).isoformat(timespec="seconds").encode()
     new = {listed.hash_of(user) for user in user_ids} - listed.hashes
     list(request_each(lambda name: (folder / "people" / name).create_bytes(now), new))

@@ -6,13 +6,14 @@
 
 A `LanguageModel` writes replies: one of our engines with a grammar, or an endpoint that speaks the
 OpenAI API. `ask` parses and repairs them, and retries a prompt once if its reply is invalid. An
-`Asker` also keeps valid replies across restarts, and has a budget of tokens.
+`Asker` also looks for a stored reply first (`ReplyStore`), and has a budget of tokens.
 """
 
 from xrec.text.asker import Asker, ask
 from xrec.text.loading import (
     endpoint_key,
     load_language_model,
+    make_asker,
     model_identity,
 )
 from xrec.text.messages import LanguageModel, Message, Prompt, Reply, Usage, about_tokens
@@ -31,6 +32,7 @@ __all__ = [
     "ask",
     "endpoint_key",
     "load_language_model",
+    "make_asker",
     "model_identity",
     "parse_prompt_file",
     "parse_reply",

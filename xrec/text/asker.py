@@ -1,22 +1,30 @@
 """Sends prompts to a language model and parses the replies.
 
-`ask` retries a prompt once if its reply is invalid. An `Asker` also sends identical prompts only
-once, keeps valid replies across restarts, and stops when its token budget is used up.
+`ask` retries a prompt once if its reply is invalid. An `Asker` also sends no prompt whose reply is
+stored, and stops when its token budget is used up.
 """
 
-import hashlib
+import itertools
 import json
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future
 from dataclasses import replace
-from itertools import takewhile
 from typing import Any, NoReturn
 
 from xrec.config import SamplingConfig
-from xrec.errors import BudgetError, EndpointError, Failure, StorageNotFoundError
-from xrec.storage import Location, request_each
-from xrec.text.messages import LanguageModel, Message, ObjectT, Prompt, Reply, Usage
+from xrec.errors import BudgetError, EndpointError, Failure
+from xrec.text.messages import (
+    LanguageModel,
+    Message,
+    ObjectT,
+    Prompt,
+    Reply,
+    Usage,
+    about_tokens,
+)
 from xrec.text.replies import parse_reply, strict_schema
+from xrec.text.reply_store import ReplyStore
 
 _MAX_QUOTED_CHARACTERS = 2000
 _MAX_REFUSALS = 8  # without any reply, after which the settings are to blame, not the prompts
@@ -68,31 +76,25 @@ def _correct(prompt: Prompt[ObjectT], reply: Reply[ObjectT]) -> Prompt[ObjectT]:
     )
     answer = Message("assistant", reply.raw[:_MAX_QUOTED_CHARACTERS] or "{}")
     messages = (*prompt.messages, answer, Message("user", request))
-    return Prompt(messages, prompt.schema, seed=1)
+    return Prompt(messages, prompt.schema, seed=1, user_ids=prompt.user_ids)
 
 
 class Asker:
-    """Sends prompts to `model`; several threads may use it.
+    """Sends prompts to `model`, unless `replies` has their replies; several threads may use it.
 
-    folder: keeps each valid reply as a file named after the hash of its prompt. A bulk run commits
-        whole chunks, so without these files a kill would lose the replies of unfinished chunks.
-    identity: plain JSON that identifies the model, on which replies depend besides the prompt.
-    max_tokens: the number of prompt and reply tokens after which no more prompts are sent.
+    max_tokens: the number of prompt and reply tokens that may be spent. A prompt is only sent if
+        the most that it and those in progress may cost is left.
     """
 
     def __init__(
         self,
         model: LanguageModel,
         sampling: SamplingConfig,
-        folder: Location,
-        *,
-        identity: Mapping[str, Any],
+        replies: ReplyStore,
         max_tokens: float = float("inf"),
     ):
-        self._model, self._sampling, self._folder = model, sampling, folder
-        self._identity = {**identity, "sampling": sampling.model_dump(mode="json")}
-        self._max_tokens, self._num_spent = max_tokens, 0
-        self._seen: set[str] = set()  # keys whose usage is counted and reported
+        self._model, self._sampling, self._replies = model, sampling, replies
+        self._max_tokens, self._num_spent, self._num_reserved = max_tokens, 0, 0
         self._num_refused, self._has_replied = 0, False  # refused prompts count until a reply
         self._num_asking = 0  # calls of `ask` in progress
         self._changed = threading.Condition()
@@ -100,40 +102,27 @@ class Asker:
     def ask(self, prompts: Sequence[Prompt[ObjectT]]) -> list[Reply[ObjectT]]:
         """Return the reply to each prompt, in order.
 
-        The usage of identical prompts is in the reply to the first one that this process asked; the
-        others have none. Raises the errors of `LanguageModel.write`, EndpointError if the model
-        refuses all of the first prompts, and BudgetError if the tokens are used up, but only after
-        all prompts in progress have replies, which are kept.
+        Of equal prompts, one is sent, and the replies to the others have no usage. Raises the
+        errors of `LanguageModel.write`, EndpointError if the model refuses all of the first
+        prompts, and BudgetError if the tokens are used up, but only after all prompts in progress
+        have replies, which are kept.
         """
-        keys = [self._key(prompt) for prompt in prompts]
-        distinct = dict(zip(keys, prompts, strict=True))
-        stored = request_each(lambda item: (item[0], self._read(*item)), distinct.items())
-        replies = {key: reply for key, reply in stored if reply is not None}
         with self._changed:
             self._num_asking += 1
-            new = distinct.keys() - self._seen
-            self._seen |= new
-            self._num_spent += sum(replies[key].usage.num_tokens for key in new & replies.keys())
-            self._has_replied |= bool(replies)
-        left = [key for key in distinct if key not in replies]
         try:
-            for reply in ask(self, [distinct[key] for key in left], self._sampling):
-                key = left[reply.index]
-                replies[key] = reply
-                if reply.failure is None:
-                    record = {"raw": reply.raw, "usage": vars(reply.usage)}
-                    self._file(key).write_bytes(_encoded(record))
+            replies = sorted(ask(self, prompts, self._sampling), key=lambda reply: reply.index)
         finally:
             with self._changed:
                 self._num_asking -= 1
                 self._changed.notify_all()
-        if len(replies) < len(distinct):
+            self._replies.flush()
+        if len(replies) < len(prompts):
             self._end()
-        usage = {key: replies[key].usage for key in new}
-        return [
-            replace(replies[key], index=index, usage=usage.pop(key, Usage()))
-            for index, key in enumerate(keys)
-        ]
+        return replies
+
+    def take_maybe_paid_twice(self) -> int:
+        """See `ReplyStore`."""
+        return self._replies.take_maybe_paid_twice()
 
     def write(
         self, prompts: Iterable[Prompt[Any]], sampling: SamplingConfig
@@ -142,17 +131,56 @@ class Asker:
 
         Raises EndpointError if the model refuses all of the first prompts.
         """
-        within = takewhile(lambda _: self._num_spent < self._max_tokens, prompts)
-        for reply in self._model.write(within, sampling):
-            with self._changed:
-                self._num_spent += reply.usage.num_tokens
+        claimed: dict[int, tuple[int, str, Prompt[Any]]] = {}  # by the index at the model
+        numbers = itertools.count()
+        known: list[tuple[int, Future[Reply[Any]], bool]] = []  # is it stored?
+
+        def unknown() -> Iterator[Prompt[Any]]:
+            for index, prompt in enumerate(prompts):
+                key = self._key(prompt)
+                is_over = self._num_spent + self._num_reserved >= self._max_tokens
+                future = self._replies.find(key) if is_over else self._replies.claim(key)
+                if future is not None:
+                    known.append((index, future, is_stored := future.done()))
+                    with self._changed:
+                        self._num_spent += future.result().usage.num_tokens if is_stored else 0
+                elif not is_over:
+                    with self._changed:
+                        self._num_reserved += self._most_tokens(prompt, sampling)
+                    claimed[next(numbers)] = index, key, prompt
+                    yield prompt
+
+        try:
+            for reply in self._model.write(unknown(), sampling):
+                index, key, prompt = claimed.pop(reply.index)
+                with self._changed:
+                    self._num_spent += reply.usage.num_tokens
+                    self._num_reserved -= self._most_tokens(prompt, sampling)
+                self._replies.settle(key, prompt.user_ids, reply)
                 self._count_refusal(reply.failure)
-            yield reply
+                yield replace(reply, index=index)
+        except BaseException as error:
+            for _, key, prompt in claimed.values():
+                self._replies.settle(key, (), error)
+                with self._changed:
+                    self._num_reserved -= self._most_tokens(prompt, sampling)
+            raise
+        for index, future, is_stored in known:
+            reply = future.result()
+            self._has_replied |= reply.failure is None
+            yield replace(reply, index=index, usage=reply.usage if is_stored else Usage())
+
+    @staticmethod
+    def _most_tokens(prompt: Prompt[Any], sampling: SamplingConfig) -> int:
+        words = sum(about_tokens(message.content) for message in prompt.messages)
+        return words + sampling.max_tokens
 
     def _count_refusal(self, failure: Failure | None) -> None:
-        self._has_replied |= failure is None
-        self._num_refused += failure is not None and failure.reason == "bad_request"
-        if failure is not None and self._num_refused >= _MAX_REFUSALS and not self._has_replied:
+        with self._changed:
+            self._has_replied |= failure is None
+            self._num_refused += failure is not None and failure.reason == "bad_request"
+            is_refused = self._num_refused >= _MAX_REFUSALS and not self._has_replied
+        if failure is not None and is_refused:
             raise EndpointError(
                 f"the language model refused all of its first {self._num_refused} prompts, the "
                 f"last one with: {failure.message}; check model, structured_output, extra and "
@@ -168,34 +196,13 @@ class Asker:
             self._changed.wait_for(lambda: not self._num_asking)
         raise BudgetError(
             f"budget.tokens is used up: {self._max_tokens:,.0f} tokens were available, "
-            f"{self._num_spent:,} were spent; raise the budget and rerun to continue; valid "
-            "replies are kept",
+            f"{self._num_spent:,} were spent; raise the budget and rerun to continue; replies are "
+            "kept",
             code="budget_used_up",
             key="budget.tokens",
             saw=self._num_spent,
         )
 
     def _key(self, prompt: Prompt[Any]) -> str:
-        """Return 32 hex digits that identify a prompt, its schema, and the model and sampling."""
         schema = prompt.schema.model_json_schema()
-        parts = {"model": self._identity, "messages": prompt.messages, "schema": schema}
-        return hashlib.blake2b(_encoded(parts), digest_size=16).hexdigest()
-
-    def _read(self, key: str, prompt: Prompt[ObjectT]) -> Reply[ObjectT] | None:
-        """Return the stored reply, with index 0; None if there is none that fits the schema."""
-        try:
-            record = json.loads(self._file(key).read_bytes())
-        except StorageNotFoundError:
-            return None
-        value = parse_reply(record["raw"], prompt.schema)
-        if isinstance(value, Failure):
-            return None
-        return Reply(0, record["raw"], Usage(**record["usage"]), value=value)
-
-    def _file(self, key: str) -> Location:
-        return self._folder / key[:2] / f"{key}.json"
-
-
-def _encoded(value: Any) -> bytes:
-    text = json.dumps(value, sort_keys=True, ensure_ascii=False)
-    return text.encode(errors="surrogatepass")
+        return self._replies.key(prompt.messages, schema, prompt.seed)

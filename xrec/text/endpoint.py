@@ -21,6 +21,8 @@ from pydantic import SecretStr
 
 from xrec.config import EndpointConfig, EndpointModelConfig, SamplingConfig
 from xrec.errors import EndpointAccessError, EndpointError, EndpointUnreachableError, Failure
+from xrec.storage import Location, fingerprint_of
+from xrec.text.batches import Batches, completion_of
 from xrec.text.messages import Message, Prompt, Reply, Usage, about_tokens
 from xrec.text.replies import strict_schema
 
@@ -39,9 +41,13 @@ class Endpoint:
     """Sends requests to an endpoint, for the lifetime of the process.
 
     An event loop in its own thread makes the requests, which share the config's rate limit.
+
+    batches: where batches in progress are listed; needed for `config.batch`.
     """
 
-    def __init__(self, config: EndpointConfig, key: SecretStr | None):
+    def __init__(
+        self, config: EndpointConfig, key: SecretStr | None, batches: Location | None = None
+    ):
         self._config, self._key = config, key
         per_minute = config.requests_per_minute
         self._limiter = AsyncLimiter(1, 60 / per_minute) if per_minute else None
@@ -52,6 +58,10 @@ class Endpoint:
             timeout=config.timeout_seconds,
             http_client=openai.DefaultAsyncHttpxClient(event_hooks={"request": [self._admit]}),
         )
+        self._batches: Batches | None = None
+        if config.batch and batches is not None:
+            folder = batches / fingerprint_of(config.base_url)
+            self._batches = Batches(self._client, folder, config.concurrency)
         self._replied_at = float("-inf")
         self._ended: EndpointError | None = None  # once set, no more prompts are sent
         self._loop = asyncio.new_event_loop()
@@ -83,11 +93,24 @@ class Endpoint:
         words = "".join(message["content"] for message in fields["messages"])
         started_at, num_requests = time.monotonic(), 1
         try:
-            response = await self._client.chat.completions.with_raw_response.create(**fields)
-            num_requests += response.retries_taken
-            reply = _read_answer(response.parse(), index, words, num_requests)
+            answer: object
+            if self._batches is not None:
+                row = await self._batches.complete(fields)
+                self._replied_at = time.monotonic()
+                answer = completion_of(row)
+            else:
+                completions = self._client.chat.completions
+                response = await completions.with_raw_response.create(**fields)
+                num_requests += response.retries_taken
+                answer = response.parse()
+            if isinstance(answer, Failure):
+                return Reply(index, "", Usage(), failure=answer)
+            reply = _read_answer(answer, index, words, num_requests)
             self._replied_at = time.monotonic()
             return reply
+        except EndpointError as error:
+            self._ended = error
+            raise
         except (openai.APIError, ValueError) as error:
             fault = _read_error(error, self._config, self._key)
             if isinstance(error, openai.APIError):
@@ -126,8 +149,10 @@ class EndpointModel:
     caller asks for the next reply, so a kill loses at most one reply per slot.
     """
 
-    def __init__(self, config: EndpointModelConfig, key: SecretStr | None):
-        self._form, self._endpoint = config.structured_output, Endpoint(config, key)
+    def __init__(
+        self, config: EndpointModelConfig, key: SecretStr | None, batches: Location | None = None
+    ):
+        self._form, self._endpoint = config.structured_output, Endpoint(config, key, batches)
         self._slots = threading.Semaphore(config.concurrency)
 
     def write(

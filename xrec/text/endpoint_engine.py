@@ -10,8 +10,10 @@ import re
 import threading
 import time
 from collections.abc import Sequence
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from pydantic import SecretStr
@@ -26,8 +28,10 @@ from xrec.generate.engine import (
     TextParams,
     failed,
 )
+from xrec.storage import Location
 from xrec.text.messages import Message, Reply
 from xrec.text.replies import without_thoughts
+from xrec.text.reply_store import ReplyStore
 
 _WORD = re.compile(r"\s?\w+|\s|[^\w\s]")
 _STEP_SECONDS = 0.05
@@ -76,23 +80,42 @@ class WordTokenizer:
             return self._ids[word]
 
 
+@dataclass(frozen=True)
+class _Sent:
+    """A request whose reply is on its way; `key` is None if another one asked for it."""
+
+    future: Future[Reply[Any]]
+    user_id: str
+    key: str | None
+
+
 class EndpointCore:
     """An `EngineCore` over an endpoint; at most `concurrency` requests wait for it at a time.
 
     Words cannot be banned, so another text for a prompt differs by its temperature and seed only.
     `step` raises EndpointError if no request can get a reply.
+
+    replies: where replies are kept; None to keep none. batches: see `Endpoint`.
     """
 
-    def __init__(self, config: EndpointConfig, key: SecretStr | None, tokenizer: WordTokenizer):
+    def __init__(
+        self,
+        config: EndpointConfig,
+        key: SecretStr | None,
+        tokenizer: WordTokenizer,
+        replies: ReplyStore | None = None,
+        batches: Location | None = None,
+    ):
         from xrec.text.endpoint import Endpoint  # other engines do not need openai
 
-        self.report, self.max_rows = EngineReport(), config.concurrency
-        self._tokenizer, self._endpoint = tokenizer, Endpoint(config, key)
+        self.report, self.max_rows, self.replies = EngineReport(), config.concurrency, replies
+        self._tokenizer, self._endpoint = tokenizer, Endpoint(config, key, batches)
         self._num_requests = 0
         self._waiting: dict[int, tuple[str, TextParams]] = {}  # the oldest first
-        self._running: dict[int, Future[Reply[Any]]] = {}
-        self._ended: queue.SimpleQueue[Future[Reply[Any]]] = queue.SimpleQueue()
+        self._running: dict[int, _Sent] = {}
+        self._ended: queue.SimpleQueue[int] = queue.SimpleQueue()
         self._refused: list[Advance] = []
+        self._num_texts: dict[int, int] = {}  # written before a request's, for the same prompt
 
     @property
     def is_idle(self) -> bool:
@@ -115,12 +138,14 @@ class EndpointCore:
         )
 
     def add(self, prompt: Sequence[int], params: RequestParams, after: int | None = None) -> int:
-        """Add a request and return its ID; an endpoint keeps no prompt, so `after` is ignored."""
+        """Add a request and return its ID; an endpoint keeps no prompt, but texts are counted."""
         self._num_requests += 1
         if (failure := self.refusal(prompt, params)) is not None:
             self._refused.append(failed(self._num_requests, failure))
         else:
             assert isinstance(params, TextParams)
+            if after is not None:
+                self._num_texts[self._num_requests] = self._num_texts.pop(after, 0) + 1
             self._waiting[self._num_requests] = self._tokenizer.decode(prompt), params
             self._send_waiting()
         return self._num_requests
@@ -131,11 +156,11 @@ class EndpointCore:
         self._send_waiting()
         advances, self._refused = self._refused, []
         with suppress(queue.Empty):
-            future = None if advances else self._ended.get(timeout=_STEP_SECONDS)
+            request_id = None if advances else self._ended.get(timeout=_STEP_SECONDS)
             while True:
-                if future is not None and not future.cancelled():
-                    advances.append(self._advance(future.result()))
-                future = self._ended.get_nowait()
+                if request_id is not None and request_id in self._running:
+                    advances.append(self._advance(request_id))
+                request_id = self._ended.get_nowait()
         self._send_waiting()
         self.report.total_seconds += time.monotonic() - began_at
         return advances
@@ -143,37 +168,58 @@ class EndpointCore:
     def cancel(self, request_id: int) -> None:
         """Drop a request; the endpoint may still write, and charge for, its text."""
         self._waiting.pop(request_id, None)
-        if (future := self._running.pop(request_id, None)) is not None:
-            future.cancel()
+        self._num_texts.pop(request_id, None)
+        sent = self._running.pop(request_id, None)
+        if sent is not None and sent.key is not None:
+            sent.future.cancel()
+            self._settle(sent, CancelledError("it was canceled"))
 
     def _send_waiting(self) -> None:
         while self._waiting and len(self._running) < self.max_rows:
             request_id = next(iter(self._waiting))
             text, params = self._waiting.pop(request_id)
-            future = self._endpoint.send(
-                request_id,
-                [Message("user", text)],
-                max_completion_tokens=params.max_new_tokens,
-                temperature=params.temperature,
-                top_p=params.top_p if params.top_p < 1 else None,
-                seed=params.seed,
-            )
-            self._running[request_id] = future
-            future.add_done_callback(self._ended.put)
+            fields = {
+                "max_completion_tokens": params.max_new_tokens,
+                "temperature": params.temperature,
+                "top_p": params.top_p if params.top_p < 1 else None,
+                "seed": params.seed,
+            }
+            key = ""
+            known: Future[Reply[Any]] | None = None
+            if self.replies is not None:
+                key = self.replies.key(text, fields, self._num_texts.get(request_id, 0))
+                known = self.replies.claim(key)
+            future = known or self._endpoint.send(request_id, [Message("user", text)], **fields)
+            own_key = key if known is None else None
+            self._running[request_id] = _Sent(future, params.user_id, own_key)
+            future.add_done_callback(partial(self._end, request_id))
 
-    def _advance(self, reply: Reply[Any]) -> Advance:
-        self._running.pop(reply.index, None)
+    def _end(self, request_id: int, _: Future[Reply[Any]]) -> None:
+        self._ended.put(request_id)
+
+    def _settle(self, sent: _Sent, reply: Reply[Any] | BaseException) -> None:
+        if self.replies is not None and sent.key is not None:
+            self.replies.settle(sent.key, [sent.user_id], reply)
+
+    def _advance(self, request_id: int) -> Advance:
+        sent = self._running.pop(request_id)
+        try:
+            reply = sent.future.result()
+        except Exception as error:
+            self._settle(sent, error)
+            raise
+        self._settle(sent, reply)
         usage = reply.usage
         self.report.num_prompt_tokens += usage.num_prompt_tokens
         self.report.num_computed_prompt_tokens += usage.num_prompt_tokens
         self.report.num_decoded_tokens += usage.num_reply_tokens
         if reply.failure is not None:
-            return failed(reply.index, reply.failure)
+            return failed(request_id, reply.failure)
         token_ids = self._tokenizer(without_thoughts(reply.raw))["input_ids"]
         completion = Completion(
-            reply.index,
+            request_id,
             token_ids,
             "length" if reply.is_cut else "stop",
             num_tokens=(usage.num_prompt_tokens, usage.num_reply_tokens),
         )
-        return Advance(reply.index, token_ids, completion)
+        return Advance(request_id, token_ids, completion)

@@ -10,12 +10,15 @@ from xrec.config import (
     EndpointConfig,
     EndpointModelConfig,
     EngineModelConfig,
+    JobConfig,
     StorageConfig,
     identity_of,
 )
 from xrec.errors import ConfigError
 from xrec.llm.source import known_fingerprint, public_name
+from xrec.text.asker import Asker
 from xrec.text.messages import LanguageModel
+from xrec.text.reply_store import batches_of, open_replies
 
 ModelConfig = EngineModelConfig | EndpointModelConfig
 
@@ -41,24 +44,46 @@ def endpoint_key(config: EndpointConfig, environment: Mapping[str, str]) -> Secr
 def load_language_model(
     config: ModelConfig,
     *,
-    storage: StorageConfig | None = None,
+    job: JobConfig | None = None,
     device: Device = "auto",
     num_threads: int = 1,
     key: SecretStr | None = None,
 ) -> LanguageModel:
     """Load a language model into this process; raises ModelError if that fails.
 
-    device, num_threads: an engine's device, and the number of torch threads. key: the endpoint's
-        key (`endpoint_key`).
+    job: whose workspace and storage are used. device, num_threads: an engine's device, and the
+        number of torch threads. key: the endpoint's key (`endpoint_key`).
     """
     if isinstance(config, EndpointModelConfig):
         from xrec.text.endpoint import EndpointModel  # engines do not need openai
 
-        return EndpointModel(config, key)
+        return EndpointModel(config, key, None if job is None else batches_of(job))
     from xrec.text.engine_model import load_engine_model  # endpoints do not need torch
 
-    storage = storage or StorageConfig()
+    storage = StorageConfig() if job is None else job.storage
     return load_engine_model(config, storage, device, num_threads)
+
+
+def make_asker(
+    job: JobConfig,
+    config: ModelConfig,
+    model: LanguageModel,
+    *,
+    run: str,
+    attempt: int = 0,
+    max_tokens: float = float("inf"),
+) -> Asker:
+    """Return what asks `model`, with the replies that the job's workspace has of it.
+
+    run, attempt: see `ReplyStore`; max_tokens: see `Asker`.
+    """
+    if isinstance(config, EndpointModelConfig):
+        at_once = config.concurrency
+    else:
+        at_once = config.engine.max_rows
+    identity = model_identity(config, job.storage)
+    replies = open_replies(job, identity, run=run, at_once=at_once, attempt=attempt)
+    return Asker(model, config.sampling, replies, max_tokens)
 
 
 def model_identity(config: ModelConfig, storage: StorageConfig | None = None) -> dict[str, Any]:

@@ -27,12 +27,14 @@ class Prompt(Generic[ObjectT]):
     check: returns what is wrong with an object that fits the schema, for the model to read, or
         None if nothing is.
     seed: of the reply's sampling; few endpoints use it.
+    user_ids: the users that the conversation is about.
     """
 
     messages: tuple[Message, ...]
     schema: type[ObjectT]
     check: Callable[[ObjectT], str | None] = lambda value: None
     seed: int = 0
+    user_ids: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

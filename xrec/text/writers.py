@@ -34,6 +34,7 @@ from xrec.llm.source import model_fingerprint, resolve_model
 from xrec.storage import fingerprint_of, location_of
 from xrec.text.endpoint_engine import EndpointCore, WordTokenizer
 from xrec.text.loading import endpoint_key
+from xrec.text.reply_store import ReplyStore, batches_of, open_replies
 
 
 def writer_key(config: ExplanationsJobConfig) -> SecretStr | None:
@@ -42,17 +43,28 @@ def writer_key(config: ExplanationsJobConfig) -> SecretStr | None:
     return endpoint_key(engine, os.environ) if isinstance(engine, EndpointConfig) else None
 
 
+def writer_replies(config: ExplanationsJobConfig, run: str, attempt: int = 0) -> ReplyStore | None:
+    """Open the replies of the endpoint that writes, or return None; see `ReplyStore`."""
+    engine = config.engine
+    if not isinstance(engine, EndpointConfig):
+        return None
+    at_once = engine.concurrency
+    return open_replies(config, identity_of(engine), run=run, at_once=at_once, attempt=attempt)
+
+
 def load_writer(
     config: ExplanationsJobConfig,
     device: Device,
     key: SecretStr | None = None,
+    replies: ReplyStore | None = None,
     *,
     num_reserved_users: int = 0,
     is_streaming: bool = False,
     like: Explainer | None = None,
 ) -> Explainer:
-    """Load the explainer of a job into this process; `key` is that of its endpoint.
+    """Load the explainer of a job into this process.
 
+    key, replies: of its endpoint, if one writes (`writer_key`, `writer_replies`).
     num_reserved_users, is_streaming, like: see `load_explainer`; without an adapter, there are no
         users to reserve.
 
@@ -61,7 +73,7 @@ def load_writer(
     """
     if isinstance(config.engine, EndpointConfig):
         words = WordTokenizer()
-        engine = SharedEngine(EndpointCore(config.engine, key, words))
+        engine = SharedEngine(EndpointCore(config.engine, key, words, replies, batches_of(config)))
         inputs = {"endpoint": fingerprint_of(identity_of(config.engine))}
         return _from_words(config, words, engine, model_fingerprint_of(inputs))
     if config.llm is None or config.adapter is not None:

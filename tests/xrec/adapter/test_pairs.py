@@ -161,11 +161,13 @@ def test_training_examples_list_the_aspects_that_the_explanation_names_in_its_or
     said[0] = f"{titles[0]} is calm."
     explained = with_values(explained, "explanation", said)
     menus = chooser.choose(users, items, len(names), leave_out_own=True).evidence(names)
+    all_aspects = np.tile(np.arange(len(names)), (len(users), 1))
+    known = chooser.counted(users, items, all_aspects, leave_out_own=True).evidence(names)
     named: list[list[AspectEvidence]] = []
-    for menu, text in zip(menus, said, strict=True):
-        counts = {one.aspect: one.item_reviews for one in menu}
+    for of_item, text in zip(known, said, strict=True):
+        counts = {one.aspect: max(1, one.item_reviews) for one in of_item}
         found = sorted((name for name in names if name in text), key=text.index)
-        named.append([AspectEvidence(name, counts.get(name, 1), 0, 0, 0) for name in found])
+        named.append([AspectEvidence(name, counts[name], 0, 0, 0) for name in found])
     assert {len(each) for each in named} == {0, 2, 3}  # one more than the prompt asks for
     assert any(one.aspect not in {each.aspect for each in menus[1]} for one in named[1])
     prompts = make_prompts(town, aspects=2, aspect="{aspect} {item_reviews}")

@@ -106,7 +106,7 @@ class Quoting:
         return annotate_config(self.folder / name, path.parent, **values)
 
     def spec(self, **changes: Any) -> AnnotatorSpec:
-        spec = AnnotatorSpec({"kind": "quoting"}, {}, (REFUSED,), lambda output: self, folds=0)
+        spec = AnnotatorSpec({"kind": "quoting"}, {}, (REFUSED,), lambda *where: self, folds=0)
         return replace(spec, **changes)
 
     def run(self, config: AnnotateConfig, **spec: Any) -> Manifest:

@@ -72,9 +72,15 @@ def _spec(*args: Any, **values: Any) -> AnnotatorSpec:
     return language_model_spec(_config(*args, **values), {"OPENAI_API_KEY": KEY})
 
 
+@pytest.fixture(autouse=True)
+def own_folder(tmp_path, monkeypatch):
+    """Make the workspace `ws`, which keeps replies, the test's own."""
+    monkeypatch.chdir(tmp_path)
+
+
 def _made(spec: AnnotatorSpec, folder: Path) -> Annotator:
     """Return the annotator, made from a pickled spec as in an actor."""
-    return cloudpickle.loads(cloudpickle.dumps(spec)).make(open_location(str(folder)))
+    return cloudpickle.loads(cloudpickle.dumps(spec)).make(open_location(str(folder)), 0)
 
 
 def test_annotator_of_an_endpoint_writes_the_three_kinds_of_text(tmp_path):
@@ -90,6 +96,7 @@ def test_annotator_of_an_endpoint_writes_the_three_kinds_of_text(tmp_path):
     assert users.results == [UserText("Strap 2 A strap. Soft.")]
     assert pairs.results == [PairText("Soft.", (Aspect("Soft", "Soft", "positive"),))]
     costs = {"prompt_tokens": 22, "reply_tokens": 14, "requests": 2, "equal_prompts": 0}
+    costs["maybe_paid_twice"] = 0
     assert items.costs == costs
 
 
@@ -212,7 +219,6 @@ def test_run_that_ended_amid_a_chunk_asks_again_only_for_prompts_in_progress(tmp
     assert sum(asked.values()) - NUM_PROMPTS <= 3  # those that were refused
     assert manifest.metrics["costs"]["prompt_tokens"] == 11 * NUM_PROMPTS
     assert manifest.row_counts["explanations"] == NUM_PAIRS
-    assert not (tmp_path / "annotations" / "replies").exists()
 
 
 def test_run_beyond_its_budget_ends_and_continues_with_a_larger_one(tmp_path):

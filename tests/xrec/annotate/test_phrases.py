@@ -131,7 +131,7 @@ def _learned(folder: Path, **vocabulary: Any) -> tuple[Annotator, Lexicon]:
     spec = phrases_spec(PhrasesAnnotator(kind="phrases"), words)
     output = open_location(str(folder))
     spec.learn(pa.Table.from_pylist(rows, schema=REVIEWS), output)
-    return spec.make(output), read_lexicon(output)
+    return spec.make(output, 0), read_lexicon(output)
 
 
 @pytest.fixture(scope="module")

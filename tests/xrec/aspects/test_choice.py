@@ -114,7 +114,7 @@ def test_choices_are_the_best_of_the_menu_by_the_formula_with_their_counts(
     assert num_short >= NUM_USERS  # the last item has no review
 
 
-def test_user_of_whom_nothing_is_known_gets_what_is_said_of_the_item(dataset):
+def test_unknown_user_gets_what_reviews_say_of_the_item(dataset):
     nobody, items = np.full(NUM_ITEMS, -1), np.arange(NUM_ITEMS)
     found = AspectChooser(dataset).choose(nobody, items, NUM_ASPECTS)
     for item in items.tolist():
@@ -136,10 +136,10 @@ def test_aspect_in_fewer_than_a_twentieth_of_the_reviews_is_not_chosen():
 
 
 def test_choices_of_a_pair_are_the_same_alone_and_among_others(monkeypatch):
-    """Menus of 30 and of 400 aspects, most of which score the same for an unknown user."""
+    """Menus have up to 400 aspects, most of which have the same score for an unknown user."""
     monkeypatch.setattr("xrec.aspects.choice._PAIRS_PER_BLOCK", 7)
-    rng, num_items, num_aspects = np.random.default_rng(0), 40, 400
-    visits = [(user, int(i)) for user in range(60) for i in rng.choice(num_items, 8, replace=False)]
+    rng, num_items, num_aspects = np.random.default_rng(0), 12, 400
+    visits = [(user, int(i)) for user in range(30) for i in rng.choice(num_items, 8, replace=False)]
     said = [
         (user, item, int(aspect))
         for user, item in visits
@@ -148,7 +148,7 @@ def test_choices_of_a_pair_are_the_same_alone_and_among_others(monkeypatch):
     names = [f"a{number}" for number in range(num_aspects)]
     edges = [(*pair, "train") for pair in sorted(visits)]
     chooser = AspectChooser(
-        dataset_of(60, num_items, interactions=edges, aspects=names, trained=said)
+        dataset_of(30, num_items, interactions=edges, aspects=names, trained=said)
     )
     nobody = np.full(num_items, -1)
     among = chooser.choose(nobody, np.arange(num_items), K).aspects.tolist()
@@ -162,7 +162,7 @@ def plain(tmp_path_factory):
     return prepared_town(tmp_path_factory.mktemp("plain"))
 
 
-def test_counts_are_files_of_the_node_and_choose_like_those_in_memory(plain, tmp_path, monkeypatch):
+def test_counts_in_files_choose_the_same_as_counts_in_memory(plain, tmp_path, monkeypatch):
     dataset = dataset_in(with_aspects(plain, tmp_path))
     AspectChooser(dataset)
     monkeypatch.setattr("xrec.aspects.counts._own_arrays", None)  # nothing is counted again
@@ -190,7 +190,7 @@ def profiles(tmp_path_factory):
 
 
 @pytest.mark.parametrize("leave_out_own", [False, True])
-def test_profile_is_the_only_review_of_its_item_and_visits_are_the_users(profiles, leave_out_own):
+def test_profile_counts_as_the_only_review_of_its_item(profiles, leave_out_own):
     dataset, menus = profiles, dict[int, set[int]]()
     visits = [tuple(edge) for edge in dataset.interaction_edges("train").T.tolist()]
     for row in dataset.item_aspects.to_pylist():
@@ -211,7 +211,7 @@ def test_profile_is_the_only_review_of_its_item_and_visits_are_the_users(profile
             assert found.user_reviews[row, rank] == habit
 
 
-def test_prompt_and_dataset_that_do_not_fit_are_refused(plain, profiles):
+def test_prompt_that_does_not_fit_the_dataset_is_refused(plain, profiles):
     counting = PromptConfig(aspects=2)
     with raises(ConfigError, "no_reviews_to_count", key="prompt.aspect"):
         check_prompt(counting, profiles.manifest)

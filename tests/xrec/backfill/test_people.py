@@ -39,18 +39,18 @@ def backed(*rows: tuple[str, tuple[str | None, ...]]) -> pa.Table:
     return table
 
 
-def said(dataset: Dataset, pair: str, evidence: tuple[Any, ...]) -> PeopleEvidence | None:
+def evidence_of(dataset: Dataset, pair: str, evidence: tuple[Any, ...]) -> PeopleEvidence | None:
     (row,) = backed((pair, evidence)).to_pylist()
     return people_evidence(dataset, row, WORDS)
 
 
 def test_sentences_vary_by_pair_and_contain_the_evidence(explainer):
     dataset = explainer.dataset
-    assert said(dataset, "u0 i2", ABSTAINED) is None
-    assert said(dataset, "u0 i2", ("others", "no such item", None, 20)) is None
+    assert evidence_of(dataset, "u0 i2", ABSTAINED) is None
+    assert evidence_of(dataset, "u0 i2", ("others", "no such item", None, 20)) is None
     for evidence in (OTHERS, HISTORY, CATEGORY, POPULAR):
         texts = [
-            said(dataset, f"u{user} i{item}", evidence).sentence
+            evidence_of(dataset, f"u{user} i{item}", evidence).sentence
             for user in range(300)
             for item in (0, 2)
         ]
@@ -64,8 +64,8 @@ def test_sentences_vary_by_pair_and_contain_the_evidence(explainer):
             assert ("green teas" in text) == (evidence[2] is not None)
             assert (str(evidence[3]) in text) == (evidence[3] is not None)
             assert ("Place 1" in text) == (evidence[1] is not None)
-    one = said(dataset, "u0 i2", ("others", "i1", None, 1000))
-    assert one == said(dataset, "u0 i2", ("others", "i1", None, 1000))
+    one = evidence_of(dataset, "u0 i2", ("others", "i1", None, 1000))
+    assert one == evidence_of(dataset, "u0 i2", ("others", "i1", None, 1000))
     assert (one.kind, one.item_id, one.name, one.at_least) == ("others", "i1", "Place 1", 1000)
     assert "1,000" in one.sentence
 
@@ -114,7 +114,7 @@ def test_a_refused_text_is_replaced_by_what_people_did(explainer, scripted):
     pairs = backed(("u0 i2", OTHERS), ("u1 i0", ABSTAINED))
     generated, failed = explain_pairs(silent, pairs, decoding, "0")
     (row,) = generated.to_pylist()
-    assert row["explanation"] == said(explainer.dataset, "u0 i2", OTHERS).sentence
+    assert row["explanation"] == evidence_of(explainer.dataset, "u0 i2", OTHERS).sentence
     assert (row["kind"], row["refused"]) == ("plain", "empty_text")
     assert failed["reason"].to_pylist() == ["empty_text"]
     # A higher step, and nothing else, makes the text outdated.
@@ -141,7 +141,7 @@ def finisher_of(explainer: Explainer, **prompt: str) -> TextFinisher:
 
 
 def test_a_text_may_name_the_evidence_and_no_other_number_or_item(explainer):
-    people = said(explainer.dataset, "u0 i2", OTHERS)
+    people = evidence_of(explainer.dataset, "u0 i2", OTHERS)
     texts = replace(explainer.pairs.texts(Pair(0, 2)), people=people)
     finisher, rules = finisher_of(explainer, people="Others: {people}"), TextConfig()
     for text, reason in (
@@ -160,7 +160,7 @@ def test_a_text_may_name_the_evidence_and_no_other_number_or_item(explainer):
         ("You will enjoy its garden. Place 1 is quiet.", False),
     ):
         assert (finisher.unfit(text, texts, backed) is None) is is_fine, text
-    of_category = replace(texts, people=said(explainer.dataset, "u0 i2", CATEGORY))
+    of_category = replace(texts, people=evidence_of(explainer.dataset, "u0 i2", CATEGORY))
     assert finisher.unfit("You will enjoy its green teas.", of_category, backed) is None
     failure = finisher.unfit("You will enjoy its craft beers.", of_category, backed)
     assert failure.reason == "unsupported"
@@ -169,7 +169,7 @@ def test_a_text_may_name_the_evidence_and_no_other_number_or_item(explainer):
 
 
 def test_the_prompt_shows_what_people_did_if_it_asks_for_it(explainer):
-    people = said(explainer.dataset, "u0 i2", OTHERS)
+    people = evidence_of(explainer.dataset, "u0 i2", OTHERS)
     texts = replace(explainer.pairs.texts(Pair(0, 2)), people=people)
     builder = explainer.pairs.builder
     template = builder.prompt.model_copy(update={"people": "Others: {people}"})
@@ -179,7 +179,7 @@ def test_the_prompt_shows_what_people_did_if_it_asks_for_it(explainer):
 
 
 def test_a_backed_text_is_followed_by_what_people_did_unless_it_says_so(explainer):
-    people = said(explainer.dataset, "u0 i2", OTHERS)
+    people = evidence_of(explainer.dataset, "u0 i2", OTHERS)
     texts = replace(explainer.pairs.texts(Pair(0, 2)), people=people)
     finisher, builder = finisher_of(explainer), explainer.pairs.builder
     decoding = DecodingConfig(text={"is_backed": True})

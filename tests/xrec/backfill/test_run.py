@@ -106,7 +106,6 @@ def test_limit_and_budget_end_a_run_and_larger_ones_continue_it(runs):
         ({"limit": 5, "retry_failed": "all"}, "(top level)"),
         ({"budget": {"hours": 1}}, "budget.hours"),
         ({"budget": {"tokens": 0}}, "budget.tokens"),
-        ({"budget": 5}, "budget"),
         ({"budget": {"money": 3}, "prices": {"gpu_hour": 0}}, "(top level)"),
     ],
 )

@@ -47,7 +47,8 @@ def endpoint(runs, monkeypatch):
 
     def values(url: str, **engine: Any) -> dict[str, Any]:
         named = {"kind": "endpoint", "base_url": url, "model": "stub", **engine}
-        return {"engine": named, "prompt": PROMPT, "llm": None, "decoding": DECODING}
+        own = {"workspace": str(runs.folder / "own"), "dataset": str(runs.workspace / "dataset")}
+        return {**own, "engine": named, "prompt": PROMPT, "llm": None, "decoding": DECODING}
 
     return values
 

@@ -94,7 +94,7 @@ def test_driver_on_ray_uses_new_nodes_survives_lost_ones_and_ends_if_stopped_or_
     place = Place(str(tmp_path / "out"), StorageConfig())
     with local_cluster(num_workers=1, cpus_per_node=1) as cluster:
         # 100 chunks, which take so long because a node may take a minute to join.
-        setting = Setting(place, tmp_path, 400, 20, 5.0, cluster.address, max_actors=6)
+        setting = Setting(place, tmp_path, 400, 20, 8.0, cluster.address, max_actors=6)
         toy = setting.open("main")
         toy.heal()
         with closing(Chaos(setting, 0, cluster)) as chaos:

@@ -101,7 +101,7 @@ class SlowClock:
         self._is_waiting = False
         return event.is_set()
 
-    def go_on(self, seconds: float, is_seen: Callable[[], bool]) -> None:
+    def proceed(self, seconds: float, is_seen: Callable[[], bool]) -> None:
         """Let time pass, and wait until the driver has done what is due."""
         self._until(lambda: self._is_waiting)
         self._now += timedelta(seconds=seconds)
@@ -125,7 +125,7 @@ def test_rule_4_driver_counts_as_alive_however_long_a_chunk_or_publishing_takes(
         if chunk:
             return
         for _ in range(4):
-            clock.go_on(30, lambda: age() < timedelta(seconds=30))
+            clock.proceed(30, lambda: age() < timedelta(seconds=30))
             ages.append(age())
         assert bulk.read_status(here.uri).phase == "running"
         assert has_work(toy.run) == (at == "chunk")
@@ -156,7 +156,7 @@ def test_rule_4_driver_ends_after_the_chunk_during_which_its_plan_was_deleted(he
             here.location.delete()
             later.append(here())
             seen = len(asked)
-            clock.go_on(60, lambda: len(asked) > seen)
+            clock.proceed(60, lambda: len(asked) > seen)
             return super().do(rows)
 
     def is_current(run: bulk.BulkRun) -> bool:
@@ -182,7 +182,7 @@ def test_rule_12_driver_that_cannot_renew_its_lease_continues(here):
 
     def beat(chunk: int) -> None:
         num_tries = len(tries)
-        clock.go_on(60, lambda: len(tries) > num_tries)
+        clock.proceed(60, lambda: len(tries) > num_tries)
 
     here.patch.setattr("xrec.bulk.progress.write_progress", fail)
     assert toy.complete(PoolHere(before=beat), clock=clock) is not None
@@ -503,3 +503,5 @@ def test_driver_that_resumes_opens_no_result_that_was_counted(here, opened):
         assert counts == recount(toy)
         assert len(opened) == sum(num_done)
         toy.drive(retry=["odd"])
+    (toy.run.folder / "counted.json").write_bytes(b'{"chunks": "zz", "second": []}')
+    assert counts_of(toy) == recount(toy)

@@ -279,21 +279,6 @@ def test_rule_13_nothing_is_committed_while_takedowns_are_missing(here, lost):
     assert users_of(toy).isdisjoint({"u-1", "u-2", "u-3", "u-4", "u-5"})
 
 
-def test_rule_13_reader_notices_that_the_output_was_recreated(here):
-    here().complete()
-    down(here, user="u-1")
-    known = bulk.read_takedowns(here.location)
-    assert bulk.read_takedowns(here.location, known) is known
-    here.location.delete()
-    here().complete()
-    down(here, user="u-22")
-    taken = bulk.read_takedowns(here.location, known)
-    assert [taken.of_row({"user": each}) for each in ("u-1", "u-22")] == [None, 1]
-    lose(here)
-    with raises(TableError, "takedowns_gone"):
-        bulk.read_takedowns(here.location, taken)
-
-
 @pytest.mark.parametrize("first", ["plan", "publish", "takedown"])
 def test_rule_13_lifted_row_comes_back_with_the_next_run(here, first):
     """The row is taken down before it is planned, before it is published, or afterwards."""

@@ -81,7 +81,7 @@ class Command(threading.Thread):
         self._left = 0
         self._may_go, self._has_stopped = threading.Event(), threading.Event()
 
-    def go_on(self, num_accesses: int) -> None:
+    def proceed(self, num_accesses: int) -> None:
         self._left = num_accesses
         self._may_go.set()
         if not self.is_alive():
@@ -91,7 +91,7 @@ class Command(threading.Thread):
 
     def kill(self) -> None:
         self.is_dead = True
-        self.go_on(ALL)
+        self.proceed(ALL)
 
     def run(self) -> None:
         try:
@@ -226,14 +226,14 @@ class Commands(RuleBasedStateMachine):
         racing = self._commands[-2:]
         for turn, num in enumerate([*turns, ALL, ALL]):
             if racing and (command := racing[turn % len(racing)]) in self._commands:
-                command.go_on(num)
+                command.proceed(num)
                 self._after()
 
     @precondition(lambda self: self._commands)
     @rule(which=st.integers(0, 3), num=st.integers(1, 80) | st.just(ALL))
-    def go_on(self, which: int, num: int) -> None:
+    def proceed(self, which: int, num: int) -> None:
         command = self._commands[which % len(self._commands)]
-        command.go_on(num)
+        command.proceed(num)
         self._after()
 
     @precondition(lambda self: self._commands)
@@ -281,7 +281,7 @@ class Commands(RuleBasedStateMachine):
 
     def _end(self) -> None:
         while self._commands:
-            self._commands[0].go_on(ALL)
+            self._commands[0].proceed(ALL)
             self._after()
         self.hours_pass(are_awake=False)
         self.heal()
@@ -300,11 +300,11 @@ class Commands(RuleBasedStateMachine):
         live, before = self._live_runs(), self._shown
         command = Command(what, do)
         self._commands.append(command)
-        command.go_on(num)
+        command.proceed(num)
         assert command.has_ended or num < ALL
         self._after()
         for folder, files in live.items():  # no command disturbs another's run
-            assert {*files} <= {*files_of(folder)}, f"{what} swept a run at work"
+            assert {*files} <= {*files_of(folder)}, f"{what} deleted files of a working run"
         if command.has_ended and what == "delete_runs" and live:
             assert getattr(command.answer, "code", "") == "driver_at_work"
         if num == ALL and self._is_exact and before is not None and self._shown is not None:

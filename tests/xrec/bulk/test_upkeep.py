@@ -83,8 +83,8 @@ def age(place: Place, *spared: str) -> None:
     old = time.time() - 3 * 3600
     for file in Path(place.uri).rglob("*"):
         if file.suffix == ".json" and file.parent.name == "_delta_log":
-            said = f'"deletionTimestamp":{int(old * 1000)}'
-            file.write_text(re.sub(r'"deletionTimestamp":\d+', said, file.read_text()))
+            deleted = f'"deletionTimestamp":{int(old * 1000)}'
+            file.write_text(re.sub(r'"deletionTimestamp":\d+', deleted, file.read_text()))
         if not any(text in str(file) for text in spared):
             os.utime(file, (old, old))
 

@@ -46,7 +46,7 @@ def test_checker_agrees_with_a_person_on_a_hundred_texts():
 
 
 @pytest.mark.parametrize("name", data()["patterns"])
-def test_pattern_finds_its_examples_and_spares_the_others(name):
+def test_pattern_finds_its_examples_and_no_others(name):
     of = data()["patterns"][name]
     assert of["finds"]
     assert of["spares"]
@@ -117,7 +117,7 @@ UNKNOWN = PairTexts("You love cables.", "Cable", " ")
         (replace(UNKNOWN, aspects=(evidence("tone", 1, 1),)), ALL, ""),
     ],
 )
-def test_text_of_an_item_of_which_nothing_is_known_is_unsupported(texts, checks, expected):
+def test_text_about_an_item_without_any_information_is_unsupported(texts, checks, expected):
     assert reason("You will enjoy the Cable.", texts, checks) == expected
 
 
@@ -171,7 +171,7 @@ PRICES = (evidence("tone", 2, 9), evidence("fit", 4, 9), evidence("price", 3, 9)
         ),
     ],
 )
-def test_plain_sentence_says_the_evidence(aspects, min_evidence, expected):
+def test_plain_sentence_states_the_evidence(aspects, min_evidence, expected):
     texts = replace(BISTRO, item_title="", aspects=aspects)
     assert plain_sentence(texts, PLAIN, min_evidence) == expected
 
@@ -209,7 +209,7 @@ def test_plain_sentence_quotes_only_what_passes_the_checks(opinion, quoted):
 
 
 @pytest.mark.parametrize("texts", [BISTRO, NOVEL, GUITAR])
-def test_plain_sentence_passes_all_checks_and_takes_the_aspects_form_of_the_profile(texts):
+def test_plain_sentence_passes_all_checks_and_names_aspects_as_the_profile_does(texts):
     """It names what has evidence, however much a text must name."""
     checks = ALL.model_copy(update={"min_chosen": 3})
     sentence = CHECKER.plain(texts, PLAIN, 2, checks)
@@ -217,7 +217,7 @@ def test_plain_sentence_passes_all_checks_and_takes_the_aspects_form_of_the_prof
     assert ("late hours" in sentence) == (texts is BISTRO)  # "late hour" in the vocabulary
 
 
-def test_plain_templates_words_may_be_aspects_of_the_catalogue():
+def test_words_of_the_templates_may_be_aspects_of_the_catalog():
     sentence = Checker(["review", "late hour"]).plain(BISTRO, PLAIN, 10, ALL)
     assert sentence.startswith("14 of 31 reviews of Café 21 mention")
 
@@ -247,7 +247,7 @@ def test_unsafe_words_of_a_list_are_refused_outside_the_title(tmp_path, text, ex
     ("content", "code"),
     [(None, "list_unreadable"), (b"# nothing\n", "list_empty"), (b"\xff\xfe", "list_unreadable")],
 )
-def test_unsafe_words_of_a_list_that_cannot_be_are_an_error(tmp_path, content, code):
+def test_list_of_unsafe_words_that_is_missing_or_invalid_is_an_error(tmp_path, content, code):
     path = tmp_path / "words.txt"
     if content is not None:
         path.write_bytes(content)
@@ -259,7 +259,7 @@ def test_unsafe_words_of_a_list_that_cannot_be_are_an_error(tmp_path, content, c
     check_word_list(ChecksConfig(), StorageConfig())
 
 
-def test_aspects_are_written_as_the_profile_has_them_where_its_capitals_mean_something():
+def test_aspects_are_capitalized_as_names_in_the_profile_are():
     profile = (
         "Craft beer and Texas BBQ, by the taco stand, for fans of Irish pubs. "
         "Pho Ha Market has fish. Guests praise the staff's kindness.\n- Late hours\n"
@@ -298,9 +298,14 @@ def test_blame_in_quotation_marks_of_any_kind_is_found(quoted):
         "You get a quiet garden without high prices.",
         "Some find the staff slow, but the quiet garden is lovely.",
         "",
+        # Other languages pass. VADER knows "die" and "war".
+        "Die Bar hat die Terrasse, die Sie lieben, und war nie voll.",
+        "Le bar n'a pas de jardin et la mal nommée terrasse est triste.",
+        "这家店很糟糕。",
+        "You would enjoy the quiet garden without the live music.",  # which was not chosen
     ],
 )
-def test_praise_that_holds_words_of_denial_is_positive(text):
+def test_praise_with_words_of_denial_is_positive(text):
     assert why(text) == ""
 
 
@@ -308,6 +313,7 @@ def test_praise_that_holds_words_of_denial_is_positive(text):
     ("text", "reason"),
     [
         ("It has no quiet garden.", "denies or excludes"),
+        ("You would enjoy the quiet garden without the late hours.", "denies or excludes"),
         ("The late hours leave much to be desired.", "dissuades"),
         ("The late hours aren\u2019t what you love.", "denies or excludes"),
         ("You would hate it here.", "sentiment is negative (-0.57)"),
@@ -319,13 +325,7 @@ def test_blame_and_denial_are_refused(text, reason):
     assert reason in why(text)
 
 
-def test_a_denied_aspect_that_was_not_chosen_is_no_denial():
-    text = "You would enjoy the quiet garden without the live music."
-    assert why(text) == ""
-    assert "denies" in why(text.replace("live music", "late hours"))
-
-
-def test_grim_titles_aspects_and_subjects_are_no_blame_and_grim_judgements_are():
+def test_grim_titles_and_subjects_are_no_blame_but_grim_judgments_are():
     text = "The Killing Hour is a murder mystery, a case of murder and revenge in court."
     assert why(text, NOVEL) == ""
     assert "sentiment" in why(text, replace(NOVEL, item_title="", item_profile=""))
@@ -333,18 +333,6 @@ def test_grim_titles_aspects_and_subjects_are_no_blame_and_grim_judgements_are()
     assert "sentiment" in why("You would find this book of murder terrible.", blamed)
     parking = replace(NOVEL, item_title="The High Cost of Free Parking")
     assert why("You would enjoy The High Cost of Free Parking for its plot.", parking) == ""
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "Die Bar hat die Terrasse, die Sie lieben, und war nie voll.",  # VADER knows "die", "war"
-        "Le bar n'a pas de jardin et la mal nommée terrasse est triste.",
-        "这家店很糟糕。",
-    ],
-)
-def test_other_languages_pass(text):
-    assert why(text) == ""
 
 
 WORDS_OF_MODEL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "you", "enjoy", "the", "quiet", "garden"]

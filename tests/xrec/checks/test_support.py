@@ -91,7 +91,7 @@ def unsupported(text: str, texts: PairTexts = BISTRO) -> list[str]:
         ("这家店很安静，你会喜欢花园。", []),
     ],
 )
-def test_unsupported_are_the_words_aspects_and_numbers_that_stand_nowhere(text, expected):
+def test_unsupported_words_aspects_and_numbers_are_found(text, expected):
     assert unsupported(text) == expected
 
 
@@ -169,14 +169,14 @@ def test_words_are_supported_by_what_means_or_implies_them(pair, text, expected)
     assert unsupported_words(text, texts, AspectNames(vocabulary)) == expected
 
 
-def test_texts_of_the_sample_need_no_word_that_their_prompt_lacks():
+def test_texts_of_the_sample_have_no_unsupported_words():
     aspects = AspectNames(SAMPLE_ASPECTS)
     for example in generate_language_examples(200, seed=3):
         texts = PairTexts(example.user_profile, example.item_title, example.item_profile)
         assert unsupported_words(example.explanation, texts, aspects) == []
 
 
-def test_words_to_blame_are_the_first_telling_ones_of_phrases_with_their_adjectives():
+def test_words_to_blame_are_the_first_specific_ones_of_phrases_and_their_adjectives():
     text = "You would love the great live music, quiet rooms, a place, and the kind, helpful staff."
     evidence = AspectEvidence("quiet garden", 2, 3, 0, 0)
     texts = replace(EMPTY, aspects=(evidence,))
@@ -187,7 +187,7 @@ def test_words_to_blame_are_the_first_telling_ones_of_phrases_with_their_adjecti
     assert list(words_to_blame(tokens_of(text), [(40, 45)], texts)) == ["friendly"]
 
 
-def test_a_number_in_a_models_name_is_supported_by_the_title_alone():
+def test_number_in_a_product_name_is_only_supported_by_the_title():
     text = "You would enjoy the HG-200 and its tone."
     assert unsupported(text, GUITAR) == []
     assert unsupported(text, replace(GUITAR, item_title="Harbor")) == ["HG", "200"]
@@ -251,7 +251,7 @@ def test_aspect_names_finds_whole_words_in_any_case_and_number(text, expected):
     assert [f"{each.name}={text[each.start : each.end]}" for each in found] == expected
 
 
-def test_aspect_names_are_those_of_a_search_of_all_places_for_all_phrases():
+def test_aspect_names_are_those_of_a_brute_force_search():
     rng = random.Random(0)
     words = ["late", "hour", "hours", "garden", "gardens", "quiet", "bass", "of"]
     for _ in range(300):
@@ -279,7 +279,7 @@ def brute_force(text: str, vocabulary: list[str]) -> set[tuple[int, int]]:
     return {place for place in places if not any(is_within(place, other) for other in places)}
 
 
-def test_aspect_names_the_first_of_two_that_are_the_same_is_found():
+def test_first_of_two_equal_aspect_names_is_found():
     names = AspectNames(["board game", "Board-Games", "coffee"])
     assert [each.name for each in names.find("Board games")] == ["board game"]
     assert names.same("BOARD games") == "board game"
@@ -299,7 +299,7 @@ def test_aspect_names_the_first_of_two_that_are_the_same_is_found():
         ("Fit and look are great.", ["Fit", "look"]),
     ],
 )
-def test_aspect_names_are_no_verbs_and_nothing_of_the_readers(text, expected):
+def test_aspect_names_are_not_found_in_verbs_or_after_your(text, expected):
     names = AspectNames(["look", "sound", "value", "fit", "taste", "build"])
     assert [text[each.start : each.end] for each in names.find(text)] == expected
 
@@ -321,5 +321,5 @@ def found(entry: str, text: str) -> list[str]:
         ("café", "cafe\u0301s", ["cafés"]),
     ],
 )
-def test_word_list_finds_letters_as_words_and_marks_as_they_are_written(entry, text, expected):
+def test_word_list_finds_words_and_literal_marks(entry, text, expected):
     assert found(entry, text) == expected

@@ -100,7 +100,7 @@ def is_listed(section: type[Config], name: str) -> bool:
 
 
 @pytest.mark.parametrize("job", CONFIG_TYPES)
-def test_an_option_identifies_a_run_and_its_texts_unless_it_is_listed(job):
+def test_every_option_identifies_a_run_and_its_texts_unless_listed(job):
     for config in example_configs(job):
         before = identity_of(config)
         for path in paths(config):
@@ -114,7 +114,7 @@ def test_an_option_identifies_a_run_and_its_texts_unless_it_is_listed(job):
             assert (keys[0] != keys[1]) is (counts and path[0][1] not in CHOOSES_ROWS), name
 
 
-def test_the_examples_have_all_sections():
+def test_examples_have_all_sections():
     def sections(config: type[Config]) -> Iterator[type[Config]]:
         yield config
         for name, field in config.model_fields.items():
@@ -132,7 +132,7 @@ def test_the_examples_have_all_sections():
     assert {each for config in CONFIG_TYPES.values() for each in sections(config)} <= seen
 
 
-def test_the_list_names_options_that_exist():
+def test_list_names_options_that_exist():
     for section, names in CHANGES_NOTHING.items():
         for name in names.split():
             field, _, below = name.partition(".")
@@ -153,7 +153,7 @@ def test_the_list_names_options_that_exist():
         ("extra", {"metadata": {"job": "night"}, "user": "xrec"}, False),
     ],
 )
-def test_what_is_passed_on_identifies_a_run_but_for_harmless_names(name, options, counts):
+def test_options_passed_on_identify_a_run_except_harmless_ones(name, options, counts):
     if name == "extra":
         section: Config = EndpointModelConfig.model_validate(ENDPOINT)
     else:
@@ -162,7 +162,7 @@ def test_what_is_passed_on_identifies_a_run_but_for_harmless_names(name, options
     assert (identity_of(other) != identity_of(section)) is counts
 
 
-def test_which_rows_there_are_is_not_in_the_settings_of_texts():
+def test_settings_of_texts_do_not_include_the_choice_of_rows():
     annotate, backfill = example_configs("annotate")[0], example_configs("backfill")[0]
     chosen = set(identity_of(annotate)) | set(identity_of(backfill)) | {"stage"}
     assert chosen >= CHOOSES_ROWS

@@ -58,7 +58,7 @@ def path(tmp_path):
     return write(tmp_path, FILE)
 
 
-def test_job_sees_the_shared_keys_overlaid_by_its_section_key_by_key(path):
+def test_job_gets_the_shared_keys_overlaid_by_its_section_key_by_key(path):
     graph = load_config(PretrainGraphConfig, path)
     assert (graph.workspace, graph.training.num_epochs) == (os.path.abspath("w"), 7)
     assert graph.workers.num_processes == 3
@@ -85,7 +85,7 @@ def test_shared_key_has_the_same_meaning_in_all_jobs():
         assert len(types) == 1, key
 
 
-def test_jobs_are_the_sections_in_the_order_of_the_pipeline(tmp_path):
+def test_jobs_are_in_the_order_of_the_pipeline(tmp_path):
     project = read_project(write(tmp_path, {"workspace": "w", "evaluate": {}, "prepare": None}))
     assert project.jobs == ("prepare", "evaluate")
 
@@ -106,7 +106,7 @@ def test_override_is_a_key_of_the_job_or_of_the_file(path, config_type, override
     assert operator.attrgetter(keys)(config) == value
 
 
-def test_project_overrides_are_shared_keys_and_places(path):
+def test_project_overrides_are_shared_keys_or_start_with_a_job(path):
     project = read_project(path, ["workspace=elsewhere", "pretrain-graph.training.num_epochs=9"])
     configs = project.configs(["prepare", "pretrain-graph"])
     assert {config.workspace for config in configs.values()} == {os.path.abspath("elsewhere")}
@@ -148,7 +148,7 @@ MISTAKES: list[tuple[dict[str, Any], str, str, Any, str]] = [
 
 
 @pytest.mark.parametrize(("change", "code", "key", "saw", "hint"), MISTAKES)
-def test_mistake_in_any_section_is_named_at_once_whatever_is_run(
+def test_mistake_in_any_section_is_reported_whatever_job_runs(
     tmp_path, change, code, key, saw, hint
 ):
     path = write(tmp_path, {**FILE, **change})
@@ -173,7 +173,7 @@ def test_mistake_in_any_section_is_named_at_once_whatever_is_run(
         ("training.seed=2026-99-99", "invalid_yaml", None, None),
     ],
 )
-def test_mistake_in_an_override_is_named_as_it_was_given(path, override, code, key, saw):
+def test_mistake_in_an_override_is_reported_as_it_was_given(path, override, code, key, saw):
     with raises(ConfigError, code, key, saw):
         load_config(PretrainGraphConfig, path, [override])
 
@@ -202,7 +202,7 @@ def test_project_override_of_a_jobs_key_names_the_jobs(path, override, hint):
         (None, "unreadable_file", "No such file"),
     ],
 )
-def test_file_that_is_no_project_is_refused(tmp_path, content, code, seen):
+def test_file_that_is_not_a_project_is_refused(tmp_path, content, code, seen):
     path = tmp_path / "project.yaml"
     if content is not None:
         path.write_bytes(content)
@@ -211,7 +211,7 @@ def test_file_that_is_no_project_is_refused(tmp_path, content, code, seen):
     assert seen in str(raised.value)
 
 
-def test_several_mistakes_are_all_listed_and_missing_keys_those_of_the_job_that_is_run(tmp_path):
+def test_all_mistakes_are_listed_with_the_missing_keys_of_the_job(tmp_path):
     values = {"pretrain-graph": {"training": {"num_epoch": 3, "seed": -1}}}
     with raises(ConfigError, UNKNOWN, "pretrain-graph.training.num_epoch") as raised:
         load_config(PretrainGraphConfig, write(tmp_path, values))
@@ -308,7 +308,7 @@ def test_resolved_yaml_read_again_is_the_same_config():
     assert parse_config(BackfillConfig, yaml.safe_load(resolved_yaml(config))) == config
 
 
-def test_section_given_in_part_keeps_the_rest_of_its_fields_default():
+def test_section_given_in_part_keeps_its_other_defaults():
     config = parse_config(ServeConfig, {**LLM, "models": {"cpus": 2}, "engine": {"kind": "auto"}})
     assert (config.models, config.engine.max_rows) == (Processes(num_processes=1, cpus=2), 32)
     defaults = {key.name: key.default for key in keys_of(ServeConfig)}

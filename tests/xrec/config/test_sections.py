@@ -114,9 +114,7 @@ OTHER_REFUSALS: list[tuple[type[Config], dict[str, Any], str, str, Any]] = [
         *OTHER_REFUSALS,
     ],
 )
-def test_section_refuses_a_wrong_value_and_keys_that_do_not_go_together(
-    section, values, code, key, saw
-):
+def test_section_refuses_wrong_values_and_conflicting_keys(section, values, code, key, saw):
     with raises(ConfigError, code, key, *([] if saw is None else [saw])) as raised:
         parse_config(section, values)
     assert len(raised.value.problems) == 1

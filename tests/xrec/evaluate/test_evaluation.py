@@ -1,3 +1,5 @@
+"""The report of an evaluation, and its artifact."""
+
 import json
 import re
 from dataclasses import replace
@@ -11,7 +13,7 @@ from xrec.data import drawn_pairs
 from xrec.evaluate.evaluation import render_report, write_evaluation
 from xrec.evaluate.metrics import compute_metrics, flat_metrics
 from xrec.evaluate.scores import SCORED_PAIRS
-from xrec.storage import Manifest, content_hash, open_location, read_table
+from xrec.storage import Manifest, open_location, read_table
 
 HOSTILE = (
     "<script>alert('x')</script><img src=http://evil.example/a.png onerror=alert(1)> & \"quoted\""
@@ -36,7 +38,7 @@ class _Page(HTMLParser):
 
 @pytest.fixture
 def render(pairs, coverage, sources):
-    def _render(pairs=pairs, num_examples=20):
+    def render(pairs=pairs, num_examples=20):
         config = make_config()
         return render_report(
             pairs,
@@ -48,7 +50,7 @@ def render(pairs, coverage, sources):
             num_examples=num_examples,
         )
 
-    return _render
+    return render
 
 
 def test_report_shows_metrics_examples_and_what_they_are_of(render, pairs):
@@ -72,23 +74,18 @@ def test_report_shows_metrics_examples_and_what_they_are_of(render, pairs):
         assert text in page.text
 
 
-def test_report_fetches_nothing_and_runs_nothing(render):
-    page = _Page(render())
-    assert not {"script", "link", "img", "iframe", "object", "embed"} & {
-        tag for tag, _ in page.tags
-    }
+def test_report_fetches_and_runs_nothing_and_escapes_texts_and_ids(render, pairs):
+    names = ("user_id", "item_id", "explanation", "reference", "shuffled_explanation")
+    hostile = replace(pairs[0], **dict.fromkeys(names, HOSTILE))
+    html = render([hostile, *pairs[1:]], num_examples=len(pairs))
+    page = _Page(html)
+    fetched = {"script", "link", "img", "iframe", "object", "embed"}
+    assert not fetched & {tag for tag, _ in page.tags}
+    assert page.text.count(HOSTILE) == 5
     names = ("src", "href", "xlink:href")
     links = [attrs[name] for _, attrs in page.tags for name in names if name in attrs]
     assert all(link.startswith("#") for link in links)
-    assert not re.search(r"url\((?!#)|@import", render())
-
-
-def test_report_escapes_texts_and_ids(render, pairs):
-    names = ("user_id", "item_id", "explanation", "reference", "shuffled_explanation")
-    hostile = replace(pairs[0], **dict.fromkeys(names, HOSTILE))
-    page = _Page(render([hostile, *pairs[1:]], num_examples=len(pairs)))
-    assert not {"script", "img"} & {tag for tag, _ in page.tags}
-    assert page.text.count(HOSTILE) == 5
+    assert not re.search(r"url\((?!#)|@import", html)
 
 
 def test_evaluation_holds_metrics_pairs_report_and_manifest(tmp_path, pairs, coverage, sources):
@@ -96,26 +93,17 @@ def test_evaluation_holds_metrics_pairs_report_and_manifest(tmp_path, pairs, cov
     metrics = compute_metrics(pairs, config)
 
     def write(folder: Path) -> Manifest:
-        return write_evaluation(
-            open_location(str(folder)),
-            pairs,
-            metrics,
-            coverage=coverage,
-            sources=sources,
-            config=config.model_dump(mode="json"),
-            inputs={"adapter": "0123", "explanations": "4567"},
-            about="",
-        )
+        about = {"sources": sources, "inputs": {"adapter": "0123"}, "about": ""}
+        values = config.model_dump(mode="json")
+        location = open_location(str(folder))
+        return write_evaluation(location, pairs, metrics, coverage=coverage, config=values, **about)
 
-    manifest, location = write(tmp_path), open_location(str(tmp_path))
-    assert manifest.files == {
-        name: content_hash((tmp_path / name).read_bytes())
-        for name in ("metrics.json", "pairs.parquet", "report.html")
-    }
-    texts = read_table(location / "pairs.parquet", SCORED_PAIRS)["explanation"].to_pylist()
-    assert texts == [pair.explanation for pair in pairs]
-    stored = json.loads((tmp_path / "metrics.json").read_text())
-    assert stored == manifest.metrics == flat_metrics(metrics)
+    manifest = write(tmp_path)
+    assert manifest.files.keys() == {"metrics.json", "pairs.parquet", "report.html"}
+    stored = read_table(open_location(str(tmp_path / "pairs.parquet")), SCORED_PAIRS)
+    assert stored["explanation"].to_pylist() == [pair.explanation for pair in pairs]
+    found = json.loads((tmp_path / "metrics.json").read_text())
+    assert found == manifest.metrics == flat_metrics(metrics)
     assert (tmp_path / "report.html").read_text(encoding="utf-8").startswith("<!doctype html>")
     assert manifest.row_counts["explained"] == coverage.num_explained
     assert write(tmp_path / "again").fingerprint == manifest.fingerprint

@@ -33,7 +33,7 @@ def test_metrics_of_pairs_equal_their_means_and_shares_stay_within_0_and_1(pairs
     assert metrics["coverage"].high == 1 > metrics["coverage"].low
 
 
-def test_aspect_accuracies_are_counted_against_the_original_users_aspect():
+def test_aspect_accuracies_compare_with_the_original_users_aspect():
     planted = {"reference": "Enjoy the jazz.", "aspect": "Jazz", "aspects": ("Jazz", "view")}
     many = {**planted, "aspects": ("Jazz", "view", "patio", "bar")}
     pairs = [
@@ -49,7 +49,7 @@ def test_aspect_accuracies_are_counted_against_the_original_users_aspect():
     assert metrics["aspect_accuracy_references"].value == 1.0
 
 
-def test_texts_that_failed_count_as_empty_ones_in_every_metric():
+def test_failed_texts_count_as_empty_in_every_metric():
     planted = {"aspect": "jazz", "aspects": ("jazz", "view"), "item_title": "The Fox"}
     pairs = [
         scored("a", "r", shuffled_explanation="", names_item=True, **planted),
@@ -62,7 +62,7 @@ def test_texts_that_failed_count_as_empty_ones_in_every_metric():
     assert metrics["words"].value == 0.5
 
 
-def test_pairs_whose_prompt_is_too_long_count_in_all_but_the_likelihoods():
+def test_pairs_with_too_long_a_prompt_count_in_all_but_the_likelihoods():
     long = replace(scored("a", "r"), nll_own=None, nll_shuffled=None)
     metrics = compute_metrics([long, scored("b", "r")], CONFIG)
     assert (metrics["rouge_l"].value, metrics["nll_own"].value) == (1.0, 1.0)
@@ -110,7 +110,8 @@ def test_aspects_supported_counts_texts_without_an_aspect_that_the_item_lacks():
 
 # Texts
 
-PATTERN = aspect_pattern(["patio", "dog-friendly patio", "Live Jazz", "view"])
+PHRASES = ["patio", "dog-friendly patio", "Live Jazz", "view", "live music", "live music nights"]
+PATTERN = aspect_pattern([*PHRASES, "c++ bar", "c.* bar"])
 
 
 @pytest.mark.parametrize(
@@ -119,16 +120,12 @@ PATTERN = aspect_pattern(["patio", "dog-friendly patio", "Live Jazz", "view"])
         ("Come for the LIVE \njazz tonight", {"live jazz"}),
         ("A patio awaits, and a dog-friendly patio too.", {"patio", "dog-friendly patio"}),
         ("An interview in the reviews.", set()),
+        ("a c++ bar", {"c++ bar"}),  # taken literally
+        ("Live music nights!", {"live music nights"}),  # the longer phrase first
     ],
 )
 def test_named_aspects_are_whole_phrases_in_any_case_and_spacing(text, named):
     assert named_aspects(text, PATTERN) == named
-
-
-def test_phrases_are_taken_literally_and_the_longer_one_first():
-    assert named_aspects("a c++ bar", aspect_pattern(["c++ bar", "c.* bar"])) == {"c++ bar"}
-    nights = aspect_pattern(["live music", "live music nights"])
-    assert named_aspects("Live music nights!", nights) == {"live music nights"}
 
 
 # Pairs
@@ -136,13 +133,11 @@ def test_phrases_are_taken_literally_and_the_longer_one_first():
 USERS = [f"u{number % 7}" for number in range(30)]
 
 
-def test_coverage_counts_the_reasons_of_pairs_without_a_text_and_what_a_template_wrote():
+def test_coverage_counts_reasons_of_missing_texts_and_texts_of_a_template():
     failure = Failure("no_full_sentence", "no sentence ends")
+    kinds = [(None, "plain"), (failure, "written"), (None, "written")]
     written = [
-        Explanation(index, "", 1, 1, "stop", failed, kind=kind)
-        for index, (failed, kind) in enumerate(
-            [(None, "plain"), (failure, "written"), (None, "written")]
-        )
+        Explanation(n, "", 1, 1, "stop", each, kind=kind) for n, (each, kind) in enumerate(kinds)
     ]
     failed = {"no_full_sentence": 1, "prompt_too_long": 2}
     assert Coverage.of(written, 2) == Coverage(2, failed, 1)
@@ -150,12 +145,12 @@ def test_coverage_counts_the_reasons_of_pairs_without_a_text_and_what_a_template
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_other_user_is_never_the_same_and_each_stands_in_once(seed):
+def test_other_user_is_never_the_same_and_each_is_used_once(seed):
     stand_ins = dict(zip(USERS, other_users(USERS, seed), strict=True))
     assert all(user != other for user, other in stand_ins.items())
     assert sorted(stand_ins.values()) == sorted(set(USERS))
     backward = dict(zip(USERS[::-1], other_users(USERS[::-1], seed), strict=True))
-    assert backward == stand_ins  # whatever the order of the pairs
+    assert backward == stand_ins  # in any order of the pairs
 
 
 def test_other_users_change_with_the_seed_and_two_stand_in_for_each_other():
@@ -167,7 +162,7 @@ def test_other_users_change_with_the_seed_and_two_stand_in_for_each_other():
 
 
 def _world(rng: np.random.Generator, num_seeds: int, *, of_seeds: float, of_users: float) -> tuple:
-    """Values (S, 200) of 40 users with 5 pairs each, whose true mean is 0."""
+    """Return values (S, 200) of 40 users with 5 pairs each, whose true mean is 0."""
     users = np.repeat(np.arange(40), 5)
     values = (
         rng.normal(0, of_seeds, (num_seeds, 1))
@@ -179,8 +174,7 @@ def _world(rng: np.random.Generator, num_seeds: int, *, of_seeds: float, of_user
 
 @pytest.mark.parametrize(("of_seeds", "of_users"), [(0.5, 0.1), (0.2, 1.0)], ids=["seeds", "both"])
 def test_interval_over_three_seeds_covers_the_true_mean_in_95_of_100_cases(of_seeds, of_users):
-    rng = np.random.default_rng(1)
-    covered = []
+    rng, covered = np.random.default_rng(1), []
     for _ in range(1000):
         found = mean_interval(*_world(rng, 3, of_seeds=of_seeds, of_users=of_users))
         covered.append(found.low < 0 < found.high)
@@ -198,7 +192,7 @@ def test_interval_of_users_with_equally_many_pairs_is_that_of_their_means_by_sci
         assert (found.low, found.high) == pytest.approx((theirs.low, theirs.high))
 
 
-def test_mean_is_over_all_pairs_whatever_their_number_a_user():
+def test_mean_is_over_all_pairs_even_if_users_have_different_numbers():
     estimate = mean_interval([2.0, 2.0, 2.0, 0.0], ["a", "a", "a", "b"])
     # Residuals 3/2 and -3/2 of 4 pairs, two users: standard error 2 * 3/8, t of one degree 12.7.
     assert estimate.value == 1.5
@@ -227,7 +221,7 @@ def test_interval_of_a_share_of_independent_values_is_that_of_scipy():
         assert (found.low, found.high) == pytest.approx((theirs.low, theirs.high), abs=1e-3)
 
 
-def test_difference_is_paired_so_that_what_pairs_share_does_not_widen_it():
+def test_difference_is_paired_so_variation_between_pairs_does_not_widen_it():
     rng = np.random.default_rng(4)
     base = rng.normal(0, 5, 200)
     ours, theirs = base + 1.0 + rng.normal(0, 0.1, (3, 200)), base + rng.normal(0, 0.1, (3, 200))
@@ -237,7 +231,7 @@ def test_difference_is_paired_so_that_what_pairs_share_does_not_widen_it():
     assert 0.9 < found.low < 1.0 < found.high < 1.1
 
 
-def test_difference_to_a_entry_without_seeds_has_the_seeds_of_the_other_one_only():
+def test_difference_to_an_entry_without_seeds_varies_by_the_other_ones_seeds():
     seeds = np.array([0.0, 1.0, 2.0])[:, None] + np.zeros((3, 50))
     fixed, users = np.zeros((1, 50)), list(range(50))
     found = difference_interval(seeds, fixed, users)

@@ -14,6 +14,7 @@ from xrec.generate.builtin.engine import BuiltinCore
 from xrec.generate.builtin.model import PackedModel
 from xrec.generate.engine import Advance, Completion, EngineCore, TextParams, text_params
 from xrec.generate.shared_engine import SharedEngine
+from xrec.llm.collaborative import Vocabulary
 
 V, END, NUM_NEW = 64, 2, 12
 GREEDY = TextParams(max_new_tokens=NUM_NEW)
@@ -136,6 +137,20 @@ def make_sharing_prompts() -> list[list[int]]:
         for item in range(user + 1)
     ]
     return [*prompts, prompts[-1]]
+
+
+def with_all_tokens(prompt: Sequence[int], vocabulary: Vocabulary) -> list[int]:
+    """Return `prompt` with all tokens of each user and item instead of the first one."""
+    ids: list[int] = []
+    for token in prompt:
+        entity = token - vocabulary.num_text_tokens
+        if entity < 0:
+            ids.append(token)
+        elif entity < vocabulary.num_users:
+            ids += vocabulary.user_tokens(entity)
+        else:
+            ids += vocabulary.item_tokens(entity - vocabulary.num_users)
+    return ids
 
 
 def make_model(injection: Injection = "projected") -> LlamaForCausalLM:

@@ -135,7 +135,7 @@ class ScriptedEngine:
             yield completion
 
 
-def test_explainer_fills_each_pairs_title_in_and_tries_a_text_of_another_item_again(explainer):
+def test_explainer_fills_in_titles_and_redraws_a_text_about_another_item(explainer):
     titles = explainer.dataset.items["title"].to_pylist()
     explainer.engine = ScriptedEngine(
         explainer, "I love [title].", f"I love {titles[5]}.", "[title] is near.", "I love [title]!"
@@ -153,7 +153,7 @@ def test_explainer_fills_each_pairs_title_in_and_tries_a_text_of_another_item_ag
     assert refused.failure.reason == "names_another_item"
 
 
-def test_explainer_checks_texts_tries_again_with_another_seed_and_falls_back_on_evidence(explainer):
+def test_explainer_checks_texts_redraws_them_and_falls_back_on_evidence(explainer):
     engine = ScriptedEngine(
         explainer,
         "[title] has 70 tables.",
@@ -185,7 +185,7 @@ def test_explainer_checks_texts_tries_again_with_another_seed_and_falls_back_on_
     assert len(drawn) == 4 + 1 + 2 * (MOST_TEXTS - 1)
 
 
-def test_explainer_draws_a_text_without_the_words_that_nothing_supports(explainer):
+def test_explainer_bans_unsupported_words_in_further_texts(explainer):
     bad = ["[title] has a wine touch.", "[title] has a touch of coffee."]
     engine = explainer.engine = ScriptedEngine(explainer, *bad, bad[1], "I like [title].")
     prompts, (said,) = asked(explainer, Pair(0, 3))
@@ -206,7 +206,7 @@ def test_explainer_draws_a_text_without_the_words_that_nothing_supports(explaine
 
 
 @pytest.mark.parametrize(("fallback", "reason"), [("plain", "abstained"), ("none", "unsupported")])
-def test_explainer_asks_for_no_text_that_would_be_refused(explainer, fallback, reason):
+def test_explainer_generates_no_text_that_would_be_refused(explainer, fallback, reason):
     explainer.pairs.builder.prompt = explainer.pairs.builder.prompt.model_copy(
         update={"aspects": 3}
     )

@@ -21,11 +21,11 @@ PARAMS = TextParams(max_new_tokens=3)
 
 @dataclass
 class ToyCore:
-    """A core whose text is the prompt's first token; a step with a `deadly` prompt raises an error.
+    """A core whose text is the prompt's first token, after as many steps as the prompt has tokens.
 
-    A request takes as many steps as its prompt has tokens. Steps wait until `may_step` is set, and
-    `is_held` is set when one does. To cancel the prompt `fixed` raises. It reports each step of a
-    text if `is_streaming`, else the first and the last one.
+    A step with a `deadly` prompt raises an error, and so does canceling the prompt `fixed`. Steps
+    wait until `may_step` is set; then `is_held` is set. If `is_streaming`, each step of a text is
+    reported, else the first and the last one.
     """
 
     deadly: int = -1
@@ -103,24 +103,7 @@ def lists(first: int, count: int, length: int = 4) -> list[tuple[list[int], Requ
     return [([first + place] * (1 + place % length), PARAMS) for place in range(count)]
 
 
-def run_together(
-    shared: SharedEngine, *together: list[tuple[list[int], RequestParams]]
-) -> list[Any]:
-    """Return each list's completions or error; the second list arrives during the first step."""
-    core: Any = shared.core
-    core.may_step.clear()
-    with ThreadPoolExecutor(2) as pool:
-        first = pool.submit(list, shared.complete(together[0]))
-        while not core.added:
-            time.sleep(0.001)
-        second = pool.submit(list, shared.complete(together[1]))
-        while not shared._commands:
-            time.sleep(0.001)
-        core.may_step.set()
-    return [each.exception() or each.result() for each in (first, second)]
-
-
-def test_lists_of_many_threads_get_what_is_theirs():
+def test_lists_of_many_threads_get_their_own_completions():
     core = ToyCore()
     shared = SharedEngine(core)
 
@@ -146,7 +129,7 @@ def test_closed_iterator_cancels_what_is_left_and_the_thread_ends():
     assert len(list(shared.complete(lists(50, 3)))) == 3
 
 
-def test_request_that_cannot_be_added_is_an_error_of_its_list_alone():
+def test_request_that_cannot_be_added_fails_only_its_list():
     shared = SharedEngine(ToyCore())
     with pytest.raises(ValueError, match="empty"):
         list(shared.complete([([], PARAMS), *lists(0, 5)]))
@@ -156,17 +139,20 @@ def test_request_that_cannot_be_added_is_an_error_of_its_list_alone():
 
 
 @pytest.mark.parametrize("error", [RuntimeError("no memory"), SystemExit("no memory")])
-def test_error_of_a_step_is_raised_by_all_lists_at_work_and_the_run_goes_on(error):
+def test_error_of_a_step_is_raised_by_all_lists_at_work_and_the_engine_goes_on(error):
     core = ToyCore(deadly=103, error=error)
-    shared = SharedEngine(core)
-    found = run_together(shared, lists(0, 6), lists(100, 6))
-    assert ["no memory" in str(each) for each in found] == [True] * 2
+    shared, told = SharedEngine(core), list[Any]()
+    with shared.at_work([EngineRequest([1] * 10**6, PARAMS, told.append)]):
+        with pytest.raises(RuntimeError, match="no memory"):
+            list(shared.complete(lists(100, 6)))
+        wait_until_idle(shared)
+    assert "no memory" in str(told[-1])
     assert isinstance(shared.failure, RuntimeError)
     assert not core.at_work
     assert len(list(shared.complete(lists(10, 5)))) == 5
 
 
-def test_cancel_that_raises_an_error_is_told_to_all_and_no_command_is_lost():
+def test_error_in_cancel_reaches_all_callers_and_no_command_is_lost():
     """Callers whose requests arrive with the cancellation do not wait forever."""
     core = ToyCore(fixed=7)
     shared, told = SharedEngine(core), list[Any]()
@@ -190,7 +176,7 @@ def test_cancel_that_raises_an_error_is_told_to_all_and_no_command_is_lost():
     assert len(list(shared.complete(lists(10, 5)))) == 5
 
 
-def test_steps_go_on_while_a_caller_looks_at_its_text():
+def test_steps_go_on_while_a_caller_checks_its_text():
     """The caller inspects its text until its other request has advanced ten steps."""
     core = ToyCore()
 
@@ -204,7 +190,7 @@ def test_steps_go_on_while_a_caller_looks_at_its_text():
     completions.close()  # type: ignore[attr-defined]
 
 
-def test_texts_are_asked_for_again_until_one_is_taken_and_prompts_are_kept_for_them():
+def test_refused_texts_are_drawn_again_from_kept_prompts():
     core, num_asked = ToyCore(), [0] * 20
     shared = SharedEngine(core)
     params = replace(PARAMS, keeps_prompt=True)
@@ -225,7 +211,7 @@ def test_texts_are_asked_for_again_until_one_is_taken_and_prompts_are_kept_for_t
     assert not core.kept
 
 
-def test_error_of_whoever_looks_at_texts_is_its_own_and_lets_go_of_all_its_prompts():
+def test_error_in_a_caller_stays_its_own_and_releases_its_prompts():
     core = ToyCore()
     shared = SharedEngine(core)
     params = replace(PARAMS, keeps_prompt=True)
@@ -238,7 +224,7 @@ def test_error_of_whoever_looks_at_texts_is_its_own_and_lets_go_of_all_its_promp
 
 
 @pytest.mark.parametrize("is_streaming", [True, False])
-def test_text_that_takes_too_long_ends_whether_or_not_the_core_reports_its_tokens(is_streaming):
+def test_slow_text_times_out_whether_or_not_the_core_reports_its_tokens(is_streaming):
     """A step takes a second. A text of 7 steps ends in the step in which it would be canceled."""
     core, seconds = ToyCore(is_streaming=is_streaming), itertools.count()
     shared = SharedEngine(core, row_seconds=5, clock=lambda: float(next(seconds)))
@@ -249,7 +235,7 @@ def test_text_that_takes_too_long_ends_whether_or_not_the_core_reports_its_token
     assert not core.at_work
 
 
-def test_time_of_a_text_goes_on_while_it_is_asked_for_again():
+def test_time_of_a_text_includes_its_earlier_drafts():
     """Each text takes three steps, and each step a second."""
     core, seconds, num_asked = ToyCore(), itertools.count(), [0]
     shared = SharedEngine(core, row_seconds=7, clock=lambda: float(next(seconds)))

@@ -133,7 +133,7 @@ FOXES = "[title] has tea, [title] has cake, [title] is near, [title] is big, Rus
         (f"{PEPPER} It is calm.", {"title": "Dr. Pepper", "max_words": 5}, "no_full_sentence"),
     ],
 )
-def test_finished_text_keeps_the_rules_or_says_which_it_breaks(text, given, expected):
+def test_finished_text_keeps_the_rules_or_has_a_reason(text, given, expected):
     """`expected` is the text or the failure's reason; None accepts any text without a failure."""
     finished, reason = finish(text, **given)
     assert (reason or finished) == (finished if expected is None else expected)
@@ -147,7 +147,7 @@ def test_cut_to_words_never_ends_within_the_title():
     assert cut_to_words(f"You love {name}'s tea a lot.", 3, decomposed) == ""
 
 
-def test_finished_text_echo_is_looked_for_with_the_title_filled_in():
+def test_echo_of_the_prompt_is_found_with_the_title_filled_in():
     said = "Guests praise The Rusty Fox for its late hours and live music."
     assert max(len(encoded(part)) for part in said.split(TITLE)) < 25 < len(encoded(said))
     text = said.replace(TITLE, "[title]")
@@ -214,7 +214,7 @@ STAY = ", making it a great choice for a long-term stay in the area"
         ("Love it. No live music", {"max_words": 2}, "Love it."),  # what was cut off is not checked
     ],
 )
-def test_finish_checks_the_text_that_keeps_all_other_rules(text, rules, expected):
+def test_finish_drops_fillers_and_unsupported_tails_before_it_checks(text, rules, expected):
     finished, reason = finish(text, texts=told(EVIDENCE), checks=CHECKS, **rules)
     assert (reason or finished) == (expected or text)
 
@@ -237,7 +237,9 @@ ONLY_MUSIC = "Live music! 9 of 31 reviews mention the live music"
         ("Love the late hours.", "", {"max_words": 10}, "Love the late hours."),
     ],
 )
-def test_text_is_followed_by_evidence_first_of_what_it_names(text, opinion, rules, expected):
+def test_evidence_follows_the_text_and_begins_with_aspects_that_it_names(
+    text, opinion, rules, expected
+):
     texts = told(replace(EVIDENCE, opinion=opinion), MUSIC)
     counts = ("14 of 31 reviews mention the late hours", "and 9 mention the live music")
     finished = finish(text, texts=texts, checks=CHECKS, **{"is_backed": True, **rules})
@@ -247,23 +249,28 @@ def test_text_is_followed_by_evidence_first_of_what_it_names(text, opinion, rule
 @pytest.mark.parametrize(
     ("num_aspects", "min_chosen", "reason"), [(2, 1, "unchosen"), (2, 0, ""), (0, 1, "")]
 )
-def test_text_of_a_pair_without_choosable_aspects_rests_on_nothing(num_aspects, min_chosen, reason):
+def test_pair_without_choosable_aspects_is_refused(num_aspects, min_chosen, reason):
     rules = TextConfig(checks=ChecksConfig(min_chosen=min_chosen), fallback="none")
     texts = PairTexts("", TITLE, "Diners would enjoy it.")
     assert reason_of(finisher(aspects=num_aspects).failure_of_any(texts, rules)) == reason
 
 
 SAID = PairTexts("", TITLE, "", (EVIDENCE,))
-UNTITLED = replace(SAID, item_title="")
-SAID_BY_ONE = PairTexts("", TITLE, "", (replace(EVIDENCE, item_reviews=1),))
+PLAIN = "14 of 31 reviews of The Rusty Fox mention the late hours."
+
+
+def said(**changes: Any) -> PairTexts:
+    return replace(SAID, aspects=(replace(EVIDENCE, **changes),))
 
 
 @pytest.mark.parametrize(
     ("fallback", "texts", "expected"),
     [
-        ("plain", SAID, ("14 of 31 reviews of The Rusty Fox mention the late hours.", "")),
-        ("plain", UNTITLED, ("14 of 31 reviews of this item mention the late hours.", "")),
-        ("plain", SAID_BY_ONE, ("", "abstained")),
+        ("plain", SAID, (PLAIN, "")),
+        ("plain", replace(SAID, item_title=""), (PLAIN.replace(TITLE, "this item"), "")),
+        ("plain", said(opinion="see www.evil-shop.com"), (PLAIN, "")),  # quotes nothing that sells
+        ("plain", said(opinion="see [\u2026]"), (PLAIN, "")),
+        ("plain", said(item_reviews=1), ("", "abstained")),
         ("plain", UNSAID, ("", "repetitive_text")),
         ("abstain", SAID, ("", "abstained")),
         ("none", SAID, ("", "repetitive_text")),
@@ -276,14 +283,6 @@ def test_fallback_is_a_plain_sentence_or_the_reason_why_there_is_none(fallback, 
     assert failure is None or "it repeats" in failure.message
     _, failure = finisher(aspects=2).fallback(UNSAID, TextConfig(), Failure("unsupported", "no"))
     assert reason_of(failure) == "abstained"
-
-
-@pytest.mark.parametrize("quote", ["see www.evil-shop.com", "see [\u2026]"])
-def test_plain_sentence_quotes_nothing_that_solicits(quote):
-    texts = PairTexts("", TITLE, "", (replace(EVIDENCE, opinion=quote),))
-    text, failure = finisher().fallback(texts, TextConfig(), Failure("repetitive_text", ""))
-    assert failure is None
-    assert text == "14 of 31 reviews of The Rusty Fox mention the late hours."
 
 
 GERMAN = "Sie mögen die Bar, weil sie ruhig ist und lange offen hat."

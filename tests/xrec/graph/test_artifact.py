@@ -12,12 +12,7 @@ from torch import Tensor
 
 from tests.errors import raises
 from xrec.errors import ArtifactMismatchError, ArtifactNotFoundError, DataError
-from xrec.graph.artifact import (
-    EMBEDDINGS,
-    GraphEmbeddings,
-    read_graph,
-    write_graph,
-)
+from xrec.graph.artifact import EMBEDDINGS, GraphEmbeddings, read_graph, write_graph
 from xrec.graph.fold_in import FoldIn
 from xrec.storage import Location, Manifest, open_location
 
@@ -35,7 +30,7 @@ def write(location: Location, users: Tensor, *aspects: Tensor, **row: float) -> 
     return write_graph(location, {EMBEDDINGS: tables}, [row], **about)
 
 
-def test_graph_written_is_read_back_equal_and_its_log_is_not_in_the_fingerprint(location):
+def test_graph_is_read_back_equal_and_its_log_is_not_in_the_fingerprint(location):
     written = write(location, USERS, loss=0.5)
     graph = read_graph(location)
     assert torch.equal(graph.users, USERS)
@@ -58,7 +53,7 @@ def test_graph_unfinished_or_changed_is_refused(location):
         read_graph(location)
 
 
-def test_more_users_stand_behind_those_that_were_read_which_are_not_copied(location):
+def test_more_users_follow_the_stored_ones_without_a_copy(location):
     write(location, USERS, torch.randn(2, 3))
     graph = read_graph(location)
     more = graph.with_more_users(4)

@@ -1,110 +1,91 @@
 """Graphs without a fold of the explained pairs."""
 
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pytest
 
-from xrec import schemas
-from xrec.data import Dataset, aspect_counts, edges_of, visited_aspects
+from tests.world.town import dataset_of, explained
+from xrec.data import Dataset, visited_aspects
 from xrec.graph.leave_out import fold_numbers, without_fold
 from xrec.storage import Manifest
 
 NUM_FOLDS = 3
 TRAIN = [(user, item) for user in range(4) for item in range(5)]
 TEST = [(user, 5) for user in range(4)]
-UNEXPLAINED = [(4, item) for item in range(5)]
-
-
-def table(schema: pa.Schema, pairs: dict[str, list[tuple[int, int]]], **columns: str) -> pa.Table:
-    rows = [
-        {"user_index": user, "item_index": item, "split": split, **columns}
-        for split, of_split in pairs.items()
-        for user, item in of_split
-    ]
-    return pa.Table.from_pylist(rows, schema=schema)
+VISITED = [*TRAIN, *((4, item) for item in range(5))]  # the last ones are not explained
 
 
 def dataset(aspects_from: str) -> Dataset:
-    """Every review speaks of the aspect that has its item's number, and of aspect 6."""
-    pairs = {"train": [*TRAIN, *UNEXPLAINED], "test": TEST}
-    named = table(schemas.EXPLANATION_ASPECTS, pairs, opinion="", sentiment="positive")
-    named = pa.concat_tables(
-        named.set_column(2, schemas.EXPLANATION_ASPECTS.field("aspect_index"), numbers)
-        for numbers in (named["item_index"], pa.array([6] * named.num_rows, pa.int32()))
+    """Every review mentions the aspect that has its item's number, and aspect 6."""
+    trained, test = (
+        [(*pair, n) for pair in pairs for n in (pair[1], 6)] for pairs in (VISITED, TEST)
     )
-    of_training = named.filter(pc.equal(named["split"], "train"))
-    interactions = table(schemas.INTERACTIONS, pairs)
-    menus = aspect_counts(of_training, "item")
-    of_users = visited_aspects(interactions, menus)
+    texts = [explained([(*pair, "x") for pair in TRAIN])]
+    texts.append(explained([(*pair, "x") for pair in TEST], "test"))
+    visits = [*((*pair, "train") for pair in VISITED), *((*pair, "test") for pair in TEST)]
+    town = dataset_of(
+        5,
+        6,
+        explanations=pa.concat_tables(texts),
+        interactions=visits,
+        aspects="0123456",
+        trained=trained,
+        named=test,
+    )
+    town = replace(town, manifest=Manifest.model_construct(metrics={"aspects_from": aspects_from}))
     if aspects_from == "reviews":
-        of_users = aspect_counts(of_training, "user")
-    return Dataset(
-        Manifest.model_construct(metrics={"aspects_from": aspects_from}),
-        users=pa.table({"user_id": list("abcde")}),
-        items=pa.table({"item_id": list("uvwxyz")}),
-        interactions=interactions,
-        explanations=table(schemas.EXPLANATIONS, {"train": TRAIN, "test": TEST}, explanation="x"),
-        aspects=pa.table({"aspect": list("0123456")}),
-        item_aspects=menus,
-        user_aspects=of_users,
-        explanation_aspects=named,
-    )
+        return town
+    return replace(town, user_aspects=visited_aspects(town.interactions, town.item_aspects))
 
 
 def trained(given: Dataset) -> set[tuple[int, int]]:
     return set(map(tuple, given.interaction_edges("train").T.tolist()))
 
 
+def counts(given: Dataset, side: str) -> dict[tuple[int, int], int]:
+    rows = getattr(given, f"{side}_aspects").to_pylist()
+    return {(row[f"{side}_index"], row["aspect_index"]): row["num_reviews"] for row in rows}
+
+
 @pytest.mark.parametrize("aspects_from", ["reviews", "profiles"])
-def test_without_fold_each_explained_training_pair_is_out_of_one_fold_alone(aspects_from):
+def test_without_fold_each_explained_training_pair_is_missing_from_one_fold(aspects_from):
     whole = dataset(aspects_from)
     folds = [without_fold(whole, fold, NUM_FOLDS) for fold in range(NUM_FOLDS)]
     gone = [trained(whole) - trained(fold) for fold in folds]
     assert sorted(pair for pairs in gone for pair in pairs) == TRAIN
-    for fold, pairs in zip(folds, gone, strict=True):
+    for fold in folds:
         assert fold.interaction_edges("test").tolist() == whole.interaction_edges("test").tolist()
         assert fold.explanations == whole.explanations
-        counts = {
-            (row["user_index"], row["aspect_index"]): row["num_reviews"]
-            for row in fold.user_aspects.to_pylist()
-        }
-        expected = dict.fromkeys(trained(fold), 1)
+        num_visits = Counter(user for user, _ in trained(fold))
+        of_all = {(user, 6): count for user, count in num_visits.items()}
+        assert counts(fold, "user") == dict.fromkeys(trained(fold), 1) | of_all
         if aspects_from == "profiles":
             assert fold.item_aspects == whole.item_aspects  # no review wrote these
-        of_user = {user: sum(pair[0] == user for pair in trained(fold)) for user in range(5)}
-        assert counts == expected | {(user, 6): count for user, count in of_user.items() if count}
-        assert not set(counts) & pairs
 
 
 def test_without_fold_items_have_no_count_of_a_review_that_is_left_out():
-    whole = dataset("reviews")
-    fold = without_fold(whole, 0, NUM_FOLDS)
-    counts = {
-        (row["item_index"], row["aspect_index"]): row["num_reviews"]
-        for row in fold.item_aspects.to_pylist()
-    }
-    left = [pair[1] for pair in trained(fold)]
-    assert {item: counts[item, 6] for item in set(left)} == {
-        item: left.count(item) for item in set(left)
-    }
+    fold = without_fold(dataset("reviews"), 0, NUM_FOLDS)
+    num_reviews = Counter(item for _, item in trained(fold))
+    found = counts(fold, "item")
+    assert {item: found[item, 6] for item in num_reviews} == num_reviews
 
 
 def test_fold_numbers_spread_the_pairs_of_each_user():
     users = np.random.default_rng(0).integers(50, size=500)
     folds = fold_numbers(users, 4)
     for user in range(50):
-        counts = np.bincount(folds[users == user], minlength=4)
-        assert counts.max() - counts.min() <= 1
+        found = np.bincount(folds[users == user], minlength=4)
+        assert found.max() - found.min() <= 1
     assert np.bincount(folds, minlength=4).min() > 100
     assert len(fold_numbers(users[:0], 4)) == 0
 
 
-def test_without_fold_leaves_a_dataset_without_aspects_as_it_is_but_for_its_pairs():
+def test_without_fold_of_a_dataset_without_aspects_only_lacks_the_pairs():
     none = dict.fromkeys(("aspects", "item_aspects", "user_aspects", "explanation_aspects"))
     bare = replace(dataset("reviews"), **none)
     fold = without_fold(bare, 1, NUM_FOLDS)
     assert fold.user_aspects is None
-    assert edges_of(fold.interactions).shape[1] < edges_of(bare.interactions).shape[1]
+    assert trained(fold) < trained(bare)

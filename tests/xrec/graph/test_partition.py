@@ -1,6 +1,6 @@
-"""A training by row blocks gives the same as one of a single worker.
+"""Training by row blocks equals training by one worker.
 
-The workers are threads, whose collectives are those of a real process group.
+The workers are threads with the collectives of a real process group.
 """
 
 from collections.abc import Callable
@@ -31,7 +31,7 @@ WORLD_SIZE = 3  # 41 nodes: the blocks need an empty row; some micro-batches hav
 
 
 def small_edges() -> torch.Tensor:
-    """Return 120 random pairs without those of user 5."""
+    """Return 120 random pairs, less those of user 5."""
     pairs = torch.randperm(NUM_USERS * NUM_ITEMS, generator=torch.Generator().manual_seed(3))[:120]
     pairs = pairs[pairs // NUM_ITEMS != 5]
     return torch.stack([pairs // NUM_ITEMS, pairs % NUM_ITEMS])
@@ -94,9 +94,9 @@ Outcome = TypeVar("Outcome")
 
 
 def in_threads(num_workers: int, work: Callable[[int], Outcome]) -> list[Outcome]:
-    """Do `work` of each rank in a thread, with torch's process group of threads; see what it sends.
+    """Do the `work` of each rank in a thread, with torch's process group of threads.
 
-    The collectives are real ones: they wait for all ranks, and move what these send.
+    Its collectives wait for all ranks and move what they send.
     """
     store, world = dist.HashStore(), _install_threaded_pg()
 
@@ -120,7 +120,7 @@ def in_threads(num_workers: int, work: Callable[[int], Outcome]) -> list[Outcome
         del world
 
 
-def test_training_by_blocks_has_the_starts_losses_and_embeddings_of_one_worker():
+def test_training_by_blocks_equals_that_of_one_worker():
     one, blocks = (
         train(Partition.whole(NUM_USERS + NUM_ITEMS)),
         RowBlocks.deal(node_degrees(small_edges(), NUM_USERS, NUM_ITEMS), WORLD_SIZE),
@@ -143,7 +143,7 @@ def test_training_by_blocks_has_the_starts_losses_and_embeddings_of_one_worker()
 
 
 @pytest.mark.parametrize("num_blocks", [1, 4, 30])
-def test_products_of_some_columns_at_a_time_have_the_bits_of_the_whole(num_blocks):
+def test_products_by_columns_have_every_bit_of_the_whole_product(num_blocks):
     edges, generator = small_edges(), torch.Generator().manual_seed(0)
     blocks = RowBlocks.deal(node_degrees(edges, NUM_USERS, NUM_ITEMS), num_blocks)
     whole = torch.randn(num_blocks, blocks.block_size, 13, generator=generator)

@@ -6,12 +6,7 @@ import math
 import pytest
 import torch
 
-from xrec.graph.ranking import (
-    SeenItems,
-    ranking_report,
-    top_k_items,
-    users_with_items,
-)
+from xrec.graph.ranking import SeenItems, ranking_report, top_k_items, users_with_items
 
 NUM_USERS, NUM_ITEMS = 43, 30
 
@@ -100,7 +95,7 @@ def test_ranking_report_equals_brute_force():
     assert json.loads(json.dumps(report, allow_nan=False)) == report
 
 
-def test_ranking_report_of_drawn_users_says_so_and_is_of_these():
+def test_ranking_report_of_drawn_users_counts_them():
     case = _Case(seed=8)
     drawn = users_with_items(case.edges[1], 9, seed=2)
     report = ranking_report(case.users, case.items, *case.edges, (5,), most_users=9, seed=2)

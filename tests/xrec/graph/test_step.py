@@ -1,7 +1,6 @@
 """A step of LightGCN against dense matrices and autograd, and the batches of an epoch.
 
-The step goes micro-batch by micro-batch and worker by worker; autograd has the whole batch at once.
-An epoch is the same for any number of workers.
+The step has micro-batches and workers; autograd has the whole batch at once.
 """
 
 import pytest
@@ -13,13 +12,7 @@ from tests.errors import raises
 from xrec.errors import DataError
 from xrec.graph.adjacency import node_degrees, normalized_adjacency
 from xrec.graph.lightgcn import LightGCN, random_embeddings
-from xrec.graph.loss import (
-    BPR,
-    Objective,
-    SampledSoftmax,
-    bpr_loss,
-    sampled_softmax_loss,
-)
+from xrec.graph.loss import BPR, Objective, SampledSoftmax, bpr_loss, sampled_softmax_loss
 from xrec.graph.partition import Partition, RowBlocks
 from xrec.graph.sampling import Batch, NegativeSampler, epoch_batches
 from xrec.graph.step import batch_loss, layer0_penalty
@@ -56,7 +49,7 @@ def rows_of(batch: Batch, name: str) -> Tensor:
 def dense_softmax(users: Tensor, items: Tensor, batch: Batch, num_negatives: int) -> Tensor:
     """Return the mean loss of the batch from the whole score matrix (U, I).
 
-    An item counts as often as it stands among the candidates of a micro-batch.
+    An item counts as often as it occurs among the candidates of a micro-batch.
     """
     scores = F.normalize(users) @ F.normalize(items).T / 0.3
     popularity = torch.bincount(EDGES[1], minlength=NUM_ITEMS) / EDGES.shape[1]
@@ -81,7 +74,7 @@ def dense_bpr(users: Tensor, items: Tensor, batch: Batch, num_negatives: int) ->
     ("objective", "dense", "num_negatives"),
     [(softmax(6), dense_softmax, 6), (softmax(0), dense_softmax, 0), (bpr(), dense_bpr, 0)],
 )
-# Micro-batches have at most 5 rows, so with 7 workers some workers have no row.
+# Micro-batches have at most 5 rows, so some of 7 workers have no row.
 @pytest.mark.parametrize("world_size", [1, 2, 7])
 def test_batch_loss_of_all_workers_is_that_of_the_whole_batch(
     objective, dense, num_negatives, world_size
@@ -166,9 +159,9 @@ MANY_USERS, MANY_ITEMS = 40, 30
 
 @pytest.fixture
 def edges():
-    """User 0 has all items but number 17, user 1 has the first half, user 2 has the last item.
+    """User 0 has all items but 17, user 1 the first half, user 2 the last one, user 39 none.
 
-    User 39 has none; the others have random items.
+    The others have random items.
     """
     generator = torch.Generator().manual_seed(0)
     dense = torch.rand(MANY_USERS, MANY_ITEMS, generator=generator) < 0.3
@@ -222,7 +215,7 @@ def test_epoch_covers_each_interaction_once_with_fresh_order_and_negatives(edges
     assert sum(negatives[0][pair] != negatives[1][pair] for pair in negatives[0]) > len(first) / 2
 
 
-def test_epoch_by_a_file_is_the_same_and_leaves_none(edges, tmp_path, monkeypatch):
+def test_epoch_sorted_in_a_file_is_the_same_and_leaves_no_file(edges, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert triples(batches_of(edges, name="edges")) == triples(batches_of(edges))
     assert [path.suffix for path in tmp_path.glob("*/*/*")] == [".lock"]

@@ -117,6 +117,21 @@ def test_init_without_explanations_plans_reasons_from_what_people_did(tmp_path, 
     assert f"next: xrec run {tmp_path}/project/xrec.yaml" in out
 
 
+def test_init_takes_a_table_of_aspects_for_what_it_is(tmp_path, shop):
+    orders = csv.DictReader((shop / "orders.csv").read_text().splitlines())
+    said = [{"cust_no": row["cust_no"], "sku": row["sku"], "aspect": "tea"} for row in orders]
+    write_json_lines(shop / "said.jsonl", said)
+    findings = _init(tmp_path, shop)
+    without = {table: name for table, name in findings.guess.files.items() if table != "aspects"}
+    assert findings.guess.files["aspects"] == "said.jsonl"
+    values = _written(tmp_path)
+    assert values["prompt"]["aspects"] == 3
+    assert values["prepare"]["source"]["files"]["aspects"] == "said.jsonl"
+    assert _prepare(tmp_path).row_counts["aspects"] == 1
+    (shop / "said.jsonl").unlink()
+    assert _init(tmp_path, shop, force=True).guess.files == without
+
+
 def test_init_of_the_public_release_is_prepared_with_its_own_files(tmp_path):
     release = tmp_path / "XRec"
     release.mkdir()

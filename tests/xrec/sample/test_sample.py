@@ -1,7 +1,6 @@
-"""The sample: a town whose texts follow the latent taste, and a language model that learns it."""
+"""The sample: a town whose texts follow the latent taste, and a language model for it."""
 
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -11,11 +10,10 @@ from tests.errors import raises
 from xrec.config import BuildSampleLLMConfig, LLMConfig, PromptConfig, SampleSource, parse_config
 from xrec.errors import ArtifactMismatchError, ConfigError
 from xrec.jobs.build_sample_llm import run
-from xrec.llm.loss import Example, collate, token_nll
 from xrec.llm.model import load_model, load_tokenizer
 from xrec.llm.source import resolve_model
 from xrec.sample import ASPECTS, generate_language_examples, generate_town, town_tables
-from xrec.sample.language_model import _backward, build_model, train_sample_model, train_tokenizer
+from xrec.sample.language_model import train_sample_model, train_tokenizer
 
 COUNTS = {"num_users": 200, "num_items": 100, "interactions_per_user": 24}
 SOURCE = SampleSource(kind="sample", explanations_per_user=8, **COUNTS)
@@ -30,7 +28,7 @@ def _names(text: str) -> list[int]:
     return [index for index, aspect in enumerate(ASPECTS) if aspect in text.lower()]
 
 
-def test_generate_town_has_a_title_of_its_own_for_each_item():
+def test_generate_town_gives_each_item_its_own_title():
     """There are more items than plain titles."""
     assert len(set(generate_town(SOURCE.model_copy(update={"num_items": 700})).item_titles)) == 700
 
@@ -42,7 +40,7 @@ def test_generate_town_makes_the_same_town_again(town):
     np.testing.assert_array_equal(again.visits, town.visits)
 
 
-def test_texts_name_the_aspects_that_they_should_and_no_others(town):
+def test_texts_name_the_right_aspects_and_no_others(town):
     for profile, aspects in zip(town.item_profiles, town.item_aspects, strict=True):
         assert _names(profile) == sorted(aspects)
     explanations = iter(town.explanations)
@@ -54,28 +52,28 @@ def test_texts_name_the_aspects_that_they_should_and_no_others(town):
 
 
 def test_town_tables_have_each_visit_once_with_the_best_liked_aspect(town):
-    tables = town_tables(town)
-    pairs, explained = (
-        [(row["user_id"], row["item_id"]) for row in table.to_pylist()]
-        for table in (tables["interactions"], tables["explanations"])
+    tables = {name: table.to_pylist() for name, table in town_tables(town).items()}
+    pairs, explained, named = (
+        [(row["user_id"], row["item_id"]) for row in tables[name]]
+        for name in ("interactions", "explanations", "aspects")
     )
-    assert len(set(pairs)) == tables["interactions"]["split"].null_count == 200 * 24
+    assert len(set(pairs)) == 200 * 24
+    assert not any(row["split"] for row in tables["interactions"])
     assert pairs[24] == ("resident-2", f"place-{town.visits[1, 0] + 1}") == explained[8]
     assert set(explained) <= set(pairs)
-    rows = tables["aspects"].to_pylist()
-    assert [(row["user_id"], row["item_id"]) for row in rows] == pairs
+    assert named == pairs
     for number in (0, 24, 1000, 200 * 24 - 1):
         user, place = divmod(number, 24)
         aspects = town.item_aspects[town.visits[user, place]]
         best = max(aspects, key=lambda aspect: town.taste[user, aspect])
-        assert rows[number]["aspect"] == ASPECTS[best]
-        assert (rows[number]["split"], rows[number]["sentiment"]) == (None, "positive")
+        expected = {"aspect": ASPECTS[best], "split": None, "sentiment": "positive"}
+        assert tables["aspects"][number].items() >= expected.items()
 
 
 @pytest.mark.parametrize(
     ("name", "count"), [("interactions_per_user", 31), ("explanations_per_user", 25)]
 )
-def test_sample_source_more_visits_than_there_can_be_raises(name, count):
+def test_sample_source_refuses_more_visits_than_there_can_be(name, count):
     with raises(ConfigError, "value_error"):
         parse_config(SampleSource, {"kind": "sample", "num_items": 30, name: count})
 
@@ -84,11 +82,11 @@ EXAMPLES = generate_language_examples(2000, seed=0)
 
 
 def _in_order(text: str) -> list[str]:
-    """The aspects that stand in the text, in the order of the text."""
+    """Return the aspects that the text names, in its order."""
     return sorted((aspect for aspect in ASPECTS if aspect in text.lower()), key=text.lower().index)
 
 
-def test_language_examples_explanation_names_the_first_stated_aspect_of_the_item():
+def test_language_examples_name_the_items_first_stated_aspect():
     num_without, named = 0, Counter[str]()
     for example in EXAMPLES:
         stated, offered = _in_order(example.user_profile), _in_order(example.item_profile)
@@ -111,12 +109,10 @@ def test_generate_language_examples_use_the_towns_words():
     assert {word for text in texts for word in text.split()} <= known
 
 
-TINY = {"_HIDDEN_SIZE": 32, "_NUM_LAYERS": 1, "_VOCAB_SIZE": 400, "_NUM_COPY_STEPS": 1}
-
-
 @pytest.fixture
 def few_short_steps(monkeypatch):
-    for name, value in {**TINY, "_BATCH_SIZE": 4}.items():
+    tiny = {"_HIDDEN_SIZE": 32, "_NUM_LAYERS": 1, "_VOCAB_SIZE": 400}
+    for name, value in {**tiny, "_NUM_COPY_STEPS": 1, "_BATCH_SIZE": 4}.items():
         monkeypatch.setattr(f"xrec.sample.language_model.{name}", value)
 
 
@@ -135,41 +131,17 @@ def test_train_sample_model_learns_and_repeats_with_its_seed(monkeypatch):
     assert not model.training
 
 
-def test_backward_of_a_batch_in_shards_gives_the_gradients_of_the_whole_batch():
-    torch.manual_seed(0)
-    tokenizer = train_tokenizer(["a text"], 300)
-    model = build_model(tokenizer, hidden_size=32, num_layers=1)
-    lengths = [(3, 2), (7, 5), (4, 1), (5, 4), (6, 3)]
-    examples = [
-        Example(torch.randint(3, 250, (m,)).tolist(), torch.randint(3, 250, (n,)).tolist())
-        for m, n in lengths
-    ]
-    with ThreadPoolExecutor(2) as threads:
-        loss = _backward(model, examples, threads)
-    in_shards = [parameter.grad.clone() for parameter in model.parameters()]
-    model.zero_grad()
-    batch = collate(examples)
-    whole = token_nll(model, batch).sum() / (batch.labels >= 0).sum()
-    whole.backward()
-    assert loss == pytest.approx(whole.item(), rel=1e-5)
-    for gradient, parameter in zip(in_shards, model.parameters(), strict=True):
-        torch.testing.assert_close(gradient, parameter.grad, rtol=1e-4, atol=1e-6)
-
-
-def test_train_tokenizer_gives_every_text_back():
+def test_train_tokenizer_restores_every_text():
     texts = [example.explanation for example in generate_language_examples(50, seed=0)]
     tokenizer = train_tokenizer(texts, 400)
     for text in [*texts[:5], "naïve 😀 \t two  spaces <|im_end|>"]:
         ids = tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
         assert tokenizer.decode(ids) == text
         assert tokenizer.eos_token_id not in ids
-    message = [{"role": "user", "content": "Hi"}]
-    shown = tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True)
-    assert shown == "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
 
 
 @pytest.mark.usefixtures("few_short_steps")
-def test_build_sample_llm_writes_a_model_that_loads_and_does_no_work_twice(tmp_path, monkeypatch):
+def test_build_sample_llm_writes_a_model_that_loads_and_is_made_once(tmp_path, monkeypatch):
     config = BuildSampleLLMConfig(workspace=str(tmp_path), num_steps=6)
     manifest = run(config)
     folder = resolve_model(LLMConfig(model=str(tmp_path / "llm")))

@@ -4,6 +4,7 @@ Its town, what a backfill made of it, and a model that writes what a test says a
 """
 
 import asyncio
+import hashlib
 import json
 import random
 import socket
@@ -32,7 +33,7 @@ from xrec.backfill.lookup import Explained
 from xrec.backfill.plan import open_backfill
 from xrec.backfill.task import explain_task
 from xrec.bulk import drive
-from xrec.config import BackfillConfig, ServeConfig, StorageConfig, parse_config
+from xrec.config import BackfillConfig, ServeConfig, parse_config
 from xrec.data import Dataset, read_dataset
 from xrec.errors import ModelError
 from xrec.generate.engine import Advance, Completion, TextParams
@@ -51,7 +52,7 @@ from xrec.storage import Manifest, open_location
 USERS = sorted(f"resident-{number}" for number in range(1, NUM_USERS + 1))
 ITEMS = sorted(f"place-{number}" for number in range(1, NUM_ITEMS + 1))
 DECODING = {
-    "max_new_tokens": 24,
+    "max_new_tokens": 12,
     "text": {"max_words": None, "refuses_repetition": False},
 }
 """Limits on texts are off, because a toy model does not write sentences."""
@@ -95,14 +96,19 @@ def make_backfill(config: BackfillConfig, pairs: list[tuple[str, str]]) -> Manif
     return manifest
 
 
-def rows_of(folder: Path | str, storage: StorageConfig | None = None) -> dict[tuple[str, str], str]:
+def rows_of(folder: Path) -> dict[tuple[str, str], str]:
     """Return a backfill's explanations by pair, read without the endpoint's code."""
-    rows = read_explanations(str(folder), storage).to_pylist()
+    rows = read_explanations(str(folder)).to_pylist()
     return {(row["user_id"], row["item_id"]): row["explanation"] for row in rows}
 
 
 def dataset_of(town: Path) -> Dataset:
     return read_dataset(open_location(str(town / "dataset")))
+
+
+def key(name: str, secret: str, **values: Any) -> dict[str, Any]:
+    """Return the config of a key."""
+    return {"name": name, "sha256": hashlib.sha256(secret.encode()).hexdigest(), **values}
 
 
 class NotedMetrics(Metrics):
@@ -205,10 +211,15 @@ def held_port() -> Iterator[int]:
 
 
 @contextmanager
-def local_endpoint(town: Path, **values: Any) -> Iterator[Endpoint]:
-    """Run the endpoint of `serve_config(town, **values)` on a free port of 127.0.0.1."""
+def local_endpoint(
+    town: Path, live: LiveExplainer | None = None, **values: Any
+) -> Iterator[Endpoint]:
+    """Run the endpoint of `serve_config(town, **values)` on a free port of 127.0.0.1.
+
+    It shares the model of another endpoint if that is given.
+    """
     config, metrics = serve_config(town, **values), NotedMetrics()
-    model = LocalModel(load_live(config, metrics))
+    model = LocalModel(live or load_live(config, metrics))
     contents, seconds = read_contents(config, metrics), config.http.deadline_seconds
     read_through = ReadThrough(*contents, model, metrics, seconds)
     gate = RequestGate(make_api(lambda: read_through), config.keys, metrics)

@@ -26,13 +26,13 @@ import xrec
 from tests.errors import raises
 from tests.world.program import said
 from tests.world.program import xrec as xrec_command
+from tests.world.shop import write_yaml
 from tests.xrec.serve.conftest import NUM_BACKFILLED_USERS
 from tests.xrec.serve.local_endpoint import (
     ITEMS,
     USERS,
     Endpoint,
     dataset_of,
-    local_endpoint,
     rows_of,
 )
 from xrec.config import ServeConfig, parse_config
@@ -74,7 +74,7 @@ def explained(endpoint: Endpoint, *pairs: dict[str, Any], **body: Any) -> list[d
     return answers
 
 
-def test_pairs_of_the_backfill_are_its_texts_and_the_model_is_not_asked(endpoint, town):
+def test_pairs_in_the_backfill_get_its_texts_without_the_model(endpoint, town):
     rows = rows_of(town / "explanations")
     assert len(rows) > 20
     before = len(endpoint.model.asked)
@@ -91,7 +91,7 @@ def test_pairs_of_the_backfill_are_its_texts_and_the_model_is_not_asked(endpoint
     assert cut["problem"]["type"] == "/problems/no_full_sentence"
 
 
-def test_pair_beyond_the_backfill_is_generated_once_then_kept(endpoint, town):
+def test_pair_outside_the_backfill_is_generated_once_and_kept(endpoint):
     path = f"/v1/explanations/{USERS[8]}/{ITEMS[7]}"
     first, asked = endpoint.get(path).json(), len(endpoint.model.asked)
     assert (first["source"], first["is_cached"]) == ("live", False)
@@ -115,7 +115,7 @@ def test_pairs_with_own_texts_or_histories_and_fresh_ones_are_always_generated(e
     assert endpoint.get(f"/v1/explanations/{user}/{item}").json()["source"] == "backfill"
 
 
-def test_failed_pairs_stand_in_their_place_beside_good_ones(endpoint):
+def test_failed_pairs_are_answered_in_order_beside_good_ones(endpoint):
     good, other = ({"user_id": USERS[n], "item_id": ITEMS[n]} for n in (0, 9))
     failing = [
         ("unknown_user", 404, {"user_id": "nobody"}),
@@ -135,19 +135,10 @@ def test_failed_pairs_stand_in_their_place_beside_good_ones(endpoint):
         assert alone == {**answer, "is_cached": alone["is_cached"]}
 
 
-@pytest.fixture
-def unpublished(town, tmp_path):
-    """The town's endpoint, with nothing published."""
-    with local_endpoint(town, artifacts={"explanations": str(tmp_path / "none")}) as made:
-        yield made
-
-
-def test_recommendations_before_any_are_published_are_the_graphs_best_unseen_items(
-    unpublished, town
-):
-    endpoint = unpublished
-    path = f"/v1/users/{USERS[8]}/recommendations?k=3"
-    found = endpoint.get(path).json()["items"]
+def test_recommendations_before_any_are_published_are_the_graphs_best_unseen_items(guarded, town):
+    path, headers = f"/v1/users/{USERS[8]}/recommendations?k=3", {"X-API-Key": "root"}
+    found = guarded.get(path, headers=headers).json()["items"]
+    plain = guarded.get(f"{path}&explain=false", headers=headers).json()["items"]
     vectors = safetensors.torch.load_file(town / "graph" / "embeddings.safetensors")
     edges = edges_of(dataset_of(town).interactions)
     unseen = set(range(len(ITEMS))) - set(edges[1][edges[0] == 8].tolist())
@@ -158,26 +149,17 @@ def test_recommendations_before_any_are_published_are_the_graphs_best_unseen_ite
     expected = [scores[item] for item in best]
     assert [entry["score"] for entry in found] == pytest.approx(expected, abs=1e-5)
     assert all(entry["answer"]["item_id"] == entry["item_id"] for entry in found)
-    plain = endpoint.get(f"{path}&explain=false").json()["items"]
     assert plain == [{**entry, "answer": None} for entry in found]
-    unknown = problem(endpoint.get("/v1/users/nobody/recommendations"))
+    unknown = problem(guarded.get("/v1/users/nobody/recommendations", headers=headers))
     assert unknown["type"] == "/problems/unknown_user"
 
 
-def test_user_without_interactions_gets_what_the_mean_user_likes(town):
+def test_evidence_of_a_user_without_interactions_has_the_score_of_the_mean_user(town):
     dataset, graph = dataset_of(town), read_graph(open_location(str(town / "graph")))
     mean = graph.users.index_fill(0, torch.tensor([8]), 0).mean(dim=0)
     graph.users[8] = 0
-    best = [item.item_id for item in Catalogue(dataset, graph, {}).recommend(8)]
-    scores = graph.items @ mean
-    order = scores.argsort(descending=True, stable=True).tolist()
-    known = dataset.known_edges()
-    seen = known[1][known[0] == 8].tolist()
-    assert best == [ITEMS[item] for item in order if item not in seen]
-    graph.users[8] = 0  # a frontend that is first asked for evidence
-    evidence = Catalogue(dataset, graph, {}).evidence(8, best[1])
-    assert evidence.rank == 2
-    assert evidence.score == pytest.approx(float(scores[ITEMS.index(best[1])]), abs=1e-5)
+    evidence = Catalogue(dataset, graph, {}).evidence(8, ITEMS[3])
+    assert evidence.score == pytest.approx(float(graph.items[3] @ mean), abs=1e-5)
 
 
 def test_recommendations_from_a_history_are_those_of_its_vector_and_its_neighbors(endpoint, town):
@@ -223,7 +205,7 @@ def test_evidence_is_what_the_graph_says(endpoint, town):
     assert body["aspects_from"] == dataset.aspects_from
 
 
-@pytest.mark.parametrize("limit", [1, 5, 100])
+@pytest.mark.parametrize("limit", [3, 100])
 def test_cursor_goes_through_the_whole_list(endpoint, town, limit):
     titles = dataset_of(town).items.select(["item_id", "title"]).to_pylist()
     holding = [row for row in titles if "a" in (row["title"] + row["item_id"]).lower()]
@@ -276,13 +258,12 @@ def test_search_reads_few_items_at_a_time_and_misses_none(max_scanned, limit):
         ("[]", "body"),
     ],
 )
-def test_body_that_is_not_well_formed_is_told_where_and_nothing_is_repeated(endpoint, body, where):
-    headers = {"Content-Type": "application/json"}
-    url = f"{endpoint.url}/v1/explanations"
+def test_invalid_body_is_refused_with_the_place_and_without_its_content(endpoint, body, where):
+    url, headers = f"{endpoint.url}/v1/explanations", {"Content-Type": "application/json"}
     response = requests.post(url, data=body, headers=headers, timeout=60)
-    told = problem(response)
-    assert (told["status"], told["type"]) == (422, "/problems/not_well_formed")
-    assert told["errors"][0]["where"].startswith(where)
+    refused = problem(response)
+    assert (refused["status"], refused["type"]) == (422, "/problems/not_well_formed")
+    assert refused["errors"][0]["where"].startswith(where)
     assert not re.search("passwd|s3://", response.text)
 
 
@@ -334,7 +315,7 @@ def client_of(*answers: httpx2.Response, **options: object) -> tuple[Client, lis
 
 
 def test_explain_answers_any_number_of_pairs_in_order(endpoint):
-    pairs = [(user, item) for user in USERS[:NUM_BACKFILLED_USERS] for item in ITEMS[:5]] * 3
+    pairs = [(user, item) for user in USERS[:NUM_BACKFILLED_USERS] for item in ITEMS] * 2
     pairs.append(("nobody", ITEMS[0]))
     assert len(pairs) > MAX_PAIRS
     with xrec.Client(endpoint.url) as client:
@@ -344,7 +325,7 @@ def test_explain_answers_any_number_of_pairs_in_order(endpoint):
     assert answers[-1].problem.type == "/problems/unknown_user"
 
 
-def test_stream_gives_the_texts_that_explain_gives(endpoint):
+def test_stream_has_the_texts_of_explain(endpoint):
     pairs = [(USERS[0], item) for item in ITEMS[:8]]
     with Client(endpoint.url) as client:
         answers = client.explain(pairs)
@@ -360,7 +341,7 @@ def test_stream_gives_the_texts_that_explain_gives(endpoint):
     assert any(texts)
 
 
-def test_a_busy_endpoint_is_asked_again_with_the_key():
+def test_client_asks_a_busy_endpoint_again():
     busy = refusal(429, "concurrency", **{"Retry-After": "0"})
     down = httpx2.Response(503, headers={"Retry-After": "0"}, text="<html>of a proxy")
     client, sent = client_of(busy, down, EMPTY, key="sesame")
@@ -370,14 +351,14 @@ def test_a_busy_endpoint_is_asked_again_with_the_key():
 
 
 @pytest.mark.parametrize(("after", "num_tries"), [("0", 4), ("9999", 1)])
-def test_an_endpoint_that_stays_busy_is_an_error_and_a_long_wait_at_once(after, num_tries):
+def test_an_endpoint_that_stays_busy_is_an_error_at_once_if_the_wait_is_long(after, num_tries):
     client, sent = client_of(refusal(429, "rate", **{"Retry-After": after}))
     with raises(EndpointError, "rate", saw=429):
         client.explain([PAIR])
     assert len(sent) == num_tries
 
 
-def test_an_endpoint_that_does_not_answer_is_named():
+def test_unreachable_endpoint_is_named():
     with raises(EndpointUnreachableError, "unreachable", saw="http://127.0.0.1:9"):
         Client("http://127.0.0.1:9").explain([PAIR])
 
@@ -397,7 +378,7 @@ def test_an_endpoint_that_does_not_answer_is_named():
         (httpx2.Response(200, json={"other": []}), EndpointError),
     ],
 )
-def test_errors_say_what_was_refused(answer, error):
+def test_each_refusal_has_its_own_error(answer, error):
     client, _ = client_of(answer)
     asks = [partial(client.explain, [PAIR]), partial(client.evidence, *PAIR)]
     asks.append(partial(client.recommend, "u"))
@@ -438,9 +419,11 @@ VALUES: dict[str, Any] = {
 YELP = str(Path(__file__).parents[3] / "configs" / "yelp.yaml")
 
 
-def test_file_is_a_serve_config_whose_args_are_the_config():
-    config = parse_config(ServeConfig, {**VALUES, "artifacts": {"adapter": "s3://b/adapter-7"}})
-    schema = ServeDeploySchema.model_validate(yaml.safe_load(deployment_yaml(config)))
+def test_command_writes_a_deployment_file_whose_args_are_the_config(tmp_path):
+    values = {**VALUES, "artifacts": {"adapter": "s3://b/adapter-7"}}
+    config, target = parse_config(ServeConfig, values), tmp_path / "deployment.yaml"
+    said("serve", write_yaml(tmp_path / "p.yaml", {"serve": values}), "--write-deployment", target)
+    schema = ServeDeploySchema.model_validate(yaml.safe_load(target.read_text()))
     (application,) = schema.applications
     assert application.import_path == "xrec.serve.app:build"
     assert parse_config(ServeConfig, application.args) == config
@@ -449,14 +432,9 @@ def test_file_is_a_serve_config_whose_args_are_the_config():
     assert (schema.http_options.host, schema.http_options.port) == ("127.0.0.1", 8000)
 
 
-def test_secret_is_not_written():
+def test_deployment_file_is_not_written_with_a_secret_or_into_a_missing_folder(tmp_path):
     secrets = {"access_key_id": "AKIA", "secret_access_key": "hidden"}
     with raises(ConfigError, "secret_in_file", "storage.access_key_id"):
         deployment_yaml(parse_config(ServeConfig, {**VALUES, "storage": secrets}))
-
-
-def test_command_writes_the_file_or_says_why_not_and_starts_nothing(tmp_path):
-    target, elsewhere = tmp_path / "serve.yaml", tmp_path / "missing" / "serve.yaml"
-    said("serve", YELP, "--write-deployment", target)
-    ServeDeploySchema.model_validate(yaml.safe_load(target.read_text()))
-    assert xrec_command("serve", YELP, "--write-deployment", elsewhere)[0] == 1
+    path = tmp_path / "missing" / "serve.yaml"
+    assert xrec_command("serve", YELP, "--write-deployment", path)[0] == 1

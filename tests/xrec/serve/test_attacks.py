@@ -1,21 +1,15 @@
-"""Attacks: whatever a key sends, it gets no 5xx and sees no more than its scopes allow.
+"""Attacks: hostile requests, requests drawn from the OpenAPI description, and forgotten users.
 
-By hand, by schemathesis over the whole OpenAPI description, and about a user who was forgotten. How
-long hostile requests hold the event loop up is in the report (`--junitxml FILE`).
+The report (`--junitxml FILE`) has the longest time for which a request blocks the event loop.
 """
 
 import asyncio
-import gc
-import hashlib
 import json
 import re
-import sys
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
-from typing import Any, get_args
+from typing import Any
 
 import hypothesis
 import pytest
@@ -38,18 +32,11 @@ from tests.xrec.serve.local_endpoint import (
 )
 from xrec import bulk
 from xrec.bulk.takedown import forget_on_list
-from xrec.config import Scope
 from xrec.serve.api import make_api
 from xrec.serve.artifacts import settle
 from xrec.serve.read_through import ReadThrough
 from xrec.storage import Forgotten, open_location
 
-KEY = {
-    "name": "key",
-    "sha256": hashlib.sha256(b"sesame").hexdigest(),
-    "scopes": get_args(Scope),
-    "pairs_per_minute": 10**9,
-}
 PAIR = {"user_id": USERS[0], "item_id": ITEMS[0]}
 ROUTES: list[tuple[str, str, Any]] = [
     ("POST", "/v1/explanations", {"pairs": [PAIR]}),
@@ -71,15 +58,8 @@ def bearer(name: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {name}"}
 
 
-@pytest.fixture(scope="module")
-def guarded(town):
-    """The town's endpoint, with a key of all scopes."""
-    with local_endpoint(town, keys=[KEY]) as made:
-        yield made
-
-
 @pytest.mark.parametrize("headers", [{}, bearer("wrong"), {"X-API-Key": ""}, {"Cookie": "key"}])
-def test_nobody_gets_anything_without_a_key(guarded, headers):
+def test_no_route_answers_without_a_key(guarded, headers):
     for method, path, body in ROUTES:
         for verb in {method, "HEAD", "OPTIONS", "PUT", "DELETE"}:
             url = guarded.url + path
@@ -113,16 +93,12 @@ def hostile_bodies() -> list[bytes]:
         b"[" * 120_000 + b"]" * 120_000,
         b'{"a":' * 50_000 + b"1" + b"}" * 50_000,
         b'{"pairs": [], "max_words": -1e400}',
-        b'{"pairs": [], "max_words": NaN}',
         b'{"pairs": [], "max_words": ' + b"9" * 200_000 + b"}",
         b'{"pairs": [], "max_words": 0.' + b"1" * 200_000 + b"}",
-        b'{"user_id": "' + b"\\u0000" * 40_000 + b'", "item_id": "i"}',
         b'{"user_id": "' + b"\\ud83d" * 40_000 + b'", "item_id": "i"}',
         b'{"pairs": "' + b"\xff" * 200_000 + b'"}',
         b'{"' + b'a":1,"' * 30_000 + b'a":1}',
         b"\x00" * MAX_BYTES,
-        b"null",
-        b"",
     ]
     return [body for body in bodies if len(body) <= MAX_BYTES]
 
@@ -131,10 +107,7 @@ HEADERS: list[dict[str, bytes | str]] = [
     {"Content-Type": "application/json; charset=utf-7"},
     {"Content-Encoding": "gzip"},
     {"X-Request-ID": "x" * 5000},
-    {"Accept": b"\xff"},
     {"X-Request-Timeout-Seconds": "0"},
-    {"Range": "bytes=0-1,5-"},
-    {"If-None-Match": "*"},
     {"Expect": "200-ok"},
     {"Content-Type": "multipart/form-data; boundary=" + "-" * 5000},
     {"Cookie": "a=" * 3000},
@@ -146,39 +119,23 @@ PATHS = [
     "/v1/users?prefix=%ff&limit=1e400",
     "/v1/users?limit=" + "9" * 5000,
     "/v1/users?after=%00&prefix=%ED%A0%80",
-    "/v1/users?" + "&".join(f"prefix={number}" for number in range(400)),
     "/v1/items?text=(a%2B)%2B%24%00%ED%A0%80",
     f"/v1/users/{USERS[0]}/recommendations?k=64&max_words=" + "9" * 4000,
     "/page/..%2f..%2fapp.py",
     "/page/" + "a/" * 2000 + "%00",
-    "/v1/" + "x" * 20_000,
 ]
 
 
 @contextmanager
-def held_seconds(loop: asyncio.AbstractEventLoop) -> Iterator[dict[str, float]]:
-    """Record the longest CPU time of a loop iteration and of a garbage collection."""
-    held, started = {"loop": 0.0, "garbage": 0.0}, 0.0
+def held_seconds(loop: asyncio.AbstractEventLoop) -> Iterator[list[float]]:
+    """Record the CPU time of each loop iteration, including garbage collections."""
+    held = [0.0]
 
     async def beat() -> None:
-        thread = threading.get_ident()
-
-        def collecting(phase: str, _: object) -> None:
-            nonlocal started
-            if threading.get_ident() != thread:
-                return
-            if phase == "start":
-                started = time.thread_time()
-            held["garbage"] = max(held["garbage"], time.thread_time() - started)
-
-        gc.callbacks.append(collecting)
-        try:
-            while True:
-                before = time.thread_time()
-                await asyncio.sleep(0.005)
-                held["loop"] = max(held["loop"], time.thread_time() - before)
-        finally:
-            gc.callbacks.remove(collecting)
+        while True:
+            before = time.thread_time()
+            await asyncio.sleep(0.005)
+            held.append(time.thread_time() - before)
 
     settle()
     beating = asyncio.run_coroutine_threadsafe(beat(), loop)
@@ -187,9 +144,9 @@ def held_seconds(loop: asyncio.AbstractEventLoop) -> Iterator[dict[str, float]]:
 
 
 @pytest.mark.slow
-def test_hostile_requests_get_no_server_error_and_hold_nobody_up(guarded, record_property):
+def test_hostile_requests_get_no_server_error_and_delay_nobody(guarded, record_property):
     wrong = []
-    known = bearer("sesame")
+    known = bearer("root")
     json_type = {"Content-Type": "application/json"}
     sent: list[tuple[str, str, bytes, dict[str, Any]]] = [
         *(("POST", path, body, json_type) for path, _ in POSTS for body in hostile_bodies()),
@@ -210,8 +167,8 @@ def test_hostile_requests_get_no_server_error_and_hold_nobody_up(guarded, record
                 wrong.append((got.status_code, what, got.text[:200]))
         assert session.get(f"{guarded.url}/v1/items", headers=known, timeout=60).ok
     assert wrong == []
-    record_property("held_seconds", held)
-    assert max(held.values()) < 0.05
+    record_property("held_seconds", max(held))
+    assert max(held) < 0.05
 
 
 CHECKS = [
@@ -232,29 +189,17 @@ OPERATIONS = [
     "max_examples", [8, pytest.param(300, marks=pytest.mark.slow)], ids=["few", "many"]
 )
 @pytest.mark.parametrize(("path", "method"), OPERATIONS)
-def test_no_request_gets_an_answer_that_the_openapi_does_not_name(
-    endpoint, path, method, max_examples
-):
-    """The few requests are always the same; the many depend on the date."""
+def test_every_answer_is_in_the_openapi_description(endpoint, path, method, max_examples):
     schema = schemathesis.openapi.from_url(f"{endpoint.url}/openapi.json")
-    sent, seed = [], datetime.now(UTC).toordinal()
-    sys.stdout.write(f"seed {seed}\n")
 
-    @hypothesis.seed(seed)
     @hypothesis.settings(
-        max_examples=max_examples,
-        deadline=None,
-        derandomize=max_examples < 100,
-        database=None,
-        suppress_health_check=list(hypothesis.HealthCheck),
+        max_examples=max_examples, suppress_health_check=list(hypothesis.HealthCheck)
     )
     @hypothesis.given(case=schema[path][method.upper()].as_strategy())
     def ask(case: schemathesis.Case) -> None:
-        sent.append(case)
         case.call_and_validate(checks=CHECKS, timeout=60)
 
     ask()
-    assert sent
 
 
 GONE, STAYS = USERS[-1], USERS[:-1]
@@ -294,30 +239,29 @@ def seen(endpoint: Endpoint, user: str, request: tuple[str, str, Any]) -> tuple[
 
 
 @pytest.fixture(scope="module", params=["new version", "list only"])
-def forgetful(town, tmp_path_factory, request):
+def forgetful(town, endpoint, tmp_path_factory, request):
     """An endpoint whose dataset, and in one case table, still contains the forgotten user."""
     uri = str(tmp_path_factory.mktemp("out") / "explanations")
     pairs = [(user, item) for user in USERS[-3:] for item in ITEMS[:5]]
     make_backfill(backfill_config(town, uri), pairs)
-    people = Forgotten(b"key")
-    people = Forgotten(b"key", frozenset({people.hash_of(GONE)}))
+    people = Forgotten(b"key", frozenset({Forgotten(b"key").hash_of(GONE)}))
     if request.param == "new version":
         bulk.take_down(uri, forgotten=people, reason="x")
     bulk.take_down(uri, rows=[{"item_id": TAKEN_DOWN}], reason="x")
     bulk.take_down(uri, rows=[{"user_id": GONE, "item_id": ITEMS[0]}], reason="x")
     if request.param == "list only":
         forget_on_list(open_location(uri), people, "x")
-    with local_endpoint(town, explanations=uri) as made:
+    with local_endpoint(town, endpoint.model.live, explanations=uri) as made:
         yield made
 
 
 @pytest.mark.parametrize("number", range(len(requests_about(GONE))))
-def test_answers_are_those_of_a_stranger(forgetful, number):
+def test_forgotten_user_gets_the_answers_of_a_stranger(forgetful, number):
     gone = seen(forgetful, GONE, requests_about(GONE)[number])
     assert gone == seen(forgetful, STRANGER, requests_about(STRANGER)[number])
 
 
-def test_user_leaves_no_gap_in_lists_and_those_who_stay_are_answered(forgetful):
+def test_forgotten_user_leaves_no_gap_and_others_are_still_answered(forgetful):
     listed = forgetful.get("/v1/users?limit=4").json()
     assert listed["users"] == STAYS[:4]
     for limit in (len(STAYS) - 4, 100):  # the user would be the next one

@@ -1,11 +1,11 @@
-"""Live texts: those of the engine for batches and of `xrec explain`; limits, threads and streams.
+"""Live texts: the same as in a batch; limits, threads and streams.
 
-What a client has when a stream ends is what the other route answers, and by default no client ever
-has a part of a sentence, or a sentence, that is refused.
+By default, a client never gets a refused sentence or a part of one.
 """
 
 import asyncio
 import threading
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -21,6 +21,7 @@ from ray.exceptions import RayTaskError
 from tests.errors import raises
 from tests.world.program import wait_until
 from tests.xrec.serve.local_endpoint import (
+    DECODING,
     ITEMS,
     USERS,
     Endpoint,
@@ -28,40 +29,37 @@ from tests.xrec.serve.local_endpoint import (
     ScriptedEngine,
     backfill_config,
     dataset_of,
-    local_endpoint,
     serve_config,
     sse,
 )
 from xrec.adapter.pairs import Pair
 from xrec.backfill.lookup import Explained
-from xrec.config import DecodingConfig, EngineConfig, ServeConfig
+from xrec.config import DecodingConfig, EngineConfig
 from xrec.errors import ModelError
 from xrec.generate.engine import Completion
 from xrec.generate.explainer import MOST_TEXTS
 from xrec.generate.loading import load_explainer, sources_of
 from xrec.graph.fold_in import FoldIn
 from xrec.llm.prompt import PairTexts
-from xrec.serve.live_explainer import LiveExplainer
-from xrec.serve.live_explainer import load_live as load
+from xrec.serve.live_explainer import LiveExplainer, load_live
 from xrec.serve.messages import PairRequest
 from xrec.serve.model import ModelHandle, PairError
 from xrec.serve.problems import ProblemError
 
 Answers = list[Explained | PairError]
+WRITTEN = DecodingConfig.model_validate(DECODING)
 
 
-@pytest.fixture(scope="module")
-def live(town):
-    """An explainer that tests do not change."""
-    return load_live(serve_config(town))
-
-
-ENGINE = EngineConfig(max_rows=4, kv_cache_gib=0.05)
+@pytest.fixture
+def live(endpoint):
+    return endpoint.model.live
 
 
 @pytest.fixture(scope="module")
 def closed(town):
-    return load_explainer(sources_of(backfill_config(town, "unused")), device="cpu", engine=ENGINE)
+    """An explainer for batches, with a row for a new user."""
+    sources, engine = sources_of(backfill_config(town, "unused")), EngineConfig(max_rows=4)
+    return load_explainer(sources, device="cpu", engine=engine, num_reserved_users=1)
 
 
 def asked(user: str, item: str, history: tuple[str, ...] = (), **values: Any) -> PairRequest:
@@ -77,23 +75,23 @@ def results_of(answers: Answers) -> list[str]:
     return [each.text if isinstance(each, Explained) else each.reason for each in answers]
 
 
-def load_live(config: ServeConfig, **options: int) -> LiveExplainer:
-    return load(config, NotedMetrics(), **options)
+@pytest.fixture
+def trying(live, monkeypatch):
+    """The same explainer with rules that refuse all its texts and draw each a second time."""
+    rules = {"text": {"retry_temperature": 1.0}}
+    decoding = DecodingConfig.model_validate({"max_new_tokens": 24, **rules})
+    monkeypatch.setattr(live, "_decoding", decoding)
+    return live
 
 
-def trying_twice(town: Path) -> LiveExplainer:
-    """Return an explainer whose texts are all refused and retried."""
-    decoding = {"max_new_tokens": 24, "text": {"retry_temperature": 1.0}}
-    return load_live(serve_config(town, decoding=decoding))
-
-
-def test_pairs_get_the_closed_engines_texts_in_order(town, closed):
-    live = load_live(serve_config(town))
+def test_pairs_get_the_texts_of_a_batch_in_order(endpoint, live, closed):
+    values = endpoint.metrics.values
+    values.clear()
     answers = explained(live, [asked(user, item) for user in USERS for item in ITEMS[:4]])
     indices = [Pair(user, item) for user in range(len(USERS)) for item in range(4)]
     prompts = [closed.pairs.prompt(pair) for pair in indices]
     said = [closed.pairs.texts(pair) for pair in indices]
-    written = closed.explain(prompts, said, serve_config(town).decoding)
+    written = closed.explain(prompts, said, WRITTEN)
     for answer, each in zip(answers, sorted(written, key=lambda each: each.index), strict=True):
         if isinstance(answer, Explained):
             assert (answer.text, each.failure) == (each.text, None)
@@ -102,50 +100,46 @@ def test_pairs_get_the_closed_engines_texts_in_order(town, closed):
         else:
             assert answer.reason == each.failure.reason
     assert len(set(results_of(answers))) > len(USERS)
-    values = live._metrics.values
     assert (live.num_pending, ("abandoned",) in values) == (0, False)
     assert 0 < values[("first_token_seconds",)] <= values[("generation_seconds",)]
     numbers = [each.num_generated_tokens for each in answers if isinstance(each, Explained)]
     assert values["tokens", "generated"] == sum(numbers)
 
 
-def test_new_user_with_a_history_gets_the_text_of_its_vector(live, town):
+def test_new_user_with_a_history_gets_the_text_of_its_vector(live, closed):
     histories = [tuple(ITEMS[:3]), (ITEMS[5], ITEMS[7])]
     answers = explained(live, [asked("newcomer", ITEMS[4], each) for each in histories * 4])
-    sources = sources_of(backfill_config(town, "unused"))
-    explainer = load_explainer(sources, device="cpu", engine=ENGINE, num_reserved_users=1)
-    dataset, graph, new = explainer.dataset, explainer.graph, len(USERS)
+    dataset, graph, new = closed.dataset, closed.graph, len(USERS)
     edges = torch.from_numpy(dataset.interaction_edges("train"))
     fold_in = FoldIn.of(graph.users[:new], graph.items, edges)
-    texts = replace(explainer.pairs.texts(Pair(0, 4)), user_profile="")
-    prompt = explainer.pairs.builder.build(new, 4, texts)
+    texts = replace(closed.pairs.texts(Pair(0, 4)), user_profile="")
+    prompt = closed.pairs.builder.build(new, 4, texts)
     expected = []
     for history in histories:
         rows = [dataset.item_index(item) for item in history]
         graph.users[new] = fold_in.vector(torch.tensor(rows))
-        (one,) = explainer.explain([prompt], [texts], serve_config(town).decoding)
+        (one,) = closed.explain([prompt], [texts], WRITTEN)
         expected.append((one.text, one.num_prompt_tokens))
     assert expected[0] != expected[1]
     found = [(each.text, each.num_prompt_tokens) for each in answers]
     assert found == expected * 4
 
 
-def test_texts_of_the_request_stand_in_the_prompt_in_place_of_the_datasets(live, closed, town):
+def test_texts_in_a_request_replace_those_of_the_dataset(live, closed):
     own_texts = {"user_profile": "Likes trains.", "item_title": "Station"}
     answers = explained(live, [asked(USERS[0], ITEMS[0], profiles=own_texts)])
     item_profile = closed.pairs.texts(Pair(0, 0)).item_profile
     texts = PairTexts(item_profile=item_profile, **own_texts)
     prompt = closed.pairs.builder.build(0, 0, texts)
-    (expected,) = closed.explain([prompt], [texts], serve_config(town).decoding)
+    (expected,) = closed.explain([prompt], [texts], WRITTEN)
     assert results_of(answers) == [expected.text]
 
 
-def test_requests_that_come_at_once_are_counted_at_once_and_refused_as_a_whole(town):
-    """The pairs of an accepted request count before their work starts."""
+def test_simultaneous_requests_count_before_they_start_and_are_refused_as_a_whole(town, live):
     keys = [{"name": name, "sha256": 64 * digit} for name, digit in (("shop", "0"), ("app", "1"))]
     engine = {"max_rows": 1, "kv_cache_gib": 0.05}
     config = serve_config(town, engine=engine, keys=keys)
-    live = load_live(config, max_waiting_pairs=11)
+    live = load_live(config, NotedMetrics(), max_waiting_pairs=11, like=live)
     pairs = [asked(USERS[0], ITEMS[0]), asked(USERS[1], ITEMS[1])]
 
     async def accepted(*keys: str) -> list[bool]:
@@ -159,35 +153,44 @@ def test_requests_that_come_at_once_are_counted_at_once_and_refused_as_a_whole(t
     assert live.num_pending == 0
 
 
-def test_texts_are_read_and_checked_beside_the_event_loop_and_the_engine(town, monkeypatch):
-    """This includes texts that are streamed or refused."""
-    live, threads = trying_twice(town), list[tuple[str, threading.Thread]]()
+def test_client_input_is_prepared_in_one_thread_and_texts_are_checked_in_others(
+    trying, monkeypatch
+):
+    """Neither the event loop nor the engine waits, even if texts are streamed or refused."""
+    threads = defaultdict[str, list[str]](list)
 
     def note(name: str, do: Any, *args: Any) -> Any:
-        threads.append((name, threading.current_thread()))
+        threads[name].append(threading.current_thread().name)
         return do(*args)
 
-    wanted = {"failure_of_any", "finish", "fallback", "unfinished", "whole_sentences"}
-    for name in wanted:
-        do = getattr(live.explainer.finisher, name)
-        monkeypatch.setattr(live.explainer.finisher, name, partial(note, name, do))
+    explainer = trying.explainer
+    prepared = {
+        "build": explainer.pairs.builder,
+        "failure_of_any": explainer.finisher,
+        "find": explainer.dataset.item_ids,
+    }
+    checked = dict.fromkeys(
+        ("finish", "fallback", "unfinished", "whole_sentences"), explainer.finisher
+    )
+    for name, thing in (prepared | checked).items():
+        monkeypatch.setattr(thing, name, partial(note, name, getattr(thing, name)))
 
     async def ask() -> None:
         pair = asked(USERS[0], ITEMS[0])
-        await live.explain([pair])
+        await trying.explain([pair, asked("newcomer", ITEMS[0], tuple(ITEMS[1:4]))])
         for parts in ("checked", "unchecked"):
-            assert [event async for event in live.stream(pair, parts)]
+            assert [event async for event in trying.stream(pair, parts)]
 
     asyncio.run(ask())
-    names = [name for name, _ in threads]
-    assert set(names) == wanted
-    assert names.count("finish") == 3 * MOST_TEXTS
-    assert threading.main_thread() not in {thread for _, thread in threads}
-    assert "xrec-model" not in {thread.name for _, thread in threads}
+    assert threads.keys() == prepared.keys() | checked.keys()
+    # Tokenizers are not thread-safe.
+    assert {name for each in prepared for name in threads[each]} == {"xrec-prepare_0"}
+    assert len(threads["finish"]) > 3 * MOST_TEXTS
+    assert all(name.startswith("asyncio_") for each in checked for name in threads[each])
 
 
-def test_fault_of_a_rule_costs_its_pair_only(town, monkeypatch):
-    live = trying_twice(town)
+def test_bug_in_a_rule_fails_only_its_pair(trying, monkeypatch):
+    live = trying
     finish = live.explainer.finisher.finish
 
     def faulty(completion: Completion, prompt: Any, texts: PairTexts, decoding: Any) -> Any:
@@ -202,11 +205,11 @@ def test_fault_of_a_rule_costs_its_pair_only(town, monkeypatch):
     assert (live.num_pending, live.engine.failure) == (0, None)
 
 
-def test_failed_engine_is_told_to_all_who_wait_and_to_all_who_come(town, monkeypatch):
+def test_failed_engine_fails_waiting_and_later_requests(town, live, monkeypatch):
     def broken() -> list[Any]:
         raise RuntimeError("no memory")
 
-    live = load_live(serve_config(town))
+    live = load_live(serve_config(town), NotedMetrics(), like=live)
     monkeypatch.setattr(live.engine.core, "step", broken)
     for num_users in (3, 1):
         with raises(ModelError, "engine_failed"):
@@ -214,26 +217,8 @@ def test_failed_engine_is_told_to_all_who_wait_and_to_all_who_come(town, monkeyp
     assert isinstance(live.engine.failure, RuntimeError)
 
 
-def test_what_clients_send_is_looked_up_split_and_tokenized_off_the_event_loop(live, monkeypatch):
-    threads, explainer = set[int](), live.explainer
-
-    def note(call: Any, *of: Any) -> Any:
-        threads.add(threading.get_ident())
-        return call(*of)
-
-    for thing, name in (
-        (explainer.pairs.builder, "build"),
-        (explainer.finisher, "failure_of_any"),
-        (explainer.dataset.item_ids, "find"),
-    ):
-        monkeypatch.setattr(thing, name, partial(note, getattr(thing, name)))
-    explained(live, [asked("newcomer", ITEMS[0], tuple(ITEMS[1:4])) for _ in range(3)])
-    assert len(threads) == 1  # one at a time, as tokenizers are not made for several threads
-    assert threading.get_ident() not in threads
-
-
 @pytest.mark.parametrize(("cause", "status"), [(ValueError(), 500), (ModelError("starts"), 503)])
-def test_bug_in_a_replica_does_not_read_as_a_restart(cause, status):
+def test_bug_in_a_replica_is_not_reported_as_a_restart(cause, status):
     handle = MagicMock()
     handle.explain.remote = AsyncMock(side_effect=RayTaskError("explain", "traceback", cause))
     with pytest.raises(ProblemError) as refused:
@@ -281,14 +266,13 @@ class Stage:
         return text.replace("[title]", self.titles[0])
 
 
-@pytest.fixture(scope="module")
-def stage(town, tmp_path_factory):
-    words = tmp_path_factory.mktemp("words") / "unsafe.txt"
+@pytest.fixture
+def stage(endpoint, live, town, tmp_path, monkeypatch):
+    words = tmp_path / "unsafe.txt"
     words.write_text("rubbish\n")
-    with local_endpoint(town) as endpoint:
-        engine = endpoint.model.live.engine
-        yield Stage(endpoint, dataset_of(town).items["title"].to_pylist(), words)
-        endpoint.model.live.engine = engine
+    for name in ("engine", "_decoding"):  # the posts of a stage change them
+        monkeypatch.setattr(live, name, getattr(live, name))
+    return Stage(endpoint, dataset_of(town).items["title"].to_pylist(), words)
 
 
 def parts_of(events: list[tuple[str, Any]]) -> list[str]:
@@ -301,7 +285,7 @@ def left_of(events: list[tuple[str, Any]]) -> str:
     return "|".join(parts_of(events)).rpartition("<")[2].replace("|", "")
 
 
-def test_unchecked_stream_sends_all_as_it_is_written_and_says_so(stage):
+def test_unchecked_stream_sends_each_part_as_a_draft(stage):
     *drafts, withdrawn, (_, last) = stage.events(f"{QUIET} {RUDE}", parts="unchecked")
     assert len(drafts) > 10
     assert {data["is_checked"] for _, data in drafts} == {False}
@@ -329,7 +313,7 @@ def test_unchecked_stream_sends_all_as_it_is_written_and_says_so(stage):
         ([f"{QUIET} {CALM} {RUDE}"], {"max_words": 11}, [QUIET, f" {CALM}"], ""),
     ],
 )
-def test_refused_sentence_never_reaches_the_client_and_those_before_it_are_withdrawn(
+def test_refused_sentence_is_not_sent_and_earlier_ones_are_withdrawn(
     stage, tries, rules, parts, end
 ):
     response = stage.post("/stream", *tries, rules=rules)
@@ -357,7 +341,7 @@ def test_refused_sentence_never_reaches_the_client_and_those_before_it_are_withd
         (["{other} is calm.", "It is calm"], SECOND_TRY, None),
     ],
 )
-def test_client_has_in_the_end_what_the_other_route_answers(stage, tries, rules, max_words, parts):
+def test_stream_ends_with_the_text_of_the_other_route(stage, tries, rules, max_words, parts):
     whole = stage.post("", *tries, rules=rules, max_words=max_words).json()["explanations"][0]
     events = stage.events(*tries, rules=rules, max_words=max_words, parts=parts)
     assert events[-1] == ("explanation", {"answer": whole})
@@ -365,14 +349,15 @@ def test_client_has_in_the_end_what_the_other_route_answers(stage, tries, rules,
 
 
 @pytest.mark.parametrize("begun", [f"{QUIET} So it is go", f"{QUIET} {CALM} {RUDE} An"])
-def test_client_that_goes_away_in_mid_sentence_stops_the_model(stage, begun):
-    live = stage.endpoint.model.live
+def test_client_that_disconnects_in_mid_sentence_stops_the_model(stage, begun):
+    live, model = stage.endpoint.model.live, stage.endpoint.model
     values = stage.endpoint.metrics.values
-    before = values.get(("abandoned",), 0)
-    with stage.post("/stream", begun, ends=False) as response:
+    before, num_asked = values.get(("abandoned",), 0), len(model.asked)
+    with stage.post("/stream", begun, ends=False, pairs=[PAIR, PAIR]) as response:
         lines = response.iter_lines(decode_unicode=True)
         assert next(lines) == "event: part"
         assert QUIET in next(lines)
         assert live.num_pending == 1
     wait_until(lambda: not live.num_pending)
     assert values["abandoned",] == before + 1
+    assert len(model.asked) == num_asked + 1  # the second pair does not reach the model

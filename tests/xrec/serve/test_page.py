@@ -1,18 +1,16 @@
 """The page in headless Chromium: a pair is picked by keyboard, its text and evidence are shown."""
 
-import hashlib
 import json
 import shutil
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+from selenium import webdriver
+from selenium.webdriver.support.ui import WebDriverWait
 
-from tests.xrec.serve.local_endpoint import ITEMS, USERS, dataset_of, local_endpoint
+from tests.xrec.serve.local_endpoint import ITEMS, USERS, dataset_of
 
-webdriver: Any = pytest.importorskip(
-    "selenium.webdriver", reason="selenium is not installed (extra test): the page is not tested"
-)
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 pytestmark = pytest.mark.skipif(
     CHROMIUM is None or DRIVER is None,
@@ -21,7 +19,7 @@ pytestmark = pytest.mark.skipif(
 )
 TAB, ENTER, BACKSPACE = "\ue004", "\ue007", "\ue003"
 
-# Answers in the endpoint's place: with an evidence, and with the events of a stream.
+# Responds instead of the endpoint, with an evidence and with the events of a stream.
 ANSWER = """
 const [evidence, events] = arguments;
 const sent = events.map(([name, data]) => `event: ${name}\\ndata: ${JSON.stringify(data)}\\n\\n`);
@@ -36,12 +34,7 @@ class Page:
         self.driver = driver
         self.run = driver.execute_script
 
-    def open(self, url: str) -> None:
-        self.driver.get(f"{url}/")
-
     def wait(self, condition: Callable[[], Any]) -> None:
-        from selenium.webdriver.support.ui import WebDriverWait
-
         WebDriverWait(self.driver, 60).until(lambda _: condition())
 
     def text(self, name: str) -> str:
@@ -61,14 +54,9 @@ class Page:
         """Type into the element that has the focus."""
         webdriver.ActionChains(self.driver).send_keys(*keys).perform()
 
-    def click(self, name: str) -> None:
-        self.driver.find_element("id", name).click()
-
-    def explain(self, user: str, item: str) -> None:
-        fill = "document.getElementById(arguments[0]).value = arguments[1]"
-        self.run(fill, "user", user)
-        self.run(fill, "item", item)
-        self.click("explain")
+    def focused(self) -> str:
+        """Return the ID of the element that has the focus."""
+        return str(self.run("return document.activeElement.id"))
 
 
 @pytest.fixture(scope="module")
@@ -89,35 +77,21 @@ def driver():
     driver.quit()
 
 
-@pytest.fixture(scope="module")
-def endpoint(town):
-    """The town's endpoint, which has not written any text yet."""
-    with local_endpoint(town) as made:
-        yield made
-
-
 @pytest.fixture
 def page(driver, endpoint):
     """The endpoint's page, with the best items of the first user."""
     page = Page(driver)
     driver.get_log("performance")
-    page.open(endpoint.url)
+    driver.get(endpoint.url)
     page.wait(lambda: page.text("best-items"))
     return page
 
 
-@pytest.fixture(scope="module")
-def answers(endpoint):
-    """The evidence and explanation of a pair in the backfill."""
-    pair = {"user_id": USERS[0], "item_id": ITEMS[0]}
-    explanation = endpoint.get(f"/v1/explanations/{USERS[0]}/{ITEMS[0]}")
-    return endpoint.post("/v1/evidence", pair).json(), explanation.json()
-
-
-def test_pair_is_picked_and_its_text_and_evidence_are_shown_by_keyboard_alone(page, endpoint, town):
+def test_page_shows_the_text_and_evidence_of_a_pair_by_keyboard_alone(page, endpoint, town):
+    """No other test asks for this pair. The page only sends requests to the endpoint."""
     dataset, pair = dataset_of(town), {"user_id": USERS[7], "item_id": ITEMS[6]}
-    page.press(TAB)  # the user's field is the first
-    assert page.driver.switch_to.active_element.get_attribute("id") == "user"
+    page.press(TAB)
+    assert page.focused() == "user"
     page.press(*([BACKSPACE] * 40), USERS[7], TAB)
     page.press(ITEMS[6], ENTER)
     page.wait(page.is_idle)
@@ -131,13 +105,23 @@ def test_pair_is_picked_and_its_text_and_evidence_are_shown_by_keyboard_alone(pa
     evidence = endpoint.post("/v1/evidence", pair).json()
     nearest = [near["title"] for near in evidence["nearest_history"]]
     assert page.texts("#near li span:first-child") == nearest
-    # While somebody types, the page may ask for a user whose name is not whole yet.
+    # While somebody types, the page may send an incomplete user ID.
     typed = [f"/v1/users/{USERS[7][:n]}/recommendations?" for n in range(1, len(USERS[7]))]
     assert not [
         entry
         for entry in page.driver.get_log("browser")
         if entry["level"] != "DEBUG" and not any(path in entry["message"] for path in typed)
     ]
+    messages = [
+        json.loads(entry["message"])["message"] for entry in page.driver.get_log("performance")
+    ]
+    sent = [
+        message["params"]["request"]["url"]
+        for message in messages
+        if message["method"] == "Network.requestWillBeSent"
+    ]
+    assert sent
+    assert all(url.startswith(endpoint.url) for url in sent)
 
 
 SENT = [("part", {"text": "It is rubbish", "is_checked": False})]
@@ -154,11 +138,15 @@ REFUSED = {"status": 422, "detail": "user '<b>nobody</b>' is not known"}
         (SENT, "", "does not respond"),
     ],
 )
-def test_page_keeps_no_text_that_was_withdrawn_or_broke_off(page, answers, events, text, problem):
-    evidence, answer = answers
+def test_page_removes_a_text_that_was_withdrawn_or_broke_off(page, endpoint, events, text, problem):
+    pair = {"user_id": USERS[0], "item_id": ITEMS[0]}
+    evidence = endpoint.post("/v1/evidence", pair).json()
+    answer = endpoint.get("/v1/explanations/{user_id}/{item_id}".format(**pair)).json()
     end = [("explanation", {"answer": answer | {"explanation": text}})] if text else []
     page.run(ANSWER, evidence, [*events, *end])
-    page.explain(USERS[0], ITEMS[0])
+    for name, value in (("user", USERS[0]), ("item", ITEMS[0])):
+        page.run("document.getElementById(arguments[0]).value = arguments[1]", name, value)
+    page.driver.find_element("id", "explain").click()
     page.wait(lambda: page.is_idle() and (page.text("problem") or page.text("text")))
     assert page.text("text") == text
     assert problem in page.text("problem")
@@ -166,25 +154,10 @@ def test_page_keeps_no_text_that_was_withdrawn_or_broke_off(page, answers, event
     assert page.text("source") == ("from the backfill" if text else "")
 
 
-def test_page_asks_for_nothing_from_elsewhere(page, endpoint):
-    entries = page.driver.get_log("performance")
-    messages = [json.loads(entry["message"])["message"] for entry in entries]
-    asked = [
-        message["params"]["request"]["url"]
-        for message in messages
-        if message["method"] == "Network.requestWillBeSent"
-    ]
-    assert asked
-    assert all(url.startswith(endpoint.url) for url in asked)
-
-
-def test_key_is_asked_for_where_there_are_keys(page, town):
-    key = {"name": "page", "sha256": hashlib.sha256(b"open sesame").hexdigest()}
-    keys = [{**key, "scopes": ["explain", "evidence", "users"]}]
-    with local_endpoint(town, keys=keys) as guarded:
-        page.open(guarded.url)
-        page.wait(page.driver.find_element("id", "key").is_displayed)
-        assert page.driver.switch_to.active_element.get_attribute("id") == "key"
-        page.press("open sesame", TAB)
-        page.wait(lambda: page.text("best-items"))
-        assert not page.driver.find_element("id", "problem").is_displayed()
+def test_page_asks_for_a_key_where_there_are_keys(page, guarded):
+    page.driver.get(guarded.url)
+    page.wait(page.driver.find_element("id", "key").is_displayed)
+    assert page.focused() == "key"
+    page.press("root", TAB)
+    page.wait(lambda: page.text("best-items"))
+    assert not page.driver.find_element("id", "problem").is_displayed()

@@ -80,8 +80,8 @@ def test_manifest_and_claim_of_any_content_are_read_correctly_or_refused(how):
         for name in (MANIFEST, RUN_RECORD):
             (location / name).write_bytes(content)
         with suppress(ArtifactMismatchError):
-            said = read_manifest(location, "graph").model_dump(mode="json")
-            assert said == {"version": None, **json.loads(content)}
+            stored = read_manifest(location, "graph").model_dump(mode="json")
+            assert stored == {"version": None, **json.loads(content)}
         with suppress(ArtifactMismatchError):
             claim(location, "graph", CONFIG, INPUTS)
             assert json.loads(content)["run"] == run_fingerprint("graph", CONFIG, INPUTS)

@@ -1,14 +1,18 @@
 """Prompts of numbered words, whose right reply is an object with the word."""
 
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, SecretStr
 
 from tests.world.endpoint import Answer, Asked, StubEndpoint
 from xrec.config import EndpointModelConfig
+from xrec.storage import Forgotten, open_location
 from xrec.text import Message, Prompt
 from xrec.text.endpoint import EndpointModel
+from xrec.text.reply_store import ReplyStore
 
+PEOPLE = Forgotten(b"a key")
 KEY = SecretStr("sk-a-key-that-nobody-may-see")
 
 
@@ -21,6 +25,10 @@ class Said(BaseModel):
 def prompts(number: int) -> list[Prompt[Said]]:
     """Return prompts that ask for `word-0`, `word-1`, ..."""
     return [Prompt((Message("user", f"word-{place}"),), Said) for place in range(number)]
+
+
+def replies_in(folder: Path, run: str = "run", attempt: int = 0, at_once: int = 2) -> ReplyStore:
+    return ReplyStore(open_location(str(folder)), PEOPLE, run, attempt, at_once)
 
 
 def right(asked: Asked) -> Answer:

@@ -14,10 +14,9 @@ from pydantic import BaseModel, Field
 
 from tests.errors import raises
 from tests.world.endpoint import COST, LONG, ScriptedModel
-from tests.xrec.text.asked import Said, prompts
+from tests.xrec.text.asked import Said, prompts, replies_in
 from xrec.config import SamplingConfig
 from xrec.errors import BudgetError, EndpointError, Failure
-from xrec.storage import open_location
 from xrec.text import Asker, Message, Prompt, Reply, Usage, ask, parse_reply
 from xrec.text.replies import strict_schema
 
@@ -78,8 +77,8 @@ def test_ask_twice_without_a_valid_reply_fails_and_an_endpoints_failure_is_not_a
 def _asker(
     model: Scripted, folder: Path, *, named: str = "m", max_tokens: float = 1e9, **how: Any
 ) -> Asker:
-    replies, sampling = open_location(str(folder)), SAMPLING.model_copy(update=how)
-    return Asker(model, sampling, replies, identity={"model": named}, max_tokens=max_tokens)
+    sampling = SAMPLING.model_copy(update=how)
+    return Asker(model, sampling, replies_in(folder / named / f"{sampling}"), max_tokens)
 
 
 def test_asker_asks_equal_prompts_once_and_counts_their_cost_once(tmp_path):
@@ -112,14 +111,18 @@ def test_asker_of_another_model_or_sampling_asks_again(tmp_path):
     assert model.words == ["word-0", "word-0", "Hm."]
 
 
-def test_asker_asks_again_for_replies_that_failed(tmp_path):
+def test_asker_asks_again_without_a_reply_and_in_a_retry(tmp_path):
     first = _asker(Scripted({"word-0": ["no", "no"], "word-1": ["late"]}), tmp_path).ask(prompts(3))
     reasons = [reply.failure and reply.failure.reason for reply in first]
     assert reasons == ["invalid_json", "timeout", None]
     model = Scripted()
     second = _asker(model, tmp_path).ask(prompts(3))
-    assert model.words == ["word-1", "word-0"]
-    assert [reply.failure for reply in second] == [None] * 3
+    assert model.words == ["word-1"]
+    assert _words(second) == [None, "word-1", "word-2"]
+    model = Scripted()
+    retry = Asker(model, SAMPLING, replies_in(tmp_path / "m" / f"{SAMPLING}", attempt=1))
+    assert _words(retry.ask(prompts(1))) == ["word-0"]
+    assert model.words == ["word-0"]
 
 
 def test_asker_stops_at_a_model_that_refuses_all_of_its_first_prompts(tmp_path):
@@ -145,16 +148,16 @@ def test_asker_in_threads_reports_the_cost_of_a_prompt_once(tmp_path):
 
 @pytest.mark.parametrize("texts", [{}, {"word-1": ["no", "never"]}])
 def test_asker_stops_at_its_tokens_and_an_earlier_process_s_replies_count(tmp_path, texts):
-    """A reply costs 12 tokens; one that cannot be used does too, but only in its own process."""
+    """A reply costs 12 tokens; one that cannot be used does too."""
     model = Scripted(texts)
     with raises(BudgetError, "budget_used_up", "budget.tokens", 24):
         _asker(model, tmp_path, max_tokens=20).ask(prompts(5))
     assert model.words == ["word-1", "word-0"]
     model = Scripted()
-    with raises(BudgetError, "budget_used_up", saw=24 if not texts else 12):
+    with raises(BudgetError, "budget_used_up", saw=24):
         _asker(model, tmp_path, max_tokens=12).ask(prompts(5))
     assert model.words == []
-    replies = _asker(model, tmp_path, max_tokens=61).ask(prompts(5))
+    replies = _asker(model, tmp_path, max_tokens=73).ask(prompts(5))
     assert _words(replies) == [f"word-{place}" for place in range(5)]
 
 

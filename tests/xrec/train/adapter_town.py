@@ -1,4 +1,4 @@
-"""What adapter training is tested on: a town of 40 users, a random graph and language model."""
+"""Configs, data and comparisons of adapter trainings in a town of 40 users."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -35,12 +35,15 @@ def make_config(
     adapter: Path | str | None = None,
     model: dict[str, Any] | None = None,
     zero: dict[str, Any] | None = None,
-    deepspeed: dict[str, Any] | None = None,
     workers: dict[str, Any] | None = None,
     dtype: str = "float32",
     **training: Any,
 ) -> TrainAdapterConfig:
     """Return a config of the town's adapter; other keywords go into section `training`."""
+    given = {"stage": zero_stage} if zero_stage else {}
+    # The town's weights are all small, but stage 3 is to shard them.
+    zero = {**given, "stage3_param_persistence_threshold": 0, **(zero or {})}
+    workers = {"num_processes": num_workers, "device": "cpu", "max_failures": 0, **(workers or {})}
     return TrainAdapterConfig.model_validate(
         {
             "workspace": workspace,
@@ -49,21 +52,8 @@ def make_config(
             "prompt": PROMPT,
             "model": {"num_experts": 2, "num_tokens": 2, "gating_noise": False, **(model or {})},
             "training": {**TRAINING, **training},
-            # The town's weights are all small. Stage 3 is to shard them nevertheless.
-            "deepspeed": {
-                "zero_optimization": {
-                    **({"stage": zero_stage} if zero_stage else {}),
-                    "stage3_param_persistence_threshold": 0,
-                    **(zero or {}),
-                },
-                **(deepspeed or {}),
-            },
-            "workers": {
-                "num_processes": num_workers,
-                "device": "cpu",
-                "max_failures": 0,
-                **(workers or {}),
-            },
+            "deepspeed": {"zero_optimization": zero},
+            "workers": workers,
         }
     )
 
@@ -86,8 +76,7 @@ def load_here(config: TrainAdapterConfig) -> AdapterData:
 def history_of(adapter: Location | Path | str) -> list[dict[str, Any]]:
     """Return the rows of the adapter's epochs."""
     folder = adapter if isinstance(adapter, Location) else open_location(str(adapter))
-    history: list[dict[str, Any]] = json.loads((folder / "history.json").read_text())
-    return history
+    return list(json.loads((folder / "history.json").read_text()))
 
 
 def assert_same_losses(
@@ -95,7 +84,7 @@ def assert_same_losses(
     expected: Sequence[Mapping[str, Any]],
     tolerance: float = 1e-4,
 ) -> None:
-    """Compare the epochs' losses; those of the last epoch depend on all steps before."""
+    """Compare the epochs' losses; the last epoch's depend on all steps."""
     assert [row["step"] for row in rows] == [row["step"] for row in expected]
     for name in ("train_loss", "validation_loss"):
         values = [row[name] for row in rows]
@@ -103,9 +92,9 @@ def assert_same_losses(
 
 
 def allow_float16(monkeypatch: pytest.MonkeyPatch, *, first_scale_power: int = 16) -> None:
-    """Have workers on a CPU train in float16, from the loss scale 2 ** `first_scale_power` on.
+    """Have workers on a CPU train in float16, with the first loss scale 2 ** `first_scale_power`.
 
-    DeepSpeed refuses it on a CPU without fast instructions for it, while torch can do it on any.
+    DeepSpeed refuses CPUs without fast instructions for it; torch can use any.
     """
 
     def train_worker(loop_config: dict[str, Any]) -> None:
@@ -123,7 +112,7 @@ def allow_float16(monkeypatch: pytest.MonkeyPatch, *, first_scale_power: int = 1
 def float16_here(
     monkeypatch: pytest.MonkeyPatch, *, first_scale_power: int, steps_to_double: int
 ) -> None:
-    """Do the same to a worker in this process; the scale doubles after so many steps."""
+    """Do the same for a worker in this process; the scale doubles after `steps_to_double`."""
     from deepspeed.accelerator import get_accelerator
 
     monkeypatch.setattr(get_accelerator(), "is_fp16_supported", lambda: True)

@@ -1,8 +1,9 @@
-"""`fit` on a real Ray cluster, its figures for Prometheus, and what an experiment tracker gets."""
+"""`fit` on a real Ray cluster, its metrics for Prometheus, and experiment trackers."""
 
 import importlib.util
 import os
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,28 +12,19 @@ from tests.errors import raises
 from xrec.config import TrainAdapterConfig, Workers
 from xrec.errors import ConfigError, DataError
 from xrec.storage import Location, open_location
-from xrec.train.checkpoint import ReadFile
 from xrec.train.ray_driver import TrainingMetrics, fit, uses_gpu
 from xrec.train.tracking import tracked
 
 
-@pytest.fixture
-def storage(tmp_path):
-    return open_location(str(tmp_path))
-
-
-def run(
-    loop: Any, storage: Location, config: dict[str, Any] | None = None, **settings: Any
-) -> ReadFile:
-    workers = Workers(
-        **{"num_processes": 1, "device": "cpu", "max_failures": 0, **settings.pop("workers", {})}
-    )
-    return fit(loop, config or {}, workers=workers, storage=storage, name="run", **settings)
+def run(loop: Any, folder: Path, sizes: dict[str, int], **settings: Any) -> Location:
+    workers, storage = Workers(device="cpu", **sizes), open_location(str(folder))
+    loop_config = {"log": str(folder / "log")}
+    return fit(loop, loop_config, workers=workers, storage=storage, name="run", **settings)
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
-def test_fit_xrec_error_in_worker_is_raised_as_it_is_without_a_retry(storage, tmp_path):
+def test_fit_raises_a_workers_xrec_error_unchanged_and_without_a_retry(tmp_path):
     def loop(config: dict[str, Any]) -> None:
         from pathlib import Path
 
@@ -43,15 +35,13 @@ def test_fit_xrec_error_in_worker_is_raised_as_it_is_without_a_retry(storage, tm
         raise DataError("graph is empty; expected edges", code="empty", saw=7)
 
     with raises(DataError, "empty", saw=7):
-        run(loop, storage, {"log": str(tmp_path / "log")}, workers={"max_failures": 3})
+        run(loop, tmp_path, {"num_processes": 1, "max_failures": 3})
     assert (tmp_path / "log").read_text() == "started\n"
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
-def test_fit_elastic_trains_on_as_many_workers_as_fit_and_hands_on_reports_and_notes(
-    storage, caplog
-):
+def test_fit_trains_on_as_many_workers_as_fit_and_passes_on_reports_and_notes(tmp_path, caplog):
     def loop(config: dict[str, Any]) -> None:
         import torch
 
@@ -63,9 +53,9 @@ def test_fit_elastic_trains_on_as_many_workers_as_fit_and_hands_on_reports_and_n
             report({"note": f"after {epoch}"}, {"file": b"-"} if epoch == 1 else None)
 
     seen: list[dict[str, Any]] = []
-    workers = {"num_processes": 64, "min_processes": 2}
+    sizes = {"num_processes": 64, "min_processes": 2, "max_failures": 0}
     with caplog.at_level("INFO", logger="xrec"):
-        checkpoint = run(loop, storage, workers=workers, on_report=seen.append)
+        checkpoint = run(loop, tmp_path, sizes, on_report=seen.append)
     assert (checkpoint / "file").read_bytes() == b"2"
     assert seen == [{"epoch": epoch, "world_size": 4, "threads": 1} for epoch in (1, 2)]
     assert {"after 1", "after 2"} <= {*caplog.messages}
@@ -80,18 +70,18 @@ def test_fit_elastic_trains_on_as_many_workers_as_fit_and_hands_on_reports_and_n
         ({"device": "cpu", "num_processes": 1}, False),
     ],
 )
-def test_workers_use_the_gpus_that_exist_and_too_few_are_an_error(settings, expected):
+def test_workers_use_the_gpus_and_too_few_are_an_error(settings, expected):
     assert uses_gpu(Workers(**settings), num_gpus=8.0) == expected
     assert not uses_gpu(Workers(device="auto"), num_gpus=0.0)
     with raises(ConfigError, "gpus_not_used", "workers.num_processes", 9):
         uses_gpu(Workers(device="auto", num_processes=9), num_gpus=8.0)
 
 
-def test_metrics_of_an_epoch_are_exported_and_running_is_1_until_it_ends_by_whatever(monkeypatch):
+def test_metrics_of_an_epoch_are_exported_and_running_ends_at_0(monkeypatch):
     values: dict[tuple[str, ...], float] = {}
 
     class Gauge:
-        """Sets `values` by name and label; a label that is not declared fails, as in Ray."""
+        """Sets `values` by name and label; like Ray's, it refuses undeclared labels."""
 
         def __init__(self, name: str, description: str, tag_keys: tuple[str, ...]):
             self._name, self._tag_keys = name.removeprefix("xrec_train_"), tag_keys
@@ -160,7 +150,7 @@ def test_mlflow_has_a_run_with_parameters_and_metrics(tmp_path, monkeypatch):
         ("tensorboard", "s3://bucket/shop", "workspace_not_local", "workspace"),
     ],
 )
-def test_a_tracker_that_cannot_work_is_named(tracker, workspace, code, key):
+def test_tracker_that_cannot_work_is_refused(tracker, workspace, code, key):
     with raises(ConfigError, code, key), tracked(config(workspace, tracker), "", print):
         pass
     assert not os.path.exists(workspace)

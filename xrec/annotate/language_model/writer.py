@@ -2,14 +2,22 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 from pydantic import SecretStr
 
-from xrec.annotate.annotator import STAGES, AnnotatorSpec, Input, PairInput, PairText, Text, Written
-from xrec.annotate.formats import REPLIES
+from xrec.annotate.annotator import (
+    STAGES,
+    AnnotatorSpec,
+    Input,
+    ItemInput,
+    PairInput,
+    PairText,
+    Text,
+    Written,
+)
 from xrec.annotate.language_model.forecast import forecast
 from xrec.annotate.language_model.prompts import Prompts, kind_of, read_prompt
 from xrec.annotate.language_model.replies import (
@@ -36,6 +44,7 @@ from xrec.text import (
     Usage,
     endpoint_key,
     load_language_model,
+    make_asker,
 )
 
 _CHUNKS_AT_ONCE = 2  # per process, so that the model is busy while the last rows of a chunk finish
@@ -45,8 +54,9 @@ _CHUNKS_AT_ONCE = 2  # per process, so that the model is busy while the last row
 class LanguageModelWriter:
     """An `Annotator` that asks a language model about each row.
 
-    Its costs are prompt_tokens, reply_tokens, requests (including retries), and equal_prompts, the
-    number of prompts that were not sent because an identical one was.
+    Its costs are prompt_tokens, reply_tokens, requests (including retries), equal_prompts, the
+    number of prompts that were not sent because an identical one was, and maybe_paid_twice, that of
+    requests that a process that died may have sent, too.
     """
 
     prompts: Prompts
@@ -62,14 +72,16 @@ class LanguageModelWriter:
             "reply_tokens": usage.num_reply_tokens,
             "requests": usage.num_requests,
             "equal_prompts": sum(reply.usage == Usage() for reply in replies),
+            "maybe_paid_twice": self.asker.take_maybe_paid_twice(),
         }
         return Written(texts, costs)
 
     def _prompt(self, row: Input) -> Prompt[Any]:
         schema = reply_schema(kind_of(row), self.prompts.limits)
+        prompt = Prompt(self.prompts.of(row), schema, user_ids=_users_of(row))
         if isinstance(row, PairInput):
-            return Prompt(self.prompts.of(row), schema, partial(quote_problem, row))
-        return Prompt(self.prompts.of(row), schema)
+            return replace(prompt, check=partial(quote_problem, row))
+        return prompt
 
     def _text(self, row: Input, reply: Reply[Any]) -> Text | Failure:
         """Return the text of a reply; a copy of the example or another language is a failure."""
@@ -88,28 +100,39 @@ class LanguageModelWriter:
         return text
 
 
+def _users_of(row: Input) -> tuple[str, ...]:
+    """Return the users whose reviews a row has."""
+    if isinstance(row, ItemInput):
+        return tuple(dict.fromkeys(review.user_id for review in row.reviews))
+    return (row.user_id,)
+
+
 def _load(
     config: AnnotateConfig,
     prompts: Prompts,
-    identity: Mapping[str, Any],
     key: SecretStr | None,
     output: Location,
+    attempt: int,
 ) -> LanguageModelWriter:
-    """Load the writer's model into this process; `output` is the folder of all stages."""
+    """Load the writer's model into this process; `output` is the folder of all stages.
+
+    attempt: how often failed texts have been retried.
+    """
     annotator = config.annotator
     assert isinstance(annotator, LanguageModelAnnotator)
     model = load_language_model(
         annotator.model,
-        storage=config.storage,
+        job=config,
         device=config.actors.device,
         num_threads=config.actors.cpus,
         key=key,
     )
-    asker = Asker(
+    asker = make_asker(
+        config,
+        annotator.model,
         model,
-        annotator.model.sampling,
-        output / REPLIES,
-        identity=identity,
+        run=output.uri,
+        attempt=attempt,
         max_tokens=config.budget.get("tokens", float("inf")) - _num_spent(config, output),
     )
     return LanguageModelWriter(prompts, asker)
@@ -156,7 +179,7 @@ def language_model_spec(
         settings=settings,
         inputs=inputs,
         reasons=REASONS,
-        make=partial(_load, config, prompts, {"model": settings["model"], **inputs}, key),
+        make=partial(_load, config, prompts, key),
         describe=partial(forecast, prompts, config),
         folds=annotator.folds,
         drift=annotator.drift,

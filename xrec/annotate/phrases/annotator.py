@@ -57,7 +57,7 @@ def phrases_spec(config: PhrasesAnnotator, vocabulary: VocabularyConfig) -> Anno
     )
 
 
-def _load(output: Location) -> "PhraseAnnotator":
+def _load(output: Location, attempt: int) -> "PhraseAnnotator":
     lexicon = read_lexicon(output)
     return PhraseAnnotator(lexicon, Reader(read_stored(output)))
 

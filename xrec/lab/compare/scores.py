@@ -43,8 +43,7 @@ def _load_scorer(
         pairs,
         device=str(resolve_device(config.actors.device)),
         judges=JudgeAccess(
-            replies=location_of(config, "comparison") / "judge-replies",
-            storage=config.storage,
+            job=config,
             device=config.actors.device,
             num_threads=config.actors.cpus,
             keys=keys,

@@ -23,6 +23,7 @@ from pydantic import BaseModel, Field, SecretStr, model_validator
 from xrec.config import (
     Device,
     EndpointModelConfig,
+    JobConfig,
     LanguageModelConfig,
     MetricsConfig,
     SamplingConfig,
@@ -31,7 +32,7 @@ from xrec.config import (
 from xrec.data import Dataset, HeldOutPair
 from xrec.evaluate.claims import check_claims, claims_question
 from xrec.evaluate.measure import Floats, Measure, Metric, Score, has_text
-from xrec.storage import Location, fingerprint_of
+from xrec.storage import fingerprint_of
 from xrec.text import (
     Asker,
     LanguageModel,
@@ -40,6 +41,7 @@ from xrec.text import (
     Reply,
     endpoint_key,
     load_language_model,
+    make_asker,
     model_identity,
     parse_prompt_file,
 )
@@ -71,12 +73,11 @@ class ScoreReply(BaseModel):
 class JudgeAccess:
     """What judges need besides their config; it can be sent to an actor.
 
-    replies: the folder that keeps replies, so that nothing is asked, and paid, twice. device,
-    num_threads: of an engine. keys: of endpoints, by the judge's name (`judge_keys`).
+    job: whose workspace keeps the replies. device, num_threads: of an engine. keys: of endpoints,
+    by the judge's name (`judge_keys`).
     """
 
-    replies: Location
-    storage: StorageConfig = field(default_factory=StorageConfig)
+    job: JobConfig
     device: Device = "auto"
     num_threads: int = 1
     keys: Mapping[str, SecretStr | None] = field(default_factory=dict)
@@ -111,16 +112,16 @@ def judge_measures(
         if settings not in loaded:
             loaded[settings] = load_language_model(
                 model,
-                storage=access.storage,
+                job=access.job,
                 device=access.device,
                 num_threads=access.num_threads,
                 key=access.keys.get(name),
             )
-        identity = model_identity(model, access.storage)
-        return Asker(loaded[settings], model.sampling, access.replies, identity=identity)
+        run = access.job.artifact("comparison")
+        return make_asker(access.job, model, loaded[settings], run=run)
 
     def score(name: str, model: LanguageModelConfig) -> Measure:
-        references = [pair.reference for pair in pairs]
+        references = [(pair.user_id, pair.reference) for pair in pairs]
         title, column = f"GPTScore by {name}", f"gptscore_{name}"
         metrics = (
             Metric(column, f"{title}, 0 to 100", 1),
@@ -141,7 +142,8 @@ def judge_measures(
             return [*of_item, profiles[pair.user_index].as_py()]
 
         def load_claims() -> Score:
-            return partial(claim_shares, asker(CLAIMS, judge), list(map(known, pairs)))
+            evidence = [(pair.user_id, known(pair)) for pair in pairs]
+            return partial(claim_shares, asker(CLAIMS, judge), evidence)
 
         measures.append(Measure(_CLAIM_METRICS, load_claims))
     return measures
@@ -155,11 +157,12 @@ _CLAIM_METRICS = (
 
 
 def claim_shares(
-    asker: Asker, evidence: Sequence[Sequence[str]], texts: Sequence[str]
+    asker: Asker, evidence: Sequence[tuple[str, Sequence[str]]], texts: Sequence[str]
 ) -> list[Floats]:
     """Return the share of supported claims of each text, their number, and failed replies.
 
-    The share is NaN for a text without claims, and both are NaN for a failed reply.
+    evidence: of each text, its user and what is known. The share is NaN for a text without claims,
+    and both are NaN for a failed reply.
     """
     columns = np.array([[np.nan], [0.0], [0.0]]).repeat(len(texts), axis=1)
     indices = np.flatnonzero(has_text(texts))
@@ -174,16 +177,22 @@ def claim_shares(
 
 
 def gpt_scores(
-    name: str, asker: Asker, references: Sequence[str], texts: Sequence[str]
+    name: str, asker: Asker, references: Sequence[tuple[str, str]], texts: Sequence[str]
 ) -> list[Floats]:
     """Return the score of each text, NaN if the judge failed, and whether it failed.
 
-    Raises what `Asker.ask` raises: errors that are not the fault of a single reply.
+    references: of each text, its user and the reference. Raises what `Asker.ask` raises: errors
+    that are not the fault of a single reply.
     """
     question, scores = judge_question(), np.zeros(len(texts))
     indices = np.flatnonzero(has_text(texts))
-    data = ({"prediction": texts[i], "reference": references[i]} for i in indices)
-    replies = asker.ask([Prompt(question.messages(each, None, {}), ScoreReply) for each in data])
+    prompts = []
+    for index in indices:
+        user_id, reference = references[index]
+        data = {"prediction": texts[index], "reference": reference}
+        messages = question.messages(data, None, {})
+        prompts.append(Prompt(messages, ScoreReply, user_ids=(user_id,)))
+    replies = asker.ask(prompts)
     _log_costs(name, replies)
     scores[indices] = [np.nan if reply.value is None else reply.value.score for reply in replies]
     return [scores, np.isnan(scores).astype(np.float64)]

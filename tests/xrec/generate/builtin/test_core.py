@@ -6,6 +6,7 @@ Prompts are grouped by what they begin with.
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import product
 from types import SimpleNamespace
 from typing import Any
 
@@ -71,29 +72,17 @@ def churned(
 
 
 _SIZES = [(1, 512, 10_000), (3, 7, 10_000), (64, 512, 10_000), (64, 512, 75), (64, 7, 400)]
+_FAST = [("projected", _SIZES[1]), ("projected", _SIZES[3]), ("none", _SIZES[4])]
+_ALL = list(product(("projected", "direct", "none"), _SIZES))
 
 
 @pytest.mark.parametrize(
-    ("injection", "max_rows", "pass_tokens", "num_positions"),
-    [
-        *(("projected", *sizes) for sizes in _SIZES),
-        ("direct", *_SIZES[1]),
-        ("none", *_SIZES[4]),
-        *(
-            pytest.param(injection, *sizes, marks=pytest.mark.slow)
-            for injection, fast in (("direct", 1), ("none", 4))
-            for place, sizes in enumerate(_SIZES)
-            if place != fast
-        ),
-    ],
+    ("injection", "sizes"),
+    [one if one in _FAST else pytest.param(*one, marks=pytest.mark.slow) for one in _ALL],
 )
-def test_requests_that_come_and_go_get_the_text_of_one_at_a_time_or_that_of_a_second_request(
-    injection, max_rows, pass_tokens, num_positions
-):
-    """This holds whatever arrives or is canceled in the meantime, and however the prompt ends.
-
-    The second text of a request whose first one is refused is that of a request of its own.
-    """
+def test_requests_that_come_and_go_get_the_texts_that_they_get_alone(injection, sizes):
+    """The second text of a request whose first one is refused is that of a separate request."""
+    max_rows, pass_tokens, num_positions = sizes
     prompts, firsts = all_by_hand(injection)
     assert len({tuple(ids) for ids in firsts}) > 6  # the prompts matter
     model, rng = make_model(injection), random.Random(max_rows)
@@ -120,7 +109,7 @@ def test_requests_that_come_and_go_get_the_text_of_one_at_a_time_or_that_of_a_se
     [(4, 12, 512), (60, 1, 64)],
     ids=["more rows than slots", "more prompts than fit into a pass"],
 )
-def test_texts_end_in_the_order_in_which_they_came(num_own, num_new, pass_tokens):
+def test_texts_end_in_the_order_of_their_requests(num_own, num_new, pass_tokens):
     """A new prompt of the first user arrives for each that ends, so its prefix is always in use."""
     core = make_core(make_model("none"), stop=(), max_rows=8, pass_tokens=pass_tokens)
     rng = random.Random(0)
@@ -143,7 +132,7 @@ def test_texts_end_in_the_order_in_which_they_came(num_own, num_new, pass_tokens
     assert max(ended[one] - came[one] for one in range(40)) <= 24
 
 
-def test_kept_prompts_give_way_to_requests_that_wait_once_nothing_else_is_at_work():
+def test_kept_prompts_give_way_to_waiting_requests():
     """The caller that keeps them may be waiting for these requests."""
     prompts, expected = all_by_hand("projected")
     core = make_core(make_model(), max_rows=2)
@@ -155,12 +144,21 @@ def test_kept_prompts_give_way_to_requests_that_wait_once_nothing_else_is_at_wor
     assert texts(finish(core), again) == expected[:2]
 
 
-@pytest.mark.parametrize("when", ["fill", "accept"])
-def test_mask_that_raises_an_error_costs_its_text_alone(when):
-    def fail(*_: Any) -> bool:
-        raise RuntimeError("no grammar")
+def fail(*_: Any) -> bool:
+    raise RuntimeError("no grammar")
 
-    mask = SimpleNamespace(**{"fill": lambda _: False, "accept": lambda _: None, when: fail})
+
+@pytest.mark.parametrize(
+    ("broken", "message"),
+    [
+        ({"fill": fail}, "no grammar"),
+        ({"accept": fail}, "no grammar"),
+        ({"fill": lambda allowed: allowed.zero_() is not None}, ""),
+    ],
+    ids=["fill", "accept", "dead end"],
+)
+def test_mask_that_raises_an_error_or_leaves_no_token_fails_only_its_text(broken, message):
+    mask = SimpleNamespace(**{"fill": lambda _: False, "accept": lambda _: None, **broken})
     prompts, expected = all_by_hand("projected")
     core = make_core(make_model(), max_rows=4)
     requests = [core.add(prompt, GREEDY) for prompt in prompts]
@@ -170,7 +168,8 @@ def test_mask_that_raises_an_error_costs_its_text_alone(when):
     bad = core.add(prompts[0], replace(GREEDY, constraint=lambda: mask))
     ended = finish(core)
     assert ended[bad].failure.reason == "no_token_allowed"
-    assert "no grammar" in ended[bad].failure.message
+    assert message in ended[bad].failure.message
+    assert (ended[bad].finish_reason, ended[bad].token_ids) == ("failed", [])
     assert texts(ended, requests) == expected
     assert core.num_rows == 0
 
@@ -181,7 +180,6 @@ def test_mask_that_raises_an_error_costs_its_text_alone(when):
     ids=["in a prompt", "in a later prompt", "in a text", "in an adapter"],
 )
 def test_step_that_raises_an_error_leaves_the_core_as_new(part, num_passes):
-    """Wherever it is raised, the running requests leave nothing behind, and later ones complete."""
     prompts, expected = all_by_hand("projected")
     model = make_model()
     core, passes = make_core(model, max_rows=4), iter(range(100))
@@ -212,7 +210,7 @@ def test_all_tensors_of_a_pass_are_on_the_models_device():
         core.step()
 
 
-def test_memory_is_taken_by_need_and_a_request_beyond_it_fails_alone():
+def test_memory_is_used_as_needed_and_only_a_request_beyond_it_fails():
     model = make_model()
     long, short = [3] * 150, [[4 + number, 5, 6] for number in range(20)]
     # Room for the long one and twelve short ones; sized by the longest there would be two rows.

@@ -15,7 +15,7 @@ import pytest
 
 from tests.errors import raises
 from tests.world.models import NUM_ITEMS, NUM_USERS, toy_tokenizer
-from tests.xrec.generate.cores import generate, greedy_by_hand
+from tests.xrec.generate.cores import generate, greedy_by_hand, with_all_tokens
 from tests.xrec.generate.vllm.vllm_town import (
     V,
     attached,
@@ -25,7 +25,6 @@ from tests.xrec.generate.vllm.vllm_town import (
     make_model,
     make_prompts,
     need_vllm_cpu,
-    with_all_tokens,
 )
 from xrec.config import DecodingConfig, Injection
 from xrec.errors import ModelError
@@ -138,9 +137,7 @@ def _bytes_of_blocks(num_blocks: int, num_heads: int) -> int:
 
 
 @pytest.mark.parametrize(("rule", "eager"), [("projected", False), ("direct", True)])
-def test_generate_in_chunks_within_an_entity_and_preempted_gives_the_same_tokens(
-    tmp_path, rule, eager
-):
+def test_generate_in_chunks_with_preemption_gives_the_same_tokens(tmp_path, rule, eager):
     """Steps of 16 tokens, entities of 3, and 16 texts for a memory of 6 blocks."""
     engine = make_engine(
         tmp_path,
@@ -160,7 +157,7 @@ def test_generate_in_chunks_within_an_entity_and_preempted_gives_the_same_tokens
 
 
 @pytest.mark.slow
-def test_generate_on_two_ranks_and_a_small_budget_gives_the_same_tokens_or_says_why_not(tmp_path):
+def test_generate_on_two_ranks_with_a_small_budget_gives_the_same_tokens(tmp_path):
     """On each of two ranks: a query head pair, a key head, and memory for 6 blocks of 32 tokens."""
     expected = _until(_by_hand("llama", "direct"), (toy_tokenizer().eos_token_id, 3))
     settings = {
@@ -183,6 +180,6 @@ def test_generate_on_two_ranks_and_a_small_budget_gives_the_same_tokens_or_says_
         ("llama", {"vllm": {"no_such_option": 1}}, "option_unknown", "engine.vllm"),
     ],
 )
-def test_engine_that_cannot_be_is_refused(tmp_path, family, changes, code, key):
+def test_engine_with_invalid_settings_is_refused(tmp_path, family, changes, code, key):
     with raises(ModelError, code, key):
         make_engine(tmp_path, family, "none", **changes)

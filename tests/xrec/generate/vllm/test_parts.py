@@ -6,9 +6,7 @@ vLLM need not be installed for these tests: where its modules are imported, they
 import importlib
 import subprocess
 import sys
-from pathlib import Path
-from types import ModuleType, SimpleNamespace
-from typing import Any
+from types import SimpleNamespace
 from unittest.mock import MagicMock
 
 import pytest
@@ -26,71 +24,34 @@ GPUS = {0: (10, 80), 1: (72, 80), 2: (40, 80)}
 
 
 @pytest.fixture
-def vllm(monkeypatch):
-    """A stand-in for vLLM that sees GPU 1 and GPU 2 in this order."""
+def arguments(monkeypatch):
+    """Our module, imported with a stand-in for vLLM that sees GPU 1 and GPU 2 in this order."""
     vllm = MagicMock()
     parts = ("exceptions", "inputs", "platforms", "sampling_params", "utils", "utils.import_utils")
     for name in ("vllm", *(f"vllm.{part}" for part in parts)):
         monkeypatch.setitem(sys.modules, name, vllm)
-    vllm.current_platform.device_type = "cuda"
     vllm.current_platform.visible_device_id_to_physical_device_id = lambda place: place + 1
-    vllm.current_platform.supported_dtypes = [torch.float16, torch.float32]
-    vllm.import_pynvml.return_value = SimpleNamespace(
-        nvmlInit=lambda: None,
-        nvmlShutdown=lambda: None,
-        nvmlDeviceGetHandleByIndex=lambda index: index,
-        nvmlDeviceGetMemoryInfo=lambda index: SimpleNamespace(
-            free=GPUS[index][0], total=GPUS[index][1]
-        ),
-    )
-    return vllm
+    nvml = vllm.import_pynvml.return_value
+    nvml.nvmlDeviceGetHandleByIndex = GPUS.get
+    nvml.nvmlDeviceGetMemoryInfo = lambda gpu: SimpleNamespace(free=gpu[0], total=gpu[1])
+    name = "xrec.generate.vllm.arguments"
+    monkeypatch.setitem(sys.modules, name, None)  # restored after the test
+    del sys.modules[name]
+    return importlib.import_module(name)
 
 
-@pytest.fixture
-def load(vllm, monkeypatch):
-    """Return a function that imports one of our modules with the stand-in, for this test only."""
-
-    def load(name: str) -> ModuleType:
-        monkeypatch.setitem(sys.modules, name, None)
-        del sys.modules[name]
-        return importlib.import_module(name)
-
-    return load
-
-
-@pytest.fixture
-def arguments(load):
-    return load("xrec.generate.vllm.arguments")
-
-
-def started_with(
-    arguments: ModuleType, stub: MagicMock, device: str = "cuda", **options: Any
-) -> dict[str, Any]:
-    options = {"gpu_memory_utilization": 0.5, **options}
-    arguments.engine_arguments(
-        Path("llm"),
-        SimpleNamespace(architectures=["Qwen3ForCausalLM"]),
-        "direct",
-        EngineConfig(kind="vllm", max_rows=7, kv_cache_gib=1.0, vllm=options),
-        dtype=torch.float16,
-        device=torch.device(device),
-    )
-    return dict(stub.EngineArgs.call_args.kwargs)
-
-
-@pytest.mark.parametrize(("num_gpus", "expected"), [(1, 0.45), (2, 0.25)])
-def test_memory_is_the_share_free_on_the_fullest_gpu(arguments, vllm, num_gpus, expected):
-    found = started_with(arguments, vllm, tensor_parallel_size=num_gpus)
-    assert found["gpu_memory_utilization"] == pytest.approx(expected)
-    assert not {"kv_cache_memory_bytes", "block_size"} & found.keys()
+@pytest.mark.parametrize(("num_gpus", "expected"), [(1, 0.9), (2, 0.5)])
+def test_free_memory_is_that_of_the_fullest_visible_gpu(arguments, num_gpus, expected):
+    assert arguments.free_share(num_gpus) == expected
 
 
 @pytest.mark.parametrize(
     "option", ["speculative_config", "enable_lora", "logits_processors", "generation_config"]
 )
-def test_options_that_would_break_texts_are_refused(arguments, vllm, option):
+def test_options_that_would_break_texts_are_refused(arguments, option):
+    config, given = EngineConfig(kind="vllm", vllm={option: 1}), MagicMock()
     with raises(ModelError, "option_forbidden", key="engine.vllm", saw=option):
-        started_with(arguments, vllm, **{option: 1})
+        arguments.engine_arguments(given, given, "direct", config, dtype=given, device=given)
 
 
 NUM_HEADS, HEAD_DIM, H = 8, 3, 24
@@ -154,43 +115,33 @@ class FusedProjection(nn.Linear):
         return super().forward(hidden), None
 
 
-def test_buffer_holds_the_latest_step_and_zeros_at_one_address():
-    buffer = InjectionBuffer([FusedProjection()], "projected", 6)
-    address = buffer.values.data_ptr()
-    for rows in ([0, 1, 2, 3, 4], [3, 1], None, [5], None, None, [0]):
-        expected = torch.zeros(6, H)
-        if rows is None:
-            buffer.clear()
-        else:
-            vectors = torch.randn(len(rows), H)
-            buffer.write(torch.tensor(rows), vectors)
-            expected[rows] = vectors
-        assert torch.equal(buffer.values, expected)
-    assert buffer.values.data_ptr() == address
-    assert not buffer.state_dict()  # nothing that a checkpoint must hold
-
-
 @pytest.mark.parametrize("rule", ["projected", "direct", "none"])
-def test_buffer_rows_are_added_to_input_or_output_of_each_layer(rule):
+def test_buffer_adds_the_rows_of_the_latest_step_to_input_or_output_of_each_layer(rule):
     torch.manual_seed(0)
     layers = [FusedProjection() for _ in range(2)]
-    hidden, vectors = torch.randn(4, H), torch.randn(2, H)
+    hidden = torch.randn(9, H)
     plain = [layer(hidden)[0] for layer in layers]
     buffer = InjectionBuffer(layers, rule, 9)
-    buffer.write(torch.tensor([2, 0]), vectors)
-    for layer, before in zip(layers, plain, strict=True):
-        change = {
-            "projected": vectors @ layer.weight.T,
-            "direct": added(layer, vectors, "direct"),
-            "none": torch.zeros(2, 36),
-        }
-        after, bias = layer(hidden)
-        expected = before.index_add(0, torch.tensor([2, 0]), change[rule])
-        torch.testing.assert_close(after, expected)
-        assert bias is None
-        assert set(layer.state_dict()) == {"weight", "bias"}
-    buffer.clear()
-    torch.testing.assert_close(layers[0](hidden)[0], plain[0])
+    address = buffer.values.data_ptr()
+    for rows in ([0, 1, 2, 3, 8], [2, 0], [], [3], [], [0]):
+        vectors = torch.randn(len(rows), H)
+        if rows:
+            buffer.write(torch.tensor(rows), vectors)
+        else:
+            buffer.clear()
+        expected = torch.zeros(9, H)
+        expected[rows] = vectors
+        for layer, before in zip(layers, plain, strict=True):
+            change = {
+                "projected": expected @ layer.weight.T,
+                "direct": added(layer, expected, "direct"),
+                "none": torch.zeros(9, 36),
+            }
+            after, bias = layer(hidden)
+            torch.testing.assert_close(after, before + change[rule])
+            assert bias is None
+            assert set(layer.state_dict()) == {"weight", "bias"}  # nothing for a checkpoint
+    assert buffer.values.data_ptr() == address
 
 
 def test_buffer_direct_of_a_model_with_a_wider_query_is_refused():
@@ -207,7 +158,7 @@ def test_version_that_was_not_tested_is_refused_with_what_to_do(version, monkeyp
         check_installed_vllm()
 
 
-def test_plugin_imports_nothing_that_vllms_start_could_stumble_over():
+def test_plugin_imports_no_heavy_package():
     code = (
         "import sys, xrec.generate.vllm.plugin; "
         "print(sorted({'torch', 'torch_geometric', 'pandas', 'vllm'} & set(sys.modules)))"

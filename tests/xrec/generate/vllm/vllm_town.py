@@ -2,7 +2,6 @@
 
 import json
 import random
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,6 @@ from xrec.adapter.artifact import TrainedAdapter
 from xrec.adapter.model import attach_adapters
 from xrec.config import EngineConfig, Injection
 from xrec.graph.artifact import GraphEmbeddings
-from xrec.llm.collaborative import Vocabulary
 
 V, H = len(toy_tokenizer()), 128
 
@@ -148,20 +146,6 @@ def make_prompts(num_prompts: int = 100) -> list[list[int]]:
     shared = [5] * 64
     ends = [[*shared, V + NUM_USERS + item] for item in range(NUM_ITEMS)]
     return [*prompts[: num_prompts - NUM_ITEMS], *ends]
-
-
-def with_all_tokens(prompt: Sequence[int], vocabulary: Vocabulary) -> list[int]:
-    """Return `prompt` with all tokens of each user and item instead of the first one."""
-    ids: list[int] = []
-    for token in prompt:
-        entity = token - vocabulary.num_text_tokens
-        if entity < 0:
-            ids.append(token)
-        elif entity < vocabulary.num_users:
-            ids += vocabulary.user_tokens(entity)
-        else:
-            ids += vocabulary.item_tokens(entity - vocabulary.num_users)
-    return ids
 
 
 def attached(

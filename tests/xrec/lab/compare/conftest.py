@@ -1,7 +1,4 @@
-"""Comparisons in a small town without a language model and without Ray.
-
-Texts of entries that train are made from references.
-"""
+"""Comparisons in a small town without a language model, training or Ray."""
 
 import random
 from collections.abc import Callable, Sequence
@@ -9,7 +6,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -28,7 +24,7 @@ MakeConfig = Callable[..., CompareConfig]
 @pytest.fixture(scope="session")
 def town(tmp_path_factory):
     """Dataset, graph and language model; tests must not change them."""
-    return build_workspace(tmp_path_factory.mktemp("compare"))
+    return build_workspace(tmp_path_factory.mktemp("compare"), num_users=24)
 
 
 @pytest.fixture
@@ -56,37 +52,21 @@ _KEPT = {"ours": 0.8, "constant": 0.4, "lora": 0.6}
 
 @dataclass
 class Done:
-    """What a comparison did: the entries that were made new, and the texts that were scored.
+    """The entries that a comparison made, and the number of texts that it scored."""
 
-    stop_at: the number of the step, counted over making and scoring, before which it is killed.
-    """
-
-    stop_at: int | None = None
     made: list[str] = field(default_factory=list)
     num_scored: int = 0
-    num_steps: int = 0
-
-    def step(self) -> None:
-        self.num_steps += 1
-        if self.num_steps == self.stop_at:
-            raise KeyboardInterrupt
 
     def make(self, given: Inputs, entry: Entry) -> EntryTexts:
-        """The texts of an entry; those that train are references with words left out by chance."""
-        is_new = not entry.location.exists()
-        self.step()
-        found = (_from_references if entry.name in _KEPT else make)(given, entry)
-        if is_new:
+        """Return an entry's texts; those of trained ones are references that lack some words."""
+        if not entry.location.exists():
             self.made.append(entry.title)
-        return found
+        return (_from_references if entry.name in _KEPT else make)(given, entry)
 
     def score(self, make: Any, texts: Sequence[Any], **_: Any) -> Any:
-        """As `map_in_processes`, in this one."""
-        score = make()
-        for place, each in enumerate(texts):
-            self.step()
-            self.num_scored += 1
-            yield place, score(each)
+        """Do what `map_in_processes` does, in this process."""
+        self.num_scored += len(texts)
+        return enumerate(map(make(), texts))
 
 
 def _from_references(given: Inputs, entry: Entry) -> EntryTexts:
@@ -108,11 +88,7 @@ def run(config: CompareConfig, done: Done | None = None) -> Manifest:
         return compare(config, settings, inputs)
 
 
-def table(config: CompareConfig) -> pa.Table:
-    """The table of a finished comparison, read without xrec."""
-    return pq.read_table(Path(config.artifact("comparison")) / "table.parquet")
-
-
 def figures(config: CompareConfig) -> dict[tuple[str, str], dict[str, Any]]:
-    rows = table(config).to_pylist()
+    """Return the rows of a finished comparison by entry and metric."""
+    rows = pq.read_table(Path(config.artifact("comparison")) / "table.parquet").to_pylist()
     return {(row["entry"], row["metric"]): row for row in rows}

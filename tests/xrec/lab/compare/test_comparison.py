@@ -1,4 +1,4 @@
-"""A comparison from beginning to end, with judges and with rankers of statements."""
+"""A comparison from beginning to end, and rankers of statements."""
 
 from pathlib import Path
 from typing import Any
@@ -24,14 +24,14 @@ def pairs_of(config: CompareConfig, split: Any = "test") -> list[HeldOutPair]:
 
 
 def texts_of(path: Path, pairs: list[HeldOutPair]) -> dict[str, Any]:
-    """A table in which each pair has its reference as its text, as `texts` of a config."""
+    """Write a table in which each pair's text is its reference; return keys of a config."""
     names = {"user_id": "u", "item_id": "i", "explanation": "says"}
     rows = [{"u": pair.user_id, "i": pair.item_id, "says": pair.reference} for pair in pairs]
     texts = {"public": {"uri": str(write_json_lines(path, rows)), "columns": names}}
     return {"entries": ["profile", "public"], "texts": texts}
 
 
-def test_compare_takes_what_is_there_and_makes_what_is_added_alone(make_config, tmp_path):
+def test_compare_makes_only_the_entries_that_are_new(make_config, tmp_path):
     config, again = make_config(entries=["ours", "profile"], seeds=[0, 1]), Done()
     manifest = run(config)
     assert run(config, again).files == manifest.files
@@ -59,7 +59,7 @@ def test_compare_takes_what_is_there_and_makes_what_is_added_alone(make_config, 
     assert file.read_bytes() == before
 
 
-def test_compare_killed_amid_a_write_starts_anew(make_config, monkeypatch):
+def test_compare_that_was_killed_while_writing_starts_over(make_config, monkeypatch):
     config = make_config()
     whole = run(config)
     with monkeypatch.context() as patch:
@@ -74,7 +74,7 @@ def test_compare_killed_amid_a_write_starts_anew(make_config, monkeypatch):
     assert run(config).files == whole.files
 
 
-def test_compare_texts_from_elsewhere_lack_what_the_table_lacks(make_config, tmp_path):
+def test_texts_from_elsewhere_may_lack_pairs(make_config, tmp_path):
     pairs = pairs_of(make_config())
     config = make_config(**texts_of(tmp_path / "texts.jsonl", pairs[::2]))
     run(config)
@@ -86,12 +86,12 @@ def test_compare_texts_from_elsewhere_lack_what_the_table_lacks(make_config, tmp
     assert f"{len(pairs) - len(pairs[::2])} no_text" in page
 
 
-def test_compare_what_cannot_be_compared_is_refused_before_anything_is_made(make_config, tmp_path):
+def test_compare_refuses_bad_inputs_before_it_makes_anything(make_config, tmp_path):
     path, validation = tmp_path / "texts.jsonl", pairs_of(make_config(), "validation")
     done = Done()
     with raises(DataError, "texts_of_other_pairs", "public"):
         run(make_config(**texts_of(path, validation)), done)
-    assert done.num_steps == 0
+    assert (done.made, done.num_scored) == ([], 0)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("xrec.lab.compare.entries.drawn_pairs", lambda pairs, count: pairs[:1] * 2)
         with raises(DataError, "no_references", "splits.test", 2):
@@ -105,16 +105,9 @@ def test_compare_what_cannot_be_compared_is_refused_before_anything_is_made(make
 RANKING = {"ranking_ndcg", "ranking_recall", "ranking_precision"}
 
 
-@pytest.fixture(scope="module")
-def workspace(tmp_path_factory):
-    """A dataset with the aspects of profiles."""
-    folder = tmp_path_factory.mktemp("rankings")
-    town_of_profiles(folder)
-    return str(folder)
-
-
-def test_rankers_stand_below_the_entries_with_rankings_alone(make_config, workspace, tmp_path):
-    config = make_config(workspace=workspace, entries=["profile"])
+def test_rankers_follow_the_entries_and_have_rankings_only(make_config, tmp_path):
+    town_of_profiles(tmp_path)
+    config = make_config(workspace=str(tmp_path), entries=["profile"])
     run(config)
     found = figures(config)
     assert list(dict.fromkeys(entry for entry, _ in found)) == ["profile", *RANKERS]

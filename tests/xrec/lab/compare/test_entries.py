@@ -41,8 +41,8 @@ WITHOUT_PROFILE = {
         ("constant", {"model.vectors": "constant"}),
     ],
 )
-def test_variant_changes_what_its_name_says_and_nothing_else(variant, expected):
-    """Of the train-adapter run of the same keys with the entry's seed."""
+def test_variant_changes_only_what_its_name_says(variant, expected):
+    """It is compared with the train-adapter run of the same keys and the entry's seed."""
     values = {**COMPARE, "prompt": {**PROMPT, "aspects": 3}, "training": {"num_epochs": 3}}
     own = {"training": {"num_epochs": 3, "seed": 2}}
     own["artifacts"] = {"adapter": "a"}
@@ -58,7 +58,7 @@ def test_variant_changes_what_its_name_says_and_nothing_else(variant, expected):
     assert found == expected
 
 
-def test_texts_of_an_entry_are_a_backfill_that_no_failures_stop():
+def test_entrys_texts_come_from_a_backfill_that_no_failures_stop():
     folders = (open_location(f"/{name}") for name in ("texts", "adapter"))
     backfill = backfill_of(make_config(), 5, "pairs.parquet", *folders)
     assert (backfill.decoding.seed, backfill.max_failed_share) == (5, 1.0)
@@ -88,7 +88,7 @@ def test_texts_of_an_endpoint_are_those_of_its_model():
         ("zero_shot", {"text": {"checks": {"unsupported": True}}}, True),
     ],
 )
-def test_entries_that_chance_does_not_touch_have_no_seed(name, decoding, expected):
+def test_entries_have_seeds_if_their_texts_depend_on_chance(name, decoding, expected):
     texts = {"public": {"uri": "a.jsonl"}}
     config = make_config(decoding=decoding, texts=texts, entries=["ours", "public"])
     assert is_seeded(config, name) is expected

@@ -1,4 +1,4 @@
-"""The figures of a comparison from scores and texts that are written down here."""
+"""The figures of a comparison from given scores and texts."""
 
 import math
 from typing import Any
@@ -29,23 +29,16 @@ DATASET = dataset_of()
 
 def scored(values: list[float]) -> Run:
     texts = [f"text {value}" for value in values]
-    table = pa.table(
-        {
-            "user_id": [pair.user_id for pair in PAIRS],
-            "item_id": [pair.item_id for pair in PAIRS],
-            "text": texts,
-            "coverage": [1.0] * len(PAIRS),
-            "rouge_l": values,
-        }
-    )
+    users, items = zip(*(pair.ids for pair in PAIRS), strict=True)
+    ids = {"user_id": users, "item_id": items}
+    table = pa.table({**ids, "text": texts, "coverage": [1.0] * len(PAIRS), "rouge_l": values})
     return Run(table, corpus_scores(PAIRS, texts))
 
 
 def result(make_config: MakeConfig, runs: dict[str, list[list[float]]], **changes: Any) -> Result:
-    """The result of entries whose seeds have these values of ROUGE-L by pair."""
-    config = make_config(
-        entries=list(runs), seeds=list(range(max(map(len, runs.values())))), **changes
-    )
+    """Return the result of entries whose seeds have these values of ROUGE-L by pair."""
+    seeds = list(range(max(map(len, runs.values()))))
+    config = make_config(entries=list(runs), seeds=seeds, **changes)
     all_values = {name: iter(values) for name, values in runs.items()}
     entries = {entry: next(all_values[entry.name]) for entry in entries_of(config)}
     costs = {"training_seconds": 7.0, "num_trained_parameters": 5}
@@ -58,17 +51,13 @@ def result(make_config: MakeConfig, runs: dict[str, list[list[float]]], **change
 
 
 FLAT = [0.5] * 9
-BETTER = [0.7, 0.8, 0.75, 0.7, 0.8, 0.75, 0.7, 0.8, 0.75]
-
-
-def page_of(found: Result, **more: Any) -> str:
-    return markdown_page(found, PAIRS, more.get("failed", {}), more.get("examples", []))
+BETTER = [0.7, 0.8, 0.75] * 3
 
 
 def test_page_has_missing_texts_and_the_same_pairs_side_by_side(make_config):
     found = result(make_config, {"ours": [FLAT], "profile": [BETTER]})
     example = Example(PAIRS[4], "A & B", {"ours": "One\n line.", "profile": None})
-    page = page_of(found, failed={"ours": {"empty_text": 2}}, examples=[example])
+    page = markdown_page(found, PAIRS, {"ours": {"empty_text": 2}}, [example])
     assert "- `ours` has no text of some pairs, over all seeds: 2 empty_text" in page
     assert page.split("## User u1, item i1 (A & B)")[1].split("\n")[2:5] == [
         "- `reference`: Reference of 1 and 1.",
@@ -85,25 +74,20 @@ def test_page_has_missing_texts_and_the_same_pairs_side_by_side(make_config):
         ({"ours": [FLAT] * 3, "public": [BETTER]}, {"public": {"uri": "a.jsonl"}}, "public", False),
     ],
 )
-def test_difference_is_marked_from_three_seeds_of_each_that_is_trained_on(
+def test_difference_is_marked_if_trained_entries_have_three_seeds(
     make_config, runs, texts, without, is_marked
 ):
     found = result(make_config, runs, texts=texts)
-    told = f"No verdict on {without}: it takes 3 seeds of each of the two that is trained."
-    assert found.without_verdict == (told if without else "")
-    assert ("No verdict" in page_of(found)) == bool(without)
-    assert ("0.750*" in page_of(found)) is is_marked
+    page = markdown_page(found, PAIRS, {}, [])
+    assert (f"No verdict on {without}" in found.without_verdict) == bool(without)
+    assert ("No verdict" in page) == bool(without)
+    assert ("0.750*" in page) is is_marked
 
 
-def _run(rouge: list[float], fmr: list[float | None], usr: float, users: str = "aabbcc") -> Run:
+def _run(rouge: list[float], fmr: list[float | None], usr: float) -> Run:
+    ids = {"user_id": list("aabbcc"), "item_id": [f"i{number}" for number in range(6)]}
     table = pa.table(
-        {
-            "user_id": list(users),
-            "item_id": [f"i{number}" for number in range(6)],
-            "text": ["text"] * 6,
-            "rouge_l": pa.array(rouge, pa.float64()),
-            "fmr": pa.array(fmr, pa.float64()),
-        }
+        {**ids, "text": ["text"] * 6, "rouge_l": rouge, "fmr": pa.array(fmr, pa.float64())}
     )
     return Run(table, {"usr": usr})
 
@@ -114,7 +98,7 @@ RUNS = [
 ]
 
 
-def test_figures_are_means_of_pairs_and_seeds_with_the_mean_of_each_seed():
+def test_figures_are_means_over_pairs_and_seeds_and_of_each_seed():
     rouge, fmr, usr = metric_rows(RUNS)
     assert (rouge.metric, rouge.num_pairs) == ("rouge_l", 6)
     assert rouge.value == pytest.approx(0.45)
@@ -139,7 +123,7 @@ def test_differences_are_of_the_same_pairs_minus_the_first_entry():
 # Texts that are copied
 
 
-def test_nearest_takes_the_nearest_users_words_of_the_item_by_the_cosine():
+def test_nearest_copies_the_items_text_by_the_user_with_the_nearest_cosine():
     # User 0 points to the right. User 1 is long and 60 degrees off; user 2 is short and 10 off.
     sixty, ten = math.radians(60), math.radians(10)
     users = [
@@ -153,7 +137,7 @@ def test_nearest_takes_the_nearest_users_words_of_the_item_by_the_cosine():
     assert nearest_texts(explained([]), graph, held_out((0, 0))) == {("u0", "i0"): None}
 
 
-def test_table_gives_texts_by_pair_and_is_refused_if_it_cannot_be_used(tmp_path):
+def test_table_from_elsewhere_gives_texts_by_pair_or_is_refused(tmp_path):
     def read(*rows: dict[str, Any], text: str = "xrec") -> dict[tuple[str, str], str | None]:
         uri = str(write_json_lines(tmp_path / "texts.jsonl", rows))
         columns = {"user_id": "uid", "item_id": "iid", "explanation": text}

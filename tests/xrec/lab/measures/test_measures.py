@@ -1,4 +1,4 @@
-"""The measures of texts against references, and statements of texts against those of reviews."""
+"""The measures of texts against references, and their statements against those of reviews."""
 
 import math
 
@@ -49,7 +49,7 @@ def scores(measure: Measure, texts: list[str]) -> dict[str, np.ndarray]:
     return dict(zip(names, measure.load()(texts), strict=True))
 
 
-def test_table_has_a_row_per_pair_and_a_column_per_metric_and_the_missing_text_is_empty():
+def test_table_has_a_row_per_pair_and_a_missing_text_is_empty():
     table = load_scorer(measures_of(WITHOUT_MODELS, DATASET, PAIRS), PAIRS)(ALL)
     rows = table.to_pylist()
     assert [(row["user_id"], row["item_id"], row["text"]) for row in rows] == [
@@ -66,7 +66,7 @@ def test_table_has_a_row_per_pair_and_a_column_per_metric_and_the_missing_text_i
     assert [visible(text) for text in (None, " \n", "\u200b", " a")] == ["", "", "", " a"]
 
 
-def test_every_metric_of_the_table_is_described_and_nothing_else():
+def test_table_metrics_describe_every_metric_and_nothing_else():
     for dataset in (DATASET, dataset_of()):  # the other one has no aspects
         table = load_scorer(measures_of(WITHOUT_MODELS, dataset, PAIRS), PAIRS)(ALL)
         metrics = table_metrics(WITHOUT_MODELS, dataset)
@@ -85,7 +85,7 @@ def test_bleu_rouge_and_usr_equal_the_formulas_by_hand():
     # All n-grams are right; the text is half as long as its reference.
     half = corpus_scores(of("a b c d e f g h"), ["a b c d"])
     assert half["bleu"] == pytest.approx(100 / math.e)
-    # "the" and "sat" of 4 and 7 words are in both, because words are not stemmed.
+    # Of 4 and 7 words, only "the" and "sat" are in both: words are not stemmed.
     unstemmed = scores(overlap(["the cat sat on a mat here"]), ["the cats sat there"])
     assert unstemmed["rouge_l"] == pytest.approx([4 / 11])
     usr = corpus_scores(PAIRS, ["a b", " a  b", "", ""])["usr"]
@@ -135,13 +135,13 @@ SERVICE, WINE = ("service", "negative"), ("wine list", "positive")
         ("Nothing of all that.", []),
     ],
 )
-def test_statements_of_a_text_are_praise_unless_it_blames_each_aspect_once(text, expected):
+def test_statements_of_a_text_are_praise_unless_it_blames_and_name_each_aspect_once(text, expected):
     signs = {"positive": "+", "negative": "-"}
     found = [(each.aspect, signs[each.sentiment]) for each in STATEMENTS.of_text(text)]
     assert found == expected
 
 
-def test_statements_of_reviews_are_opinions_of_forms_of_an_aspect_and_counted_in_training_alone():
+def test_statements_of_reviews_merge_forms_of_an_aspect_and_count_training_only():
     of_reviews = [STATEMENTS.of_reference(pair) for pair in REVIEWED]
     assert of_reviews == [[GARDEN, SERVICE], [GARDEN], [], []]
     assert STATEMENTS.of_items[1] == {GARDEN: 3, BLAMED: 1}
@@ -151,7 +151,7 @@ def test_statements_of_reviews_are_opinions_of_forms_of_an_aspect_and_counted_in
     assert STATEMENTS.of_all == {GARDEN: 3, BLAMED: 1, SERVICE: 1, WINE: 1}
 
 
-def test_statements_match_by_aspect_and_sentiment_and_aspects_by_what_is_spoken_of():
+def test_statements_match_by_aspect_and_sentiment_but_aspects_by_name():
     beer, nan = "You will like the beer.", np.nan
     texts = ["You will like the garden, the beer and the service.", "", beer, beer]
     measures = (make(lambda: STATEMENTS, REVIEWED) for make in (statements_made, aspects_named))

@@ -1,4 +1,4 @@
-"""What orders texts and statements: rankings by hand, and judges whose scores are known."""
+"""Rankings of statements by hand, and judges whose scores are known."""
 
 import json
 import math
@@ -12,8 +12,9 @@ import pytest
 
 from tests.world.endpoint import ScriptedModel
 from tests.world.town import dataset_of, held_out
+from tests.xrec.text.asked import replies_in
 from xrec.aspects import AspectChooser
-from xrec.config import RANKERS, MetricsConfig, SamplingConfig
+from xrec.config import RANKERS, JobConfig, MetricsConfig, SamplingConfig
 from xrec.data import HeldOutPair
 from xrec.lab.measures.judge import (
     JudgeAccess,
@@ -25,7 +26,6 @@ from xrec.lab.measures.judge import (
 from xrec.lab.measures.measures import load_scorer, measures_of
 from xrec.lab.measures.ranking import StatementsRanked, rankers
 from xrec.lab.measures.statements import Statements
-from xrec.storage import open_location
 from xrec.text import Asker, Prompt
 
 LETTERS = ["amp", "bow", "cap", "drum"]
@@ -61,7 +61,7 @@ STATEMENTS = Statements(DATASET, PAIRS)
         ("", 0, 0, 0),
     ],
 )
-def test_text_ranks_candidates_in_the_order_in_which_it_makes_them(text, ndcg, recall, precision):
+def test_text_ranks_candidates_in_the_order_of_its_statements(text, ndcg, recall, precision):
     found = StatementsRanked(STATEMENTS).columns([PAIR], [text])
     assert [values[0] for values in found] == pytest.approx([ndcg, recall, precision])
 
@@ -83,7 +83,7 @@ def order_of(name: str) -> list[tuple[str, str]]:
     return list(RANKING[name].order(PAIR, ""))
 
 
-def test_rankers_sort_the_candidates_by_what_their_name_says():
+def test_rankers_sort_the_candidates_as_their_names_say():
     drum, bow, no_amp = ("drum", "positive"), ("bow", "positive"), ("amp", "negative")
     # Reviews of the item: no amp 2, drum 2, bow 1; of the user: no amp 2, bow 1; of all: no amp 4,
     # bow 4, drum 2.
@@ -107,17 +107,18 @@ WRITTEN = [*(f"text {n}" for n in range(39)), ""]
 
 
 def _asker(answer: Callable[..., str], folder: Path) -> tuple[Asker, ScriptedModel]:
-    model, replies = ScriptedModel(answer), open_location(str(folder))
-    return Asker(model, SamplingConfig(temperature=1.0), replies, identity={}), model
+    model = ScriptedModel(answer)
+    return Asker(model, SamplingConfig(temperature=1.0), replies_in(folder)), model
 
 
 def _scores(asker: Asker) -> tuple[np.ndarray, np.ndarray]:
-    scores, failed = gpt_scores("ann", asker, [pair.reference for pair in JUDGED], WRITTEN)
+    references = [(pair.user_id, pair.reference) for pair in JUDGED]
+    scores, failed = gpt_scores("ann", asker, references, WRITTEN)
     return scores, failed
 
 
 def _number(prompt: Prompt[Any]) -> int:
-    """The number of the pair that is asked about, also when it is asked for again."""
+    """Return the number of the pair in a question, or in a repeated one."""
     asked = next(each for each in prompt.messages if each.content.startswith('{"prediction"'))
     return int(json.loads(asked.content)["prediction"].split()[-1])
 
@@ -134,7 +135,7 @@ def test_judge_whose_scores_are_known_gives_the_known_table(tmp_path, caplog):
     assert "ann: 39 requests, 390 tokens of prompts and 78 of replies; failed: none" in caplog.text
 
 
-def test_judge_that_gives_no_number_of_some_pairs_leaves_these_out_and_says_why(tmp_path, caplog):
+def test_judge_without_a_number_for_some_pairs_leaves_them_out_and_logs_why(tmp_path, caplog):
     caplog.set_level("INFO", logger="xrec")
     replies = {3: "no idea", 4: '{"score": "high"}', 5: '{"score": 170}', 6: ""}
     replies |= {7: '{"score": true}', 8: " 87 ", 9: "<think>Hm.</think>\n12.5"}
@@ -151,7 +152,7 @@ def test_judge_that_gives_no_number_of_some_pairs_leaves_these_out_and_says_why(
 
 
 def _config(**models: dict[str, Any]) -> MetricsConfig:
-    """A config with a judge of each name; a model without a kind is an endpoint."""
+    """Return a config with these judges; a model without a kind is an endpoint."""
     endpoint = {"kind": "endpoint", "model": "m", "api_key_variable": "JUDGE_KEY"}
     judges = {
         name: model if "kind" in model else {**endpoint, **model} for name, model in models.items()
@@ -172,7 +173,7 @@ def test_judges_of_the_same_model_share_it_and_others_have_their_own(tmp_path, m
 
     monkeypatch.setattr("xrec.lab.measures.judge.load_language_model", load)
     config = _config(ann=_engine("one"), bob=_engine("one", temperature=0.5), cid=_engine("other"))
-    access = JudgeAccess(open_location(str(tmp_path)), keys=judge_keys(config, {}))
+    access = JudgeAccess(JobConfig(workspace=str(tmp_path)), keys=judge_keys(config, {}))
     measures = measures_of(config, dataset_of(40, 1), JUDGED, judges=access)
     score = load_scorer(measures, JUDGED)
     assert loads == ["one", "other"]
@@ -182,7 +183,7 @@ def test_judges_of_the_same_model_share_it_and_others_have_their_own(tmp_path, m
 # Claims
 
 
-def test_claims_count_as_supported_only_with_a_quote_that_is_in_the_evidence(tmp_path):
+def test_claims_count_as_supported_only_with_a_quote_from_the_evidence(tmp_path):
     def claim(verdict: str, quote: str) -> dict[str, str]:
         return {"claim": "it is quiet", "verdict": verdict, "quote": quote}
 
@@ -204,7 +205,7 @@ def test_claims_count_as_supported_only_with_a_quote_that_is_in_the_evidence(tmp
         name = json.loads(asked.content)["text"]
         return json.dumps({"claims": replies[name]}) if name in replies else "no idea"
 
-    evidence = [["A quiet garden, out back.", "Likes jazz."]] * 5
+    evidence = [("u", ["A quiet garden, out back.", "Likes jazz."])] * 5
     asker, model = _asker(answer, tmp_path)
     share, count, failed = claim_shares(asker, evidence, ["all", "some", "none", "broken", ""])
     assert share == pytest.approx([1, 1 / 6, np.nan, np.nan, np.nan], nan_ok=True)
@@ -219,7 +220,7 @@ def _agreement(ann: list[float | None], bob: list[float | None], text: str = "a 
     return agreement_lines("ours", pa.table({"text": [text] * 5, **columns}), ["ann", "bob"])
 
 
-def test_judges_agree_if_they_rank_alike_and_texts_without_a_score_are_left_out():
+def test_judges_agree_if_they_rank_alike_and_missing_scores_are_left_out():
     (line,) = _agreement([1, 2, 3, 4, 5], [38, 39, 40, 41, 42])
     assert line.startswith("Judges ann and bob rank the texts of `ours` alike by 1.00,")
     assert line.endswith("over 5 pairs; their means differ by -37.0.")
