@@ -20,6 +20,8 @@ from xrec.storage import node_folder
 # very slow when anything else runs.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+# Without it, a test that uses Ray without `ray_cluster` starts a cluster that later tests meet.
+os.environ["RAY_ENABLE_AUTO_CONNECT"] = "0"
 
 
 pytest_plugins = ["tests.durations", "tests.seeds", "tests.skips"]
@@ -65,7 +67,7 @@ def xrec_logger():
 @pytest.fixture(scope="session")
 def ray_cluster():
     """Keep Ray initialised in this process: one node with 4 logical CPUs, shared by all tests."""
-    from xrec.cluster import ensure_ray
+    from xrec.cluster.connect import ensure_ray  # `xrec.cluster` may be patched to start nothing
 
     with ensure_ray(RayConfig(address="local", num_cpus=4)):
         yield

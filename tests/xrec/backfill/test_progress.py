@@ -75,7 +75,7 @@ ENDPOINT = {"engine": {"kind": "endpoint", "model": "m", "concurrency": 4}}
         (100, 13, {}),  # four chunks for each of two actors
         (100_000, 1024, {}),
         (100, 25, ENDPOINT),  # always one process
-        (100_000, 32, ENDPOINT),  # eight rounds of requests, whose replies a kill loses
+        (100_000, 1024, ENDPOINT),  # a kill loses no reply, since each is stored within seconds
         (100_000, 7, {"rows_per_chunk": 7}),
     ],
 )
