@@ -1,6 +1,5 @@
 """Whole runs: what is written, held out, retried and carried; texts that solicit."""
 
-import functools
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -63,22 +62,22 @@ TOWN = SecretTown(
 REFUSED = "refused"
 
 
-class QuotingAnnotator:
-    """Writes all that it is shown, so that a leak shows, and lists the rows in the file `asked`.
+class Quoting:
+    """An annotator that writes all that it is shown, so that a leak shows; and its runs.
 
-    A review with the word `refuse` fails unless the file `fixed` exists. One with the word `blame`
-    has negative aspects and no explanation.
+    All runs are over the same file of reviews. A review with the word `refuse` fails unless the
+    file `fixed` exists. One with the word `blame` has negative aspects and no explanation.
     """
 
     def __init__(self, folder: Path):
-        self._folder = folder
+        self.folder = folder
 
     def write(self, rows: Sequence[Input]) -> Written:
         return Written([self._text(row) for row in rows], {"asked": len(rows)})
 
     def _text(self, row: Input) -> Text | Failure:
         ids = [getattr(row, name) for name in ("user_id", "item_id") if hasattr(row, name)]
-        with (self._folder / "asked").open("a") as file:
+        with (self.folder / "asked").open("a") as file:
             file.write(" ".join(ids) + "\n")
         match row:
             case ItemInput():
@@ -91,24 +90,13 @@ class QuotingAnnotator:
 
     def _pair(self, row: PairInput) -> PairText | Failure:
         """Return the review as explanation, and each of its words as an aspect."""
-        if "refuse" in row.review.review and not (self._folder / "fixed").exists():
+        if "refuse" in row.review.review and not (self.folder / "fixed").exists():
             return Failure(REFUSED, "as asked", reply=f"reply to {row.user_id}")
         words = dict.fromkeys(row.review.review.lower().replace(".", "").split())
         if "blame" in words:
             return PairText("", tuple(Aspect(word, "", "negative") for word in words))
         aspects = tuple(Aspect(word, "", "positive") for word in words)
         return PairText(_shown(row.review, row.item), aspects)
-
-
-def _shown(review: Review, item: ItemText | None) -> str:
-    return f"{review.review} {item.profile if item else ''}"
-
-
-class Quoting:
-    """Runs of a QuotingAnnotator, all over the same file of reviews."""
-
-    def __init__(self, folder: Path):
-        self.folder = folder
 
     def config(self, *rows: dict[str, Any], name: str = "ws", **values: Any) -> AnnotateConfig:
         """Write the reviews, if any are given, and return a config for the file."""
@@ -118,8 +106,7 @@ class Quoting:
         return annotate_config(self.folder / name, path.parent, **values)
 
     def spec(self, **changes: Any) -> AnnotatorSpec:
-        make = functools.partial(_make, self.folder)
-        spec = AnnotatorSpec({"kind": "quoting"}, {}, (REFUSED,), make, folds=0)
+        spec = AnnotatorSpec({"kind": "quoting"}, {}, (REFUSED,), lambda *where: self, folds=0)
         return replace(spec, **changes)
 
     def run(self, config: AnnotateConfig, **spec: Any) -> Manifest:
@@ -135,8 +122,8 @@ class Quoting:
         return Counter(lines)
 
 
-def _make(folder: Path, output: object, attempt: int) -> QuotingAnnotator:
-    return QuotingAnnotator(folder)
+def _shown(review: Review, item: ItemText | None) -> str:
+    return f"{review.review} {item.profile if item else ''}"
 
 
 @pytest.fixture

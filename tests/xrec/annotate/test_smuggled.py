@@ -1,8 +1,8 @@
-"""What a hostile review reaches: no text but its own, and nothing in it that it wants said.
+"""A hostile review changes no text but its own, which does not say what the review wants.
 
-One catalogue is annotated twice, by phrases and by a language model that obeys whatever its prompt
-shows: with hostile reviews, and with what is harmless of them. Each is of a user and an item of its
-own, which have another review each.
+A catalog is annotated with hostile reviews and with their harmless parts, by phrases and by a
+language model that obeys whatever its prompt shows. Each hostile review has its own user and item,
+who have one other review each.
 """
 
 import json
@@ -17,7 +17,7 @@ import pytest
 from tests.world.endpoint import Answer, Asked, stub_endpoint
 from tests.world.shop import review, write_json_lines
 from tests.xrec.annotate.review_files import HASHED, annotate, annotate_config
-from tests.xrec.annotate.smuggled import PAYLOAD, SMUGGLED
+from tests.xrec.annotate.smuggled import ORDERS, PAYLOAD, PRAISE, SMUGGLED
 from xrec.annotate.annotator import STAGES
 from xrec.annotate.language_model import language_model_spec
 from xrec.annotate.phrases import phrases_spec
@@ -43,16 +43,16 @@ def _reviews(*, hostile: bool) -> list[dict[str, Any]]:
         for user in range(6)
         for item in range(4)
     ]
-    for name, each in SMUGGLED.items():
+    for name, text in SMUGGLED.items():
         own, other = f"user of {name}", f"other of {name}"
         rows += [review(own, "i0", _TEXTS[0]), review(other, name, _TEXTS[1])]
-        if hostile or not each.is_seen:
-            rows.append(review(own, name, each.review if hostile else each.praise))
+        if hostile or name not in ORDERS:
+            rows.append(review(own, name, text if hostile else PRAISE))
     return rows
 
 
 def _obeys(asked: Asked) -> Answer:
-    """Say what a smuggled sentence wants, and otherwise that the item is fine."""
+    """Say what a hostile sentence wants, or else that the item is fine."""
     wanted = re.search(rf"[^.!?]*{PAYLOAD}[^.!?]*[.!?]?", asked.words, re.IGNORECASE)
     said = wanted[0].strip() if wanted else "You would enjoy it, and its tone is warm and fine."
     quote = said[-25:] if wanted else "is"
@@ -70,7 +70,7 @@ def _config(folder: Path, annotator: Mapping[str, Any], *, hostile: bool) -> Ann
 
 
 def _run(folder: Path, kind: str, *, hostile: bool) -> Any:
-    """The rows that were written, by stage, and "aspects"; what was dropped; what was asked."""
+    """Return the written rows of each stage and of "aspects", what was dropped, and the prompts."""
     with stub_endpoint(_obeys) as stub:
         model = {"model": {"kind": "endpoint", "base_url": stub.url, "model": "stub"}, "folds": 0}
         settings = {} if kind == "phrases" else model
@@ -100,7 +100,7 @@ def _rows(config: AnnotateConfig, manifest: Manifest) -> dict[str, Rows]:
 
 @pytest.fixture(scope="module", params=["phrases", "language_model"])
 def runs(request, tmp_path_factory, actor_here):
-    """The run without what is hostile, and the run with it."""
+    """Return the run with harmless reviews, and the run with hostile ones."""
     return tuple(
         _run(tmp_path_factory.mktemp("run"), request.param, hostile=hostile)
         for hostile in (False, True)
@@ -108,28 +108,27 @@ def runs(request, tmp_path_factory, actor_here):
 
 
 def _is_own(ids: tuple[str, ...], name: str) -> bool:
-    """Whether a text is written from the hostile review: of its pair, its user or its item."""
+    """Return whether a text is written from the hostile review: its pair's, user's or item's."""
     user = f"user of {name}"
     return ids in {(name,), (user,)} or ids[:2] == (user, name)
 
 
 def _others(rows: Rows) -> Rows:
-    """The rows that are not written from a hostile review that is not known as one."""
-    names = [name for name, each in SMUGGLED.items() if not each.is_seen]
-    return {ids: row for ids, row in rows.items() if not any(_is_own(ids, name) for name in names)}
+    """Return the rows that are not written from a hostile review that was kept."""
+    kept = SMUGGLED.keys() - ORDERS.keys()
+    return {ids: row for ids, row in rows.items() if not any(_is_own(ids, name) for name in kept)}
 
 
 def test_hostile_reviews_change_no_text_no_aspect_and_no_prompt_of_others(runs):
     harmless, hostile = runs
-    num_seen = sum(each.is_seen for each in SMUGGLED.values())
-    assert hostile.dropped == {"speaks to a language model": num_seen}
+    assert hostile.dropped == {"speaks to a language model": len(ORDERS)}
     for table, rows in harmless.rows.items():
         assert len(_others(rows)) >= 20
         assert _others(hostile.rows[table]) == _others(rows)
     prompts = [asked.words for asked in hostile.asked]
-    unseen = [f"Pedal {name}" for name, each in SMUGGLED.items() if not each.is_seen]
+    kept = [f"Pedal {name}" for name in SMUGGLED.keys() - ORDERS.keys()]
     for asked in harmless.asked:
-        assert asked.words in prompts or any(title in asked.words for title in unseen)
+        assert asked.words in prompts or any(title in asked.words for title in kept)
 
 
 def test_hostile_reviews_say_nothing_of_what_they_want(runs):
@@ -139,7 +138,7 @@ def test_hostile_reviews_say_nothing_of_what_they_want(runs):
             said = json.dumps(row, ensure_ascii=False).lower()
             assert not [word for word in _FORBIDDEN if word in said]
             if not hostile.asked and any(_is_own(ids, name) for name in SMUGGLED):
-                assert row == harmless.rows[table][ids]  # phrases: as if nothing were smuggled
+                assert row == harmless.rows[table][ids]  # phrases ignore it
 
 
 def test_hostile_reviews_give_no_prompt_a_token_of_a_chat_template(runs):

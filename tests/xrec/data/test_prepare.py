@@ -1,7 +1,6 @@
 """`prepare`, from files to artifact: on disk, on S3, twice, on broken input, on the real data."""
 
 import importlib
-import json
 from collections import Counter
 from collections.abc import Mapping
 from itertools import pairwise
@@ -16,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.errors import raises
-from tests.world.shop import with_uris
+from tests.world.shop import with_uris, write_json_lines
 from tests.xrec.data.test_tables import explained
 from xrec.config import PrepareConfig, SplitShares, parse_config
 from xrec.data import Dataset, dataset_settings, open_dataset, read_dataset
@@ -122,9 +121,8 @@ def test_prepare_own_aspects_count_as_their_pairs_do_and_bad_rows_are_findings(t
         (bob, 0, noise, "laut", "positive", "test"),
         (cat, 1, breakfast, "", "positive", "test"),
     ]
-    assert [tuple(row.values()) for row in dataset.low_rated_aspects.to_pylist()] == [
-        (1, 0, 1, 1, 0)
-    ]
+    (low_rated,) = dataset.low_rated_aspects.to_pylist()
+    assert tuple(low_rated.values()) == (1, 0, 1, 1, 0)
     rejected = pq.read_table(tmp_path / "w" / "dataset" / "rejected.parquet")
     assert [(row["line"], row["reason"]) for row in rejected.to_pylist()] == [
         (9, "aspect must not be empty"),
@@ -134,12 +132,11 @@ def test_prepare_own_aspects_count_as_their_pairs_do_and_bad_rows_are_findings(t
 
 
 def test_prepare_without_interactions_has_the_pairs_of_the_aspects(tmp_path):
-    (tmp_path / "topics.jsonl").write_text(
-        "\n".join(
-            json.dumps({"user_id": user, "item_id": 7, "topic": topic, "split": split})
-            for user, topic, split in [(1, "a", None), (1, "b", "test"), (2, "a", "train")]
-        )
-    )
+    rows = [
+        {"user_id": user, "item_id": 7, "topic": topic, "split": split}
+        for user, topic, split in [(1, "a", None), (1, "b", "test"), (2, "a", "train")]
+    ]
+    write_json_lines(tmp_path / "topics.jsonl", rows)
     source = {"kind": "tables", "uri": str(tmp_path), "files": {"aspects": "topics.jsonl"}}
     source["columns"] = {"aspects.aspect": "topic"}
     splits = {"validation": 0, "test": 0}
@@ -190,10 +187,8 @@ def _write_cut(folder: Path, rows: Mapping[str, list[dict[str, Any]]], seed: int
         most = min(9, len(table))
         cuts = sorted(rng.sample(range(1, len(table)), rng.randrange(1, most))) if seed else []
         for number, (start, end) in enumerate(pairwise([0, *cuts, len(table)])):
-            lines = "".join(json.dumps(row) + "\n" for row in table[start:end])
-            path = folder / (f"{name}/{rng.random()}-{number}.jsonl" if seed else f"{name}.jsonl")
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(lines)
+            part = f"{name}/{rng.random()}-{number}.jsonl" if seed else f"{name}.jsonl"
+            write_json_lines(folder / part, table[start:end])
 
 
 def test_prepare_makes_the_same_dataset_from_any_files_order_and_memory(tmp_path):

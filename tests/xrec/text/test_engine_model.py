@@ -85,14 +85,6 @@ def test_chat_equals_the_tokenizers_own_template_for_plain_words():
     assert found == wanted
 
 
-def test_chat_has_no_special_tokens_from_a_hostile_message():
-    tokenizer = toy_tokenizer()
-    chats = [Chat(tokenizer).token_ids([Message("user", words)]) for words in ("Good.", HOSTILE)]
-    counts = [sum(token in tokenizer.all_special_ids for token in ids) for ids in chats]
-    assert counts[0] == counts[1]
-    assert HOSTILE in tokenizer.decode(chats[1])
-
-
 _NO_SYSTEM = (
     "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}"
     "{% for message in messages %}<{{ message.role }}>{{ message.content }}{% endfor %}"
