@@ -5,7 +5,7 @@ adjacency, the layer-0 embeddings, and the optimizer's state. Replicated trainin
 all rows. Otherwise no worker ever holds the rows of all nodes:
 
     a layer     gathers ceil(D / W) columns of all blocks at a time: (W n, D / W)
-    the loss    gathers the rows of a micro-batch's K nodes, (K, D), and returns their gradients
+    the loss    borrows the rows of its own micro-batches from their owners, and returns gradients
 """
 
 from dataclasses import dataclass
@@ -177,16 +177,46 @@ class Partition:
         dist.all_reduce(rows)
         return rows
 
-    def add_rows(self, block: Tensor, nodes: Tensor, rows: Tensor) -> None:
-        """Add all workers' `rows` (K, D) of `nodes` (K,) int64 to their owners' `block` (n, D).
 
-        The nodes are the same on every worker, and may repeat.
-        """
-        if self.blocks.num_blocks == 1:
-            block.index_add_(0, nodes.to(block.device), rows)
+class Borrowed:
+    """The rows of some nodes, borrowed from their owners; every worker borrows its own choice.
+
+    Four collectives: two agree on who sends which rows, one sends the rows, one their gradients. A
+    single block borrows nothing: the rows are its own.
+    """
+
+    def __init__(self, partition: Partition, block: Tensor, nodes: Tensor) -> None:
+        """Borrow the rows of `nodes` (K,) int64, which may repeat, from all `block`s (n, D)."""
+        self._partition, self._block, self.rows = partition, block, block
+        blocks = partition.blocks
+        if blocks.num_blocks == 1:
             return
-        found, own = (each.to(block.device) for each in self.find(nodes))
-        block.index_add_(0, own, self.all_reduce(rows)[found])
+        self._wanted = blocks.rows[nodes].unique()
+        wanted = self._wanted.to(block.device)
+        counts = torch.bincount(wanted // blocks.block_size, minlength=blocks.num_blocks)
+        asked = counts.clone()
+        dist.all_to_all_single(asked, counts)
+        self._received, self._sent = counts.tolist(), asked.tolist()
+        first = partition.rank * blocks.block_size
+        lent = wanted.new_full((sum(self._sent),), first)
+        dist.all_to_all_single(lent, wanted, self._sent, self._received)
+        self._lent = lent - first
+        self.rows = block.new_empty(len(wanted), block.shape[1])
+        dist.all_to_all_single(self.rows, block[self._lent], self._received, self._sent)
+
+    def find(self, nodes: Tensor) -> Tensor:
+        """Return the positions in `self.rows` of borrowed `nodes` (K,) int64."""
+        if self._partition.blocks.num_blocks > 1:
+            nodes = torch.searchsorted(self._wanted, self._partition.blocks.rows[nodes])
+        return nodes.to(self._block.device)
+
+    def give_back(self, gradient: Tensor) -> Tensor:
+        """Return the sum (n, D) of all workers' `gradient`s of the rows that they borrowed here."""
+        if self._partition.blocks.num_blocks == 1:
+            return gradient
+        lent = gradient.new_empty(len(self._lent), gradient.shape[1])
+        dist.all_to_all_single(lent, gradient, self._sent, self._received)
+        return torch.zeros_like(self._block).index_add_(0, self._lent, lent)
 
 
 def _largest(rows: Tensor) -> Tensor:

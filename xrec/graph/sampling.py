@@ -83,6 +83,10 @@ class Batch:
         """Return the number of interactions."""
         return sum(map(len, self.micro_batches))
 
+    def part(self, rank: int, world_size: int) -> tuple[MicroBatch, ...]:
+        """Return the micro-batches that worker `rank` scores."""
+        return self.micro_batches[rank::world_size]
+
 
 def epoch_batches(
     edges: Tensor,
@@ -97,8 +101,8 @@ def epoch_batches(
     """Yield all E interactions of `edges` (2, E) int64 in the epoch's order, as batches.
 
     There are `steps_per_epoch` batches, but at most E; their sizes differ by at most one. They
-    depend only on the arguments, so every worker gets the same batches and takes its own rows of
-    each micro-batch. With `name`, of the edges, the order is in a temporary file of this node.
+    depend only on the arguments, so every worker gets the same batches and scores its own
+    micro-batches of each. With `name`, of the edges, the order is in a temporary file of this node.
     """
     path = name and f"{name}-{seed}-{epoch}.order"
 

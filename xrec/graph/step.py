@@ -3,8 +3,9 @@
     loss = batch_loss(model(adjacency), partition, batch, objective, first_item=num_users)
     (loss + l2_weight * layer0_penalty(model, batch, objective)).backward()
 
-A worker needs memory for its rows and for those of one micro-batch. The time of an epoch is steps x
-propagation + interactions x candidates, which is linear in the number of edges.
+A worker scores whole micro-batches, every W-th. If rows are partitioned, it holds its own and those
+of all its micro-batches. The time of an epoch is steps x propagation + interactions x candidates,
+which is linear in the number of edges.
 """
 
 from typing import Any
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from xrec.graph.lightgcn import LightGCN
 from xrec.graph.loss import Objective
-from xrec.graph.partition import Partition
+from xrec.graph.partition import Borrowed, Partition
 from xrec.graph.sampling import Batch, MicroBatch
 
 
@@ -30,9 +31,9 @@ def batch_loss(
     """Return this worker's part of the batch's mean loss, () float32; the parts add up to it.
 
     vectors (n, D) are this worker's propagated rows; item i is node `first_item` + i. `share` is
-    rank and world size: this worker scores its rows of every micro-batch against all candidates of
-    that micro-batch. Forward also computes the gradient, one micro-batch at a time, and is
-    collective if the rows are partitioned; backward returns it.
+    rank and world size, and chooses this worker's micro-batches (`Batch.part`). Forward also
+    computes the gradient, one micro-batch at a time, and is collective if the rows are partitioned;
+    backward returns it.
     """
     loss: Tensor = _BatchLoss.apply(vectors, partition, batch, objective, first_item, share)  # type: ignore[no-untyped-call]
     return loss
@@ -67,18 +68,19 @@ class _BatchLoss(torch.autograd.Function):
         first_item: int,
         share: tuple[int, int],
     ) -> Tensor:
-        gradient, total = torch.zeros_like(vectors), vectors.new_zeros(())
-        for micro_batch in batch.micro_batches:
-            items = torch.cat([micro_batch.pos_items, micro_batch.negatives]) + first_item
-            nodes = torch.cat([micro_batch.users, items])
-            part = _part(len(micro_batch), *share)
-            weight = (part.stop - part.start) / len(batch)
+        own = batch.part(*share)
+        nodes = [_nodes(micro_batch, first_item) for micro_batch in own]
+        borrowed = Borrowed(partition, vectors, torch.cat([*nodes, torch.empty(0).long()]))
+        gradient, total = torch.zeros_like(borrowed.rows), vectors.new_zeros(())
+        for micro_batch, of_batch in zip(own, nodes, strict=True):
+            at, weight = borrowed.find(of_batch), len(micro_batch) / len(batch)
             # Only the rows in use are a leaf: the gradient of an indexed table would be a whole
             # table for each micro-batch.
-            rows = partition.rows(vectors, nodes).requires_grad_()
-            loss, of_rows = _loss_and_gradient(rows, micro_batch, objective, part, weight)
-            partition.add_rows(gradient, nodes, of_rows)
+            rows = borrowed.rows[at].requires_grad_()
+            loss, of_rows = _loss_and_gradient(rows, micro_batch, objective, weight)
+            gradient.index_add_(0, at, of_rows)
             total += loss
+        gradient = borrowed.give_back(gradient)
         ctx.save_for_backward(gradient)
         return total
 
@@ -88,22 +90,20 @@ class _BatchLoss(torch.autograd.Function):
         return gradient * grad_outputs[0], None, None, None, None, None
 
 
-def _loss_and_gradient(
-    rows: Tensor, batch: MicroBatch, objective: Objective, part: slice, weight: float
-) -> tuple[Tensor, Tensor]:
-    """Return `weight` times the loss of a micro-batch's `part`, and its gradient for `rows`.
+def _nodes(batch: MicroBatch, first_item: int) -> Tensor:
+    """Return the nodes of a micro-batch's users, then of its positive items and negatives."""
+    return torch.cat([batch.users, torch.cat([batch.pos_items, batch.negatives]) + first_item])
 
-    rows (B + K, D) are the vectors of its users, then of its positive items and negatives.
+
+def _loss_and_gradient(
+    rows: Tensor, batch: MicroBatch, objective: Objective, weight: float
+) -> tuple[Tensor, Tensor]:
+    """Return `weight` times the loss of a micro-batch, and its gradient for `rows`.
+
+    rows (B + K, D) are the vectors of `_nodes`.
     """
-    if not weight:  # fewer rows than workers
-        return rows.new_zeros(()), torch.zeros_like(rows)
     with torch.enable_grad():
         users, items = rows.split([len(batch), len(rows) - len(batch)])
-        loss = weight * objective.loss(users[part], items, batch, part)
+        loss = weight * objective.loss(users, items, batch)
         (gradient,) = torch.autograd.grad(loss, rows)
     return loss.detach(), gradient
-
-
-def _part(size: int, rank: int, world_size: int) -> slice:
-    """Return the consecutive rows of worker `rank`; sizes differ by at most one."""
-    return slice(size * rank // world_size, size * (rank + 1) // world_size)

@@ -3,6 +3,7 @@
 Workers are this process with the real DeepSpeed, or processes on a real Ray cluster.
 """
 
+import functools
 import time
 from contextlib import nullcontext
 from typing import Any
@@ -19,8 +20,9 @@ from torch.utils._pytree import tree_leaves
 from tests.errors import raises
 from tests.world.program import at_message
 from tests.world.town import dataset_in, rewrite_dataset
+from tests.xrec.graph.test_partition import in_threads
 from tests.xrec.train.conftest import assert_same_epochs, metrics_of, worker_killed_at
-from tests.xrec.train.worker import fit_here, train_here, worker_here
+from tests.xrec.train.worker import fit_here, train_here
 from xrec.config import PretrainGraphConfig
 from xrec.data import edges_of, read_dataset
 from xrec.errors import (
@@ -310,11 +312,11 @@ def random_graph() -> tuple[GraphData, HeldOut]:
     return GraphData(edges, NUM_USERS, NUM_ITEMS, said), validation
 
 
-def largest_tensors(config: PretrainGraphConfig) -> list[int]:
-    """Return the bytes of the largest tensor of this worker's start, ranking, and first step."""
+def largest_tensors(config: PretrainGraphConfig, rank: int) -> list[int]:
+    """Return the bytes of the largest tensor of a worker's start, ranking, and first step."""
     (data, validation), num_workers = random_graph(), config.workers.num_processes
     with LargestTensor() as largest:
-        partition = build_partition("partitioned", data, 0, num_workers)
+        partition = build_partition("partitioned", data, rank, num_workers)
         adjacency = data.adjacency(partition)
         start = start_embeddings(config, data, partition, torch.device("cpu"))
         at_start = largest.lap()
@@ -325,7 +327,7 @@ def largest_tensors(config: PretrainGraphConfig) -> list[int]:
         objective = build_objective(config.training.loss, data.edges, NUM_USERS, NUM_ITEMS)
         sizes = {"steps_per_epoch": 4, "micro_batch_size": 31}
         batch = next(epoch_batches(data.edges, objective.negatives, seed=0, epoch=1, **sizes))
-        how: dict[str, Any] = {"first_item": NUM_USERS, "share": (0, num_workers)}
+        how: dict[str, Any] = {"first_item": NUM_USERS, "share": (rank, num_workers)}
         batch_loss(model(adjacency), partition, batch, objective, **how).backward()
         return [at_start, in_ranking, largest.lap()]
 
@@ -341,8 +343,8 @@ def test_no_tensor_of_a_partitioned_worker_is_larger_than_its_share_of_the_graph
     largest = {}
     for num_workers in (1, 4):
         config = make_graph_config(tmp_path, num_workers, "partitioned", model=model)
-        with worker_here(tmp_path / str(num_workers), num_workers):
-            largest[num_workers] = largest_tensors(config)
+        found = in_threads(num_workers, functools.partial(largest_tensors, config))
+        largest[num_workers] = [max(of_workers) for of_workers in zip(*found, strict=True)]
     assert min(largest[1]) >= (NUM_USERS + NUM_ITEMS + NUM_ASPECTS) * DIM * 4
     for alone, share in zip(largest[1], largest[4], strict=True):
         assert share < alone / 4 * 1.5
