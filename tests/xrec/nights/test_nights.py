@@ -286,7 +286,8 @@ def test_night_with_training_rewrites_all_texts_and_its_candidate_can_be_inspect
     assert [*jobs] == ["prepare", "pretrain-graph", "train-adapter", "recommend", "backfill"]
     assert metrics["night"] == pytest.approx(costs)
     assert (metrics["gate"]["passed"], jobs["backfill"]["tokens"] > 0) == (False, True)
-    assert (town.workspace / "nights/2/report.html").is_file()
+    page = (town.workspace / "nights/2/report.html").read_text()
+    assert all(f"<figcaption>{title} " in page for title in ("Cost by job", "Gate"))
 
     # Repeated, without --train too: seconds add up, but the run's tokens count once, also in the
     # night's budget.
