@@ -266,7 +266,8 @@ class LiveExplainer:
     async def _reserve(self, asked: Asked) -> Reserved | None:
         """Set aside the most that a text may cost; raise PairError if there is less.
 
-        Returns None if there is no limit. A text that nobody waits for any longer costs that much, as an endpoint still writes it.
+        Returns None if there is no limit. A text that nobody waits for any longer costs that much,
+        as an endpoint still writes it.
         """
         if self._money is None:
             return None
