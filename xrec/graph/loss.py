@@ -102,11 +102,11 @@ class Objective(Protocol):
     def negatives(self, users: Tensor, generator: torch.Generator) -> Tensor:
         """Draw negative items (M,) int64 for a micro-batch with `users` (B,) int64."""
 
-    def loss(self, users: Tensor, items: Tensor, batch: MicroBatch) -> Tensor:
-        """Return the mean loss, (), of a micro-batch of B interactions.
+    def loss(self, users: Tensor, items: Tensor, batch: MicroBatch, part: slice) -> Tensor:
+        """Return the mean loss, (), of the rows `part` of a micro-batch of B interactions.
 
-        users (B, D) are the vectors of its users; items (B + M, D) are those of its positive items,
-        then of its negatives.
+        users (P, D) are the vectors of these rows' users; items (B + M, D) are those of all
+        positive items, then of all negatives.
         """
 
     def regularized_items(self, batch: MicroBatch) -> Tensor:
@@ -125,9 +125,9 @@ class BPR:
     def negatives(self, users: Tensor, generator: torch.Generator) -> Tensor:
         return self.sampler.sample(users, generator)
 
-    def loss(self, users: Tensor, items: Tensor, batch: MicroBatch) -> Tensor:
+    def loss(self, users: Tensor, items: Tensor, batch: MicroBatch, part: slice) -> Tensor:
         pos, neg = items.split(len(batch))
-        return bpr_loss((users * pos).sum(dim=1), (users * neg).sum(dim=1))
+        return bpr_loss((users * pos[part]).sum(dim=1), (users * neg[part]).sum(dim=1))
 
     def regularized_items(self, batch: MicroBatch) -> Tensor:
         return torch.cat([batch.pos_items, batch.negatives])
@@ -155,17 +155,17 @@ class SampledSoftmax:
     def negatives(self, users: Tensor, generator: torch.Generator) -> Tensor:
         return torch.randint(self._num_items, (self._num_negatives,), generator=generator)
 
-    def loss(self, users: Tensor, items: Tensor, batch: MicroBatch) -> Tensor:
+    def loss(self, users: Tensor, items: Tensor, batch: MicroBatch, part: slice) -> Tensor:
         users, items = F.normalize(users, dim=1), F.normalize(items, dim=1)
         candidates = torch.cat([batch.pos_items, batch.negatives])
         counts = expected_counts(
             self._popularity[candidates], len(batch), self._num_negatives, self._num_items
         )
         candidates = candidates.to(users.device)  # before they are compared pairwise
-        is_own = candidates[: len(batch)].unsqueeze(1) == candidates
+        is_own = candidates[: len(batch)][part].unsqueeze(1) == candidates
         return sampled_softmax_loss(
             users,
-            items[: len(batch)],
+            items[: len(batch)][part],
             items,
             is_own,
             counts.log().to(users.device),

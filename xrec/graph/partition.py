@@ -5,7 +5,7 @@ adjacency, the layer-0 embeddings, and the optimizer's state. Replicated trainin
 all rows. Otherwise no worker ever holds the rows of all nodes:
 
     a layer     gathers ceil(D / W) columns of all blocks at a time: (W n, D / W)
-    the loss    borrows the rows of its own micro-batches from their owners, and returns gradients
+    the loss    borrows the rows that its part of a batch needs, and returns their gradients
 """
 
 from dataclasses import dataclass

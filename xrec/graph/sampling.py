@@ -83,9 +83,17 @@ class Batch:
         """Return the number of interactions."""
         return sum(map(len, self.micro_batches))
 
-    def part(self, rank: int, world_size: int) -> tuple[MicroBatch, ...]:
-        """Return the micro-batches that worker `rank` scores."""
-        return self.micro_batches[rank::world_size]
+    def part(self, rank: int, world_size: int) -> Iterator[tuple[MicroBatch, slice]]:
+        """Yield the micro-batches with rows that worker `rank` scores, and which rows these are.
+
+        A worker scores consecutive interactions of the batch; numbers differ by at most one.
+        """
+        first, stop = (len(self) * each // world_size for each in (rank, rank + 1))
+        for micro_batch in self.micro_batches:
+            rows = slice(max(first, 0), min(stop, len(micro_batch)))
+            if rows.start < rows.stop:
+                yield micro_batch, rows
+            first, stop = first - len(micro_batch), stop - len(micro_batch)
 
 
 def epoch_batches(
@@ -101,8 +109,8 @@ def epoch_batches(
     """Yield all E interactions of `edges` (2, E) int64 in the epoch's order, as batches.
 
     There are `steps_per_epoch` batches, but at most E; their sizes differ by at most one. They
-    depend only on the arguments, so every worker gets the same batches and scores its own
-    micro-batches of each. With `name`, of the edges, the order is in a temporary file of this node.
+    depend only on the arguments, so every worker gets the same batches and scores its own part
+    of each. With `name`, of the edges, the order is in a temporary file of this node.
     """
     path = name and f"{name}-{seed}-{epoch}.order"
 

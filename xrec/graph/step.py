@@ -3,8 +3,8 @@
     loss = batch_loss(model(adjacency), partition, batch, objective, first_item=num_users)
     (loss + l2_weight * layer0_penalty(model, batch, objective)).backward()
 
-A worker scores whole micro-batches, every W-th. If rows are partitioned, it holds its own and those
-of all its micro-batches. The time of an epoch is steps x propagation + interactions x candidates,
+A worker scores 1/W of the batch. If rows are partitioned, it holds its own and those that its part
+of the batch needs. The time of an epoch is steps x propagation + interactions x candidates,
 which is linear in the number of edges.
 """
 
@@ -31,7 +31,7 @@ def batch_loss(
     """Return this worker's part of the batch's mean loss, () float32; the parts add up to it.
 
     vectors (n, D) are this worker's propagated rows; item i is node `first_item` + i. `share` is
-    rank and world size, and chooses this worker's micro-batches (`Batch.part`). Forward also
+    rank and world size, and chooses this worker's interactions (`Batch.part`). Forward also
     computes the gradient, one micro-batch at a time, and is collective if the rows are partitioned;
     backward returns it.
     """
@@ -68,16 +68,16 @@ class _BatchLoss(torch.autograd.Function):
         first_item: int,
         share: tuple[int, int],
     ) -> Tensor:
-        own = batch.part(*share)
-        nodes = [_nodes(micro_batch, first_item) for micro_batch in own]
+        own = list(batch.part(*share))
+        nodes = [_nodes(*of_batch, first_item) for of_batch in own]
         borrowed = Borrowed(partition, vectors, torch.cat([*nodes, torch.empty(0).long()]))
         gradient, total = torch.zeros_like(borrowed.rows), vectors.new_zeros(())
-        for micro_batch, of_batch in zip(own, nodes, strict=True):
-            at, weight = borrowed.find(of_batch), len(micro_batch) / len(batch)
+        for (micro_batch, part), of_batch in zip(own, nodes, strict=True):
+            at, weight = borrowed.find(of_batch), (part.stop - part.start) / len(batch)
             # Only the rows in use are a leaf: the gradient of an indexed table would be a whole
             # table for each micro-batch.
             rows = borrowed.rows[at].requires_grad_()
-            loss, of_rows = _loss_and_gradient(rows, micro_batch, objective, weight)
+            loss, of_rows = _loss_and_gradient(rows, micro_batch, objective, part, weight)
             gradient.index_add_(0, at, of_rows)
             total += loss
         gradient = borrowed.give_back(gradient)
@@ -90,20 +90,23 @@ class _BatchLoss(torch.autograd.Function):
         return gradient * grad_outputs[0], None, None, None, None, None
 
 
-def _nodes(batch: MicroBatch, first_item: int) -> Tensor:
-    """Return the nodes of a micro-batch's users, then of its positive items and negatives."""
-    return torch.cat([batch.users, torch.cat([batch.pos_items, batch.negatives]) + first_item])
+def _nodes(batch: MicroBatch, part: slice, first_item: int) -> Tensor:
+    """Return the nodes of a micro-batch's users in `part`, then of all its items and negatives."""
+    return torch.cat(
+        [batch.users[part], torch.cat([batch.pos_items, batch.negatives]) + first_item]
+    )
 
 
 def _loss_and_gradient(
-    rows: Tensor, batch: MicroBatch, objective: Objective, weight: float
+    rows: Tensor, batch: MicroBatch, objective: Objective, part: slice, weight: float
 ) -> tuple[Tensor, Tensor]:
-    """Return `weight` times the loss of a micro-batch, and its gradient for `rows`.
+    """Return `weight` times the loss of a micro-batch's `part`, and its gradient for `rows`.
 
-    rows (B + K, D) are the vectors of `_nodes`.
+    rows (P + K, D) are the vectors of `_nodes`.
     """
     with torch.enable_grad():
-        users, items = rows.split([len(batch), len(rows) - len(batch)])
-        loss = weight * objective.loss(users, items, batch)
+        num_own = part.stop - part.start
+        users, items = rows.split([num_own, len(rows) - num_own])
+        loss = weight * objective.loss(users, items, batch, part)
         (gradient,) = torch.autograd.grad(loss, rows)
     return loss.detach(), gradient

@@ -179,8 +179,7 @@ class GraphWorker:
         for num_steps, batch in enumerate(batches, start=1):
             part = self._step(batch, next(of_aspects, None))
             total += part * len(batch)
-            num_own = sum(map(len, batch.part(rank(), world_size())))
-            note_step(epoch, before + num_steps, all_steps, part * len(batch) / max(num_own, 1))
+            note_step(epoch, before + num_steps, all_steps, part * world_size())
         loss = self._sum_of_finite(epoch, total) / num_edges
         first_loss = self.progress.history[0]["loss"] if self.progress.history else loss
         check_convergence(epoch, loss, first_loss)
