@@ -131,6 +131,7 @@ def test_training_by_blocks_equals_that_of_one_worker():
     torch.testing.assert_close(one["spectral"], several["spectral"], rtol=1e-4, atol=1e-5)
     assert one["losses"][-1] < one["losses"][0]
     torch.testing.assert_close(several["losses"], one["losses"], rtol=1e-4, atol=0)
+    # Adam divides by the size of the gradient, so rounding counts where that is near its epsilon.
     torch.testing.assert_close(several["end"], one["end"], rtol=1e-3, atol=1e-4)
     assert (one["end"] - one["spectral"]).abs().max() > 1e-2
     torch.testing.assert_close(several["blended"], one["blended"], rtol=1e-2, atol=1e-3)
