@@ -29,6 +29,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache, PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from xrec.llm.collaborative import CollaborativeEmbedding, to_device
 from xrec.llm.model import unusual_layers
 
 IGNORE = -100
@@ -64,7 +65,7 @@ class Batch:
 
     def to(self, device: torch.device) -> "Batch":
         """Return the batch on `device`."""
-        return Batch(*(tensor.to(device) for tensor in vars(self).values()))
+        return Batch(*(to_device(tensor, device) for tensor in vars(self).values()))
 
 
 def collate(examples: Sequence[Example]) -> Batch:
@@ -98,14 +99,15 @@ def token_nll(model: PreTrainedModel, batch: Batch, past: KeyValues | None = Non
     """Return the NLL in nats of each label token, (B, L); 0 where a label is -100.
 
     `past` holds the positions before the batch's rows. Logits (B, L, V) are computed only at the L
-    positions that predict a label.
+    positions that predict a label. The batch should be on the CPU.
     """
+    embeds, batch = embed_tokens(model, batch.input_ids), batch.to(model.device)
     mask, cache = batch.attention_mask, None
     if past is not None:
         mask, cache = torch.cat([past.mask, mask], dim=1), past.cache()
     length, num_labels = batch.input_ids.shape[1], batch.labels.shape[1]
     logits = model(
-        input_ids=batch.input_ids,
+        inputs_embeds=embeds,
         attention_mask=mask,
         position_ids=last_positions(mask, length),
         use_cache=cache is not None,
@@ -116,6 +118,14 @@ def token_nll(model: PreTrainedModel, batch: Batch, past: KeyValues | None = Non
         **{CACHE: cache},
     ).logits
     return label_nll(logits, batch.labels)
+
+
+def embed_tokens(model: PreTrainedModel, input_ids: Tensor) -> Tensor:
+    """Return the input vectors (B, S, H) of token IDs (B, S), which should be on the CPU."""
+    embedding = model.get_input_embeddings()
+    is_ours = isinstance(embedding, CollaborativeEmbedding)
+    vectors: Tensor = embedding(input_ids if is_ours else to_device(input_ids, model.device))
+    return vectors
 
 
 def last_positions(mask: Tensor, count: int) -> Tensor:
@@ -181,11 +191,11 @@ class ExplanationLoss(nn.Module):
     def forward(self, examples: Sequence[Example]) -> Tensor:
         """Return the sum, a scalar."""
         past, rest = self.prefixes.split(self.model, examples)
-        batch = collate(rest).to(self.model.device)
-        nll = token_nll(self.model, batch, past)
+        nll = token_nll(self.model, collate(rest), past)
         if self._average_over == "tokens":
             return nll.sum()
-        return (nll.sum(dim=1) / (batch.labels != IGNORE).sum(dim=1)).sum()
+        lengths = torch.tensor([len(example.label_ids) for example in examples])
+        return (nll.sum(dim=1) / to_device(lengths, nll.device)).sum()
 
     def train(self, mode: bool = True) -> "ExplanationLoss":
         """Set the adapters' mode; the frozen model stays in eval mode, without dropout."""
@@ -225,16 +235,16 @@ def compute_key_values(
     decoder over the left-padded rows, without autograd and logits.
     """
     length = max(len(row) for row in rows)
-    device = model.device
-    input_ids = torch.tensor([[0] * (length - len(row)) + list(row) for row in rows], device=device)
-    mask = torch.tensor([[0] * (length - len(row)) + [1] * len(row) for row in rows], device=device)
+    input_ids = torch.tensor([[0] * (length - len(row)) + list(row) for row in rows])
+    mask = torch.tensor([[0] * (length - len(row)) + [1] * len(row) for row in rows])
+    mask = to_device(mask, model.device)
     cache = DynamicCache()
     if past is not None:
         before = past.mask.expand(len(rows), -1)
         mask = torch.cat([before, mask], dim=1)
         cache = KeyValues(past.tensor.expand(-1, -1, len(rows), -1, -1, -1), before).cache()
     model.get_decoder()(
-        input_ids=input_ids,
+        inputs_embeds=embed_tokens(model, input_ids),
         attention_mask=mask,
         position_ids=last_positions(mask, length),
         use_cache=True,
