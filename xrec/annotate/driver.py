@@ -35,13 +35,13 @@ from xrec.bulk import (
     DriveOptions,
     RunRequest,
     added,
+    carried_of,
     clean_keys,
     complete,
     costs_in_errors,
     open_run,
     spent_of,
     use_of,
-    written_again,
 )
 from xrec.config import AnnotateConfig, PhrasesAnnotator, settings_of_texts
 from xrec.progress import counter
@@ -146,11 +146,7 @@ class _Run:
                 KIND,
                 lambda summary: (
                     {"ok": "num_ok", "failed": "num_failed"},
-                    {
-                        "failed_by_reason": dict(summary.failed),
-                        "num_carried": round(summary.costs.get("carried", 0)),
-                        "written_again": written_again(summary.costs),
-                    },
+                    {"failed_by_reason": dict(summary.failed), **carried_of(summary.costs)},
                 ),
                 DriveOptions(
                     chunks_at_once=self.spec.chunks_at_once,

@@ -12,7 +12,6 @@ from xrec.errors import StorageNotFoundError
 from xrec.storage import RUN_RECORD, Kind, Location
 
 KIND: Kind = "annotations"
-"""The folder with a language model's replies, which survive a kill, until a run is finished."""
 NO_REVIEWS, EMPTY_REVIEW, SOLICITS = "no_reviews", "empty_review", "solicits"
 
 KEYS: Mapping[Stage, tuple[str, ...]] = {

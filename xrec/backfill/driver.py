@@ -21,6 +21,7 @@ from xrec.bulk import (
     Progress,
     Summary,
     Survey,
+    carried_of,
     check_failed_share,
     complete,
     costs_in_errors,
@@ -29,7 +30,6 @@ from xrec.bulk import (
     spent_of,
     use_of,
     vacuum,
-    written_again,
 )
 from xrec.bulk import has_work as rows_are_left
 from xrec.config import BackfillConfig
@@ -161,8 +161,7 @@ def describe(config: BackfillConfig, run: BulkRun, gate: PublishGate | None) -> 
         }
         return row_counts, {
             "num_chunks": run.record.size.num_chunks,
-            "num_carried": round(summary.costs.get("carried", 0)),
-            "written_again": written_again(summary.costs),
+            **carried_of(summary.costs),
             "num_taken_down": run.record.num_taken_down,
             "num_retries": len(run.passes()) - 1,
             "num_deaths": summary.num_deaths,

@@ -79,10 +79,10 @@ from xrec.bulk.rows import (
     Summary,
     added,
     bucket_of,
+    carried_of,
     spent_of,
     use_of,
     used_up,
-    written_again,
 )
 from xrec.bulk.run import BulkRun, Identity, final_rows, now, records
 from xrec.bulk.status import (

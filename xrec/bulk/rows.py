@@ -231,13 +231,14 @@ def _field(name: str, type_: pa.DataType, comment: str, nullable: bool = True) -
 Amounts = Mapping[Any, float]
 
 
-def written_again(costs: Amounts) -> dict[str, int]:
-    """Return how many rows were done again instead of carried over, by reason."""
-    return {
+def carried_of(costs: Amounts) -> dict[str, Any]:
+    """Return metrics: how many rows were carried over, and done again instead, by reason."""
+    again = {
         name.removeprefix(AGAIN): round(count)
         for name, count in sorted(costs.items())
         if name.startswith(AGAIN) and count
     }
+    return {"num_carried": round(costs.get("carried", 0)), "written_again": again}
 
 
 _PROMPTS = ("prompt_tokens", "num_prompt_tokens")

@@ -68,9 +68,9 @@ def _lab() -> None:
 
 _SECTIONS: Mapping[str, tuple[Callable[..., None], ...]] = {
     "Start": (demo, init, doctor),
-    "Projects": (run, refresh, status, submit),
-    "Jobs": tuple(map(job_command, PIPELINE)),
-    "Explanations": (serve, explain, audit, publish, forget, export),
+    "Run": (run, status, explain, *map(job_command, PIPELINE)),
+    "Publish": (publish, serve, export),
+    "Operate": (refresh, submit, audit, forget),
 }
 for section, commands in _SECTIONS.items():
     for command in commands:
@@ -85,9 +85,9 @@ app.add_typer(
     nights,
     name="nights",
     help="List and delete a project's nights.",
-    rich_help_panel="Explanations",
+    rich_help_panel="Operate",
 )
-app.add_typer(table, name="table", help=_TABLE_HELP, rich_help_panel="Explanations")
+app.add_typer(table, name="table", help=_TABLE_HELP, rich_help_panel="Operate")
 app.add_typer(lab, name="lab", help=_LAB_HELP, rich_help_panel="Research")
 
 
