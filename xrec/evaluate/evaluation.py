@@ -13,9 +13,11 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from xrec.data import drawn_pairs
+from xrec.evaluate.chart import Bar, bar_chart
 from xrec.evaluate.intervals import Estimate
 from xrec.evaluate.metrics import GAIN, OF_VECTORS, Metrics, flat_metrics
 from xrec.evaluate.scores import SCORED_PAIRS, Coverage, ScoredPair, scored_pairs_table
+from xrec.evaluate.text_metrics import aspect_pattern, names_none_beside
 from xrec.storage import Location, Manifest, write_contents, write_manifest, write_table
 
 REPORT = "report.html"
@@ -76,9 +78,9 @@ def render_report(
     sources: Mapping[str, Manifest],
     config: Mapping[str, Any],
     about: str,
-    num_examples: int = 20,
+    num_examples: int = 10,
 ) -> str:
-    """Return the page as HTML, which shows `num_examples` of `pairs`, drawn by a hash."""
+    """Return the page as HTML, which shows the texts of `num_examples` pairs that differ most."""
     environment = Environment(
         loader=PackageLoader("xrec.evaluate"),
         autoescape=True,
@@ -93,12 +95,80 @@ def render_report(
         num_users=len({pair.user_id for pair in pairs}),
         num_items=len({pair.item_id for pair in pairs}),
         coverage=coverage.sentence,
+        headline=_headline(pairs, coverage),
+        charts=_charts(metrics, coverage),
         verdict=verdict(metrics.get(GAIN), has_vectors="adapter" in sources),
         groups=_groups(metrics),
-        examples=drawn_pairs(pairs, num_examples),
+        examples=varied_pairs(pairs, num_examples),
         sources=[(name, manifest, _as_yaml(manifest.config)) for name, manifest in sources.items()],
         settings=_as_yaml(config),
     )
+
+
+def varied_pairs(pairs: Sequence[ScoredPair], count: int) -> list[ScoredPair]:
+    """Return `count` pairs with a text, each as unlike the earlier ones as possible.
+
+    Likeness is the Jaccard similarity of the texts' words. The first is drawn by a hash, and the
+    others are chosen from twenty times as many as are wanted.
+    """
+    drawn = drawn_pairs([pair for pair in pairs if pair.explanation], 20 * count)
+    words = [set(pair.explanation.lower().split()) for pair in drawn]
+    nearest, chosen = [0.0] * len(drawn), list[int]()
+    while len(chosen) < min(count, len(drawn)):
+        left = [index for index in range(len(drawn)) if index not in chosen]
+        chosen.append(latest := min(left, key=nearest.__getitem__))
+        for index in left:
+            both, all_words = words[index] & words[latest], words[index] | words[latest]
+            nearest[index] = max(nearest[index], len(both) / len(all_words))
+    return [drawn[index] for index in chosen]
+
+
+def num_wrong(pairs: Sequence[ScoredPair]) -> int:
+    """Return how many texts make a claim that is known to be wrong.
+
+    They name another item, praise what the user complains of, or name an aspect that the item of
+    the generated sample lacks.
+    """
+    planted = [pair.aspects for pair in pairs]
+    pattern = aspect_pattern(aspect for own in planted for aspect in own or ())
+    has_own = names_none_beside([pair.explanation for pair in pairs], planted, pattern)
+    return sum(
+        pair.other_title is not None or bool(pair.names_complaint) or supported == 0
+        for pair, supported in zip(pairs, has_own, strict=True)
+    )
+
+
+def _headline(pairs: Sequence[ScoredPair], coverage: Coverage) -> str:
+    written, wrong = sum(bool(pair.explanation) for pair in pairs), num_wrong(pairs)
+    return (
+        f"{_percent(coverage.num_explained, coverage.num_pairs)} of the pairs have a text, and "
+        f"{_percent(wrong, written)} of the texts make a claim that is known to be wrong."
+    )
+
+
+def _percent(count: int, whole: int) -> str:
+    return f"{100 * count / max(1, whole):.1f} %"
+
+
+def _charts(metrics: Metrics, coverage: Coverage) -> list[Markup]:
+    """Return charts of the pairs by kind of text, and of what depends on the user's vector."""
+    kinds = {
+        "by the language model": coverage.num_explained - coverage.num_plain,
+        "by a template": coverage.num_plain,
+        **{f"no text: {reason}": count for reason, count in sorted(coverage.failed.items())},
+    }
+    shares = [Bar(label, 100 * count / coverage.num_pairs) for label, count in kinds.items()]
+    labels = {
+        "aspect_accuracy": "own vector",
+        "aspect_accuracy_shuffled": "another user's vector",
+        "aspect_chance": "chance",
+    }
+    values = {metric.name: 100 * estimate.value for metric, estimate in metrics.items()}
+    aspects = [Bar(label, values[name]) for name, label in labels.items() if name in values]
+    return [
+        bar_chart("Pairs by kind of text", "% of all pairs", shares, most=100),
+        bar_chart("Texts that name the right aspect", "% of texts", aspects, most=100),
+    ]
 
 
 def verdict(gain: Estimate | None, *, has_vectors: bool = True) -> str:

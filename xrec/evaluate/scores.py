@@ -99,10 +99,14 @@ class Coverage:
         return cls(kinds.total(), dict(failed), kinds["plain"])
 
     @property
+    def num_pairs(self) -> int:
+        """The number of pairs, with a text or without."""
+        return self.num_explained + sum(self.failed.values())
+
+    @property
     def sentence(self) -> str:
         """The counts in words."""
-        num_failed = sum(self.failed.values())
-        num_pairs = self.num_explained + num_failed
+        num_failed, num_pairs = sum(self.failed.values()), self.num_pairs
         if not num_failed:
             whole = "All {:,} held-out pairs have a text; none was refused."
             return whole.format(num_pairs) + self._warning

@@ -5,7 +5,7 @@ it, and scores all of them on the same held-out pairs. Run the same command agai
 add entries.
 
 In:   <workspace>/dataset and graph, llm.model, tables of texts
-Out:  <workspace>/comparison: table.md and table.parquet, a folder per entry and seed
+Out:  <workspace>/comparison: table.md, .html, .tex, .csv, .parquet; a folder per entry and seed
 
 Examples:
   xrec lab compare configs/instruments-compare.yaml

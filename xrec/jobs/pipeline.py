@@ -130,7 +130,8 @@ def refresh(
     and the total is the metric `night` of the manifest, or of the error. The metrics for Prometheus
     go to the file `metrics_to`.
 
-    Raises BudgetError if the budget is used up, and what `plan_night` and the jobs raise.
+    Old nights are deleted at the end. What fails after publishing is told, and does not fail the
+    night. Raises BudgetError if the budget is used up, and what `plan_night` and the jobs raise.
     """
     night = nights.plan_night(configs, _state, train=train, reread=reread)
     night.begin()
@@ -146,11 +147,14 @@ def refresh(
         if metrics_to:
             nights.write_metrics(metrics_to, costs.spend, error.metrics, error.exit_code)
         raise
-    if (hours := costs.spend.vacuum_hours) is not None:
-        nights.prune_nights(costs.spend, timedelta(hours=hours))
     metrics = costs.report(manifest.metrics, f"published as version {manifest.version}", tell)
-    if metrics_to:
-        nights.write_metrics(metrics_to, costs.spend, metrics, 0)
+    try:
+        if (hours := costs.spend.vacuum_hours) is not None:
+            nights.prune_nights(costs.spend, timedelta(hours=hours))
+        if metrics_to:
+            nights.write_metrics(metrics_to, costs.spend, metrics, 0)
+    except XRecError as error:
+        tell(f"published, but: {error}")
     return manifest.model_copy(update={"metrics": metrics})
 
 

@@ -1,14 +1,14 @@
 """The costs of a night's jobs, the budget that they share, and the page that reports both.
 
 nights/N/costs.json     the cost of each job, over all starts of this night
-nights/N/report.html    the same as a table, with all metrics of the run
+nights/N/report.html    the same as a table, with charts and all metrics of the run
 """
 
 import json
 import time
 from collections.abc import Callable, Mapping
 from functools import reduce
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from xrec.bulk import added, use_of, used_up
 from xrec.config import BackfillConfig, BulkConfig, JobConfig
@@ -16,6 +16,9 @@ from xrec.errors import BudgetError
 from xrec.nights.plan import Night
 from xrec.progress import short
 from xrec.storage import traffic
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
 
 _COSTS = (
     *("seconds", "cpu_hours", "gpu_hours", "tokens", "money"),
@@ -98,7 +101,7 @@ class NightCosts:
         costs = costs[[kind for kind in _COSTS if kind in total]]
         tell(costs.to_string(float_format=short, na_rep="-"))
         tables = {f"Night: {outcome}": costs, "All figures": pd.json_normalize(metrics).T}
-        if self._write("report.html", tables_page(tables)):
+        if self._write("report.html", tables_page(tables, _charts(self._jobs, metrics))):
             tell(f"report: {self._folder}/report.html")
         return metrics
 
@@ -108,6 +111,42 @@ class NightCosts:
             return False
         (self._folder / name).write_bytes(text.encode())
         return True
+
+
+def _charts(jobs: Mapping[str, Mapping[str, float]], metrics: Mapping[str, Any]) -> list["Markup"]:
+    """Return charts of the costs, of the texts by what became of them, and of the gate."""
+    from xrec.evaluate.chart import Bar, bar_chart
+
+    kind, unit = next(
+        (kind, unit)
+        for kind, unit in (("money", "in the currency of prices"), ("seconds", "s"))
+        if kind == "seconds" or any(kind in costs for costs in jobs.values())
+    )
+    texts = {
+        "carried over": metrics.get("num_carried", 0),
+        **{f"written: {why}": count for why, count in metrics.get("written_again", {}).items()},
+    }
+    gate = metrics.get("gate", {})
+    figures, bounds = gate.get("figures", {}), gate.get("bounds", {})
+    return [
+        bar_chart(
+            "Cost by job",
+            unit,
+            [Bar(name, job.get(kind, 0)) for name, job in jobs.items()],
+        ),
+        bar_chart(
+            "Texts of this night", "pairs", [Bar(name, count) for name, count in texts.items()]
+        ),
+        bar_chart(
+            "Gate",
+            "share or ratio; the line is the bound",
+            [
+                Bar(name, value, bounds.get(name))
+                for name, value in figures.items()
+                if value is not None
+            ],
+        ),
+    ]
 
 
 def _worker_hours(config: JobConfig, seconds: float) -> dict[str, float]:

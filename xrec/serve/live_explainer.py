@@ -31,7 +31,7 @@ from xrec.serve.model import (
     fault_of_pair,
     unknown_user,
 )
-from xrec.serve.money import DailyMoney
+from xrec.serve.money import DailyMoney, Reserved
 from xrec.storage import open_location
 from xrec.text.writers import load_writer
 
@@ -263,21 +263,22 @@ class LiveExplainer:
             aspects=evidence,
         )
 
-    async def _reserve(self, asked: Asked) -> float:
-        """Set aside the most that a text may cost, and return it; raise PairError if there is less.
+    async def _reserve(self, asked: Asked) -> Reserved | None:
+        """Set aside the most that a text may cost; raise PairError if there is less.
 
-        A text that nobody waits for any longer costs that much, as an endpoint still writes it.
+        Returns None if there is no limit. A text that nobody waits for any longer costs that much,
+        as an endpoint still writes it.
         """
         if self._money is None:
-            return 0.0
+            return None
         money = self._money.cost(len(asked.prompt_ids), asked.params.max_new_tokens)
-        if not await asyncio.to_thread(self._money.reserve, money):
+        if (reserved := await asyncio.to_thread(self._money.reserve, money)) is None:
             message = "today's money for live texts (serve.max_money_per_day) is used up"
             raise PairError(OVER_BUDGET, f"{message}; retry after midnight UTC")
-        return money
+        return reserved
 
-    def _settle(self, reserved: float, asked: Asked, completion: Completion) -> None:
-        if self._money is not None:
+    def _settle(self, reserved: Reserved | None, asked: Asked, completion: Completion) -> None:
+        if self._money is not None and reserved is not None:
             counted = completion.num_tokens or (len(asked.prompt_ids), len(completion.token_ids))
             spent = 0.0 if completion.failure is not None else self._money.cost(*counted)
             self._money.settle(reserved, spent)

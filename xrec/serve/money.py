@@ -14,6 +14,9 @@ from xrec.storage import Location
 
 _NUM_SLICES = 100
 
+Reserved = tuple[str, float]
+"""A day, and the money of it that is set aside for a text."""
+
 
 def utc_now() -> datetime:
     """Return the time."""
@@ -45,8 +48,8 @@ class DailyMoney:
         prompt, reply = (self._prices.get(f"million_{n}_tokens", 0) for n in ("prompt", "reply"))
         return (prompt * num_prompt_tokens + reply * num_reply_tokens) / 1e6
 
-    def reserve(self, money: float) -> bool:
-        """Set money aside for a text; return whether the day has enough. Raises StorageError."""
+    def reserve(self, money: float) -> Reserved | None:
+        """Set money aside for a text; None if the day has too little. Raises StorageError."""
         with self._lock:
             if (day := self._now().date().isoformat()) != self._day:
                 self._day, self._left = day, 0.0
@@ -55,13 +58,14 @@ class DailyMoney:
                 folder = self._folder / day
                 taken = [float((folder / name).read_bytes()) for name in folder.sizes()]
                 if sum(taken) + amount > self._limit * (1 + 1e-9):
-                    return False
+                    return None
                 if (folder / str(len(taken))).create_bytes(repr(amount).encode()):
                     self._left += amount
             self._left -= money
-            return True
+            return day, money
 
-    def settle(self, reserved: float, spent: float) -> None:
-        """Replace a text's reservation by what it cost."""
+    def settle(self, reserved: Reserved, spent: float) -> None:
+        """Replace a text's reservation by what it cost; what is left of an earlier day is lost."""
+        day, money = reserved
         with self._lock:
-            self._left += reserved - spent
+            self._left += money - spent if day == self._day else 0

@@ -212,22 +212,17 @@ class ReadThrough:
         All are from one version. If a vacuum has deleted one of its files, all pairs are looked up
         in a newer version, if there is one.
         """
-        published = self.published
-        lookup = published.lookup
+        lookup = self.published.lookup
         while True:
             try:
-                return [await self._known_one(pair, max_words, published, lookup) for pair in pairs]
+                return [await self._known_one(pair, max_words, lookup) for pair in pairs]
             except StorageNotFoundError as error:
                 logger.warning("a file of the backfill is gone; opening a newer version: %s", error)
-            await published.look()
-            lookup = None if published.lookup is lookup else published.lookup
+            await self.published.look()
+            lookup = None if self.published.lookup is lookup else self.published.lookup
 
     async def _known_one(
-        self,
-        pair: PairRequest,
-        max_words: int | None,
-        published: PublishedTexts,
-        lookup: ExplanationLookup | None,
+        self, pair: PairRequest, max_words: int | None, lookup: ExplanationLookup | None
     ) -> Explanation | NoExplanation | None:
         if (failed := self._refusal(pair)) is not None:
             return self._failed(pair, failed)
@@ -238,7 +233,7 @@ class ReadThrough:
             return None
         if row is not None:
             return self._answer(pair, row, "backfill", max_words)
-        kept = self._kept.get((published.model_fingerprint, pair.user_id, pair.item_id))
+        kept = self._kept.get((self.published.model_fingerprint, pair.user_id, pair.item_id))
         return None if kept is None else self._answer(pair, kept, "cache", max_words)
 
     async def _backfilled(

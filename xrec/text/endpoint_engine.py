@@ -41,15 +41,16 @@ class WordTokenizer:
     """A tokenizer of words, in place of the endpoint's own; it loses nothing.
 
     A word, with the space before it, gets an ID when it is first seen, so IDs differ between
-    processes. It has what `PromptBuilder` uses of a transformers tokenizer.
+    processes. After `max_words` of them, about 150 MB, a new word is spelled: each character is one
+    token, whose ID is negative. It has what `PromptBuilder` uses of a transformers tokenizer.
     """
 
     bos_token, eos_token_id = None, 0
     chat_template = "a message is sent as it is"
     added_tokens_decoder: dict[int, Any] = {}  # noqa: RUF012  none, as in transformers
 
-    def __init__(self) -> None:
-        self._ids, self._words = {"": 0}, [""]
+    def __init__(self, max_words: int = 2**20):
+        self._ids, self._words, self._max_words = {"": 0}, [""], max_words
         self._lock = threading.Lock()
 
     def __deepcopy__(self, memo: object) -> "WordTokenizer":
@@ -60,24 +61,26 @@ class WordTokenizer:
 
     def __call__(self, text: str, **_options: object) -> dict[str, list[int]]:
         """Return the IDs of a text's words."""
-        return {"input_ids": [self._id(word) for word in _WORD.findall(text)]}
+        return {"input_ids": [id_ for word in _WORD.findall(text) for id_ in self._ids_of(word)]}
 
     def decode(self, token_ids: Sequence[int], **_options: object) -> str:
         """Return the text of some IDs."""
-        return "".join(self._words[token] for token in token_ids)
+        return "".join(self._words[id_] if id_ >= 0 else chr(~id_) for id_ in token_ids)
 
     def apply_chat_template(self, messages: Sequence[dict[str, str]], **_options: object) -> str:
         """Return the content of the messages."""
         return "\n\n".join(message["content"] for message in messages)
 
-    def _id(self, word: str) -> int:
+    def _ids_of(self, word: str) -> list[int]:
         if (known := self._ids.get(word)) is not None:
-            return known
+            return [known]
         with self._lock:
             if word not in self._ids:
+                if len(self._ids) > self._max_words:
+                    return [~ord(character) for character in word]
                 self._words.append(word)  # before others can see its ID
                 self._ids[word] = len(self._words) - 1
-            return self._ids[word]
+            return [self._ids[word]]
 
 
 @dataclass(frozen=True)

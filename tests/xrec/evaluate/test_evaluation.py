@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.xrec.evaluate.conftest import make_config
-from xrec.data import drawn_pairs
-from xrec.evaluate.evaluation import render_report, write_evaluation
+from xrec.evaluate.evaluation import num_wrong, render_report, varied_pairs, write_evaluation
 from xrec.evaluate.metrics import compute_metrics, flat_metrics
 from xrec.evaluate.scores import SCORED_PAIRS
 from xrec.storage import Manifest, open_location, read_table
@@ -55,7 +54,7 @@ def render(pairs, coverage, sources):
 
 def test_report_shows_metrics_examples_and_what_they_are_of(render, pairs):
     page = _Page(render(num_examples=20))
-    examples = drawn_pairs(pairs, 20, seed=0)
+    examples = varied_pairs(pairs, 20)
     tags = [tag for tag, _ in page.tags]
     assert tags.count("article") == 20
     for text in (
@@ -72,6 +71,26 @@ def test_report_shows_metrics_examples_and_what_they_are_of(render, pairs):
         examples[19].user_id,
     ):
         assert text in page.text
+
+
+def test_report_opens_with_coverage_wrong_claims_and_charts(render, pairs):
+    """Of 207 pairs 200 have a text; one names an aspect that its item lacks, one another item."""
+    lacking = replace(pairs[0], aspects=("river view",), explanation="It has live jazz.")
+    wrong = [lacking, replace(pairs[1], other_title="The Fox"), *pairs[2:]]
+    assert [num_wrong(pairs), num_wrong(wrong)] == [0, 2]
+    page = _Page(render(wrong))
+    start = page.text.index("96.6 % of the pairs have a text, and 1.0 % of the texts make a claim")
+    assert start < page.text.index("Pairs by kind of text") < page.text.index("BLEU")
+    widths = [attrs["width"] for tag, attrs in page.tags if tag == "rect"]
+    assert widths[:4] == ["96.62%", "0.00%", "2.42%", "0.97%"]
+
+
+def test_varied_pairs_repeat_no_text_while_others_are_left(pairs):
+    same = [replace(pair, explanation="You would love its calm.") for pair in pairs[:150]]
+    chosen = varied_pairs([*same, replace(pairs[0], explanation=""), *pairs[150:]], 10)
+    texts = [pair.explanation for pair in chosen]
+    assert len(set(texts)) == 10
+    assert "" not in texts
 
 
 def test_report_fetches_and_runs_nothing_and_escapes_texts_and_ids(render, pairs):

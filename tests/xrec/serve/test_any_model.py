@@ -91,13 +91,17 @@ def test_money_is_shared_by_processes_and_new_each_day(tmp_path):
     folder, now = open_location(str(tmp_path / "money")), [day]
     first, second = (DailyMoney(folder, 10, PRICES, lambda: now[0]) for _ in range(2))
     assert first.cost(3, 4) == 7
-    assert [first.reserve(4), second.reserve(4), second.reserve(4)] == [True, True, False]
-    second.settle(4, 1)
-    assert [second.reserve(3), second.reserve(3), first.reserve(3)] == [True, False, False]
-    assert not DailyMoney(folder, 10, PRICES, lambda: now[0]).reserve(3)
+    today = "2026-12-01"
+    late = first.reserve(4)
+    assert [late, second.reserve(4), second.reserve(4)] == [(today, 4), (today, 4), None]
+    second.settle((today, 4), 1)
+    assert [second.reserve(3), second.reserve(3), first.reserve(3)] == [(today, 3), None, None]
+    assert DailyMoney(folder, 10, PRICES, lambda: now[0]).reserve(3) is None
     assert seconds_until_tomorrow(day) == 2
     now[0] = datetime(2026, 12, 2, tzinfo=UTC)
-    assert [first.reserve(9), second.reserve(2)] == [True, False]
+    assert [first.reserve(9), second.reserve(2)] == [("2026-12-02", 9), None]
+    first.settle(late, 0)  # does not add to the money of the new day
+    assert first.reserve(2) is None
 
 
 def test_texts_of_another_model_and_a_missing_key_are_refused_before_the_start(

@@ -12,6 +12,7 @@ from xrec.config import CompareConfig
 from xrec.data import drawn_pairs, read_dataset
 from xrec.errors import ModelError, install_command
 from xrec.lab.compare.entries import Entry, compared_pairs, entries_of, write_pairs
+from xrec.lab.compare.formats import other_formats
 from xrec.lab.compare.make import Inputs, elsewhere_texts, make
 from xrec.lab.compare.result import TABLE, Result, result_of, result_table
 from xrec.lab.compare.scores import score_entries
@@ -106,7 +107,7 @@ def _write(
     page = markdown_page(result, pairs, _failed(made), examples)
     (location / MANIFEST).delete()
     files = {"table.parquet": write_table(location / "table.parquet", result_table(result), TABLE)}
-    files |= write_contents(location, {"table.md": page})
+    files |= write_contents(location, {"table.md": page, **other_formats(result)})
     manifest = write_manifest(
         location,
         "comparison",

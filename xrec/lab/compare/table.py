@@ -15,7 +15,7 @@ from xrec.lab.compare.result import Figure, Result
 CLEAR = "*"
 """What marks a figure whose difference to the first entry is clear of zero."""
 _METRICS_OF_PART = 7
-_ARROWS = {"higher": " ↑", "lower": " ↓", "": ""}
+ARROWS = {"higher": " ↑", "lower": " ↓", "": ""}
 Cell = Callable[[Figure | None, Metric, bool], str]
 """A figure by its metric, and whether the entry may have a verdict."""
 
@@ -49,10 +49,10 @@ def markdown_page(
         f"{CLEAR}: the interval of the difference to `{first}` is clear of zero.",
         *([result.without_verdict] if result.without_verdict else []),
         "",
-        *_parts(result, result.entries, _own_cell),
+        *_parts(result, result.entries, own_cell),
         f"Minus `{first}`, pair by pair:",
         "",
-        *_parts(result, result.entries[1:], _difference_cell),
+        *_parts(result, result.entries[1:], difference_cell),
         *(f"- {line}" for line in (*_failed_lines(failed), *result.notes)),
         "",
         *(line for example in examples for line in _example_lines(example)),
@@ -71,7 +71,7 @@ def _parts(result: Result, names: Sequence[str], cell: Cell) -> list[str]:
             [f"`{name}`", *(cell(figures.get(info.name), info, can_tell) for info in part)]
             for name, figures, can_tell in entries
         ]
-        lines += _table(["entry", *(f"{info.label}{_ARROWS[info.better]}" for info in part)], rows)
+        lines += _table(["entry", *(f"{info.label}{ARROWS[info.better]}" for info in part)], rows)
     return lines
 
 
@@ -83,7 +83,8 @@ def _table(heading: list[str], rows: list[list[str]]) -> list[str]:
     return [*(f"| {' | '.join(row)} |" for row in (heading, ["---"] * len(heading), *rows)), ""]
 
 
-def _own_cell(figure: Figure | None, info: Metric, can_tell: bool) -> str:
+def own_cell(figure: Figure | None, info: Metric, can_tell: bool) -> str:
+    """Return the figure with its interval, spread over seeds and mark; "" if there is none."""
     if figure is None:
         return ""
     mark = CLEAR if figure.is_clear and can_tell else ""
@@ -91,8 +92,8 @@ def _own_cell(figure: Figure | None, info: Metric, can_tell: bool) -> str:
     return f"{_shown(figure.own.value, info)}{mark}{_interval(figure.own, info)}{spread}"
 
 
-def _difference_cell(figure: Figure | None, info: Metric, can_tell: bool) -> str:
-    """Empty for the first entry, and for costs."""
+def difference_cell(figure: Figure | None, info: Metric, can_tell: bool) -> str:
+    """Return the difference to the first entry; "" for that entry, and for costs."""
     if figure is None or figure.difference is None:
         return ""
     found = figure.difference

@@ -1,5 +1,7 @@
 """The figures of a comparison from given scores and texts."""
 
+import csv
+import io
 import math
 from typing import Any
 
@@ -17,6 +19,7 @@ from xrec.graph.artifact import GraphEmbeddings
 from xrec.lab.compare.copies import nearest_texts, read_elsewhere
 from xrec.lab.compare.entries import entries_of
 from xrec.lab.compare.figures import MetricRow, Run, metric_rows
+from xrec.lab.compare.formats import other_formats
 from xrec.lab.compare.result import Result, result_of
 from xrec.lab.compare.table import Example, markdown_page
 from xrec.lab.compare.texts import EntryTexts
@@ -64,6 +67,23 @@ def test_page_has_missing_texts_and_the_same_pairs_side_by_side(make_config):
         "- `ours`: One line.",
         "- `profile`: (no text)",
     ]
+
+
+def test_other_formats_have_the_same_figures(make_config):
+    """The CSV file to the last digit, LaTeX without characters that it would refuse."""
+    found = result(
+        make_config, {"ours": [FLAT], "my_own": [BETTER]}, texts={"my_own": {"uri": "a.jsonl"}}
+    )
+    formats = other_formats(found)
+    lines = csv.DictReader(io.StringIO(formats["table.csv"]))
+    rows = {(row["entry"], row["metric"]): row for row in lines}
+    assert float(rows["my_own", "rouge_l"]["value"]) == pytest.approx(0.75)
+    assert float(rows["my_own", "rouge_l"]["difference"]) == pytest.approx(0.25)
+    assert r"my\_own" in formats["table.tex"]
+    assert "0.750 (" in formats["table.tex"]
+    assert formats["table.tex"].isascii()
+    page = formats["table.html"]
+    assert [page.count(text) > 0 for text in ("0.750 (", "+0.250 (", "<svg")] == [True] * 3
 
 
 @pytest.mark.parametrize(
