@@ -53,33 +53,37 @@ def test_each_kind_of_wait_is_an_error(wait):
         wait(torch.ones(3, device="meta"))
 
 
-DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+INJECTIONS, PARTS = ["none", "projected", "direct"], ["whole", "split", "checkpointed"]
+SETTINGS = [
+    (1, "tokens", torch.float32),
+    (3, "explanations", torch.bfloat16),
+    (3, "tokens", torch.float16),
+]
 
 
-@pytest.mark.parametrize("injection", ["none", "projected", "direct"])
-@pytest.mark.parametrize("parts", ["whole", "split", "checkpointed"])
+@pytest.mark.parametrize("injection", INJECTIONS)
+@pytest.mark.parametrize("parts", PARTS)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_step_of_each_kind_reads_nothing(family, parts, injection):
-    for (num_tokens, average_over), dtype in zip(
-        [(1, "tokens"), (3, "explanations"), (3, "tokens")], DTYPES, strict=True
-    ):
-        model = tiny_decoder(family, **({"sliding_window": 100} if parts == "split" else {}))
-        attach_toy(model, injection, num_tokens=num_tokens)
-        model.to("meta", dtype)
-        if parts == "checkpointed":
-            checkpoint_layers(model)
-        prefixes = PrefixCache(
-            model, SHARED, num_positions=50, budget_bytes=2**20, split=parts == "split"
-        )
-        loss = ExplanationLoss(model, prefixes, average_over).train()
-        with OneDevice():
-            loss(EXAMPLES).backward()
-        assert (prefixes.num_bytes > 0) == (parts == "split")
-        trained = [each for each in model.parameters() if each.requires_grad]
-        torch.optim.AdamW(trained).step()
+    # Each pair of values of family, parts, injection and settings occurs.
+    number = [*FAMILIES].index(family) + PARTS.index(parts) + INJECTIONS.index(injection)
+    num_tokens, average_over, dtype = SETTINGS[number % len(SETTINGS)]
+    model = tiny_decoder(family, **({"sliding_window": 100} if parts == "split" else {}))
+    attach_toy(model, injection, num_tokens=num_tokens)
+    model.to("meta", dtype)
+    if parts == "checkpointed":
+        checkpoint_layers(model)
+    prefixes = PrefixCache(
+        model, SHARED, num_positions=50, budget_bytes=2**20, split=parts == "split"
+    )
+    loss = ExplanationLoss(model, prefixes, average_over).train()
+    with OneDevice():
+        loss(EXAMPLES).backward()
+    assert (prefixes.num_bytes > 0) == (parts == "split")
+    torch.optim.AdamW(each for each in model.parameters() if each.requires_grad).step()
 
 
-@pytest.mark.parametrize("injection", ["none", "projected", "direct"])
+@pytest.mark.parametrize("injection", INJECTIONS)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_prefill_reads_nothing_before_the_first_token(family, injection):
     model = tiny_decoder(family)
