@@ -67,6 +67,35 @@ class Vocabulary:
         ]
 
 
+@dataclass(frozen=True)
+class Lookup:
+    """What the embedding of token IDs (B, S) needs, N of which are collaborative.
+
+    text_ids: the IDs (B, S), 0 at collaborative tokens.
+    positions: of the collaborative tokens among the B * S, ascending (N,).
+    users, items: their graph vectors, (N_u, D) and (N_i, D), N_u + N_i = N.
+    parts: for each collaborative token (N,), the row of its vector, if those of all k tokens of the
+        N_u users and then of the N_i items are listed.
+    """
+
+    text_ids: Tensor
+    positions: Tensor
+    users: Tensor
+    items: Tensor
+    parts: Tensor
+
+    def to(self, device: torch.device) -> "Lookup":
+        """Return the lookup on `device`."""
+        return Lookup(*(to_device(tensor, device) for tensor in vars(self).values()))
+
+
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """Return `tensor` on `device`; the host does not wait for a copy to a GPU."""
+    if device.type == "cuda" and tensor.device.type == "cpu" and torch.cuda.is_available():
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=device.type == "cuda")
+
+
 class CollaborativeEmbedding(nn.Module):
     """The input embedding for text tokens and collaborative tokens.
 
@@ -98,52 +127,58 @@ class CollaborativeEmbedding(nn.Module):
         """
 
     def forward(self, input_ids: Tensor) -> Tensor:
-        """Return vectors (B, S, H) of token IDs (B, S), and set `injection` for the hooks."""
-        is_collaborative = input_ids >= self.vocabulary.num_text_tokens
-        if not is_collaborative.any():
-            return self.embed_text(input_ids)
-        return self.embed(input_ids, is_collaborative, self.adapt(input_ids[is_collaborative]))
+        """Return vectors (B, S, H) of token IDs (B, S), and set `injection` for the hooks.
 
-    def embed_text(self, input_ids: Tensor) -> Tensor:
-        """Do `forward` for text IDs (B, S), without waiting for the device to inspect them."""
+        The IDs should be on the CPU: to look at those on a GPU, the host waits for it.
+        """
+        lookup = self.lookup(input_ids.cpu()).to(self.token_embedding.weight.device)
+        adapted = self.adapt(lookup) if len(lookup.positions) else None
+        return self.embed(lookup.text_ids, lookup.positions, adapted)
+
+    def embed(self, text_ids: Tensor, positions: Tensor, adapted: Tensor | None) -> Tensor:
+        """Do `forward` with the vectors `adapted` (N, H) of the N collaborative IDs, or None.
+
+        text_ids, positions: as in `Lookup`.
+        """
+        embeds: Tensor = self.token_embedding(text_ids)
         self.injection = None
-        embeds: Tensor = self.token_embedding(input_ids)
+        if adapted is None:
+            return embeds
+        adapted = adapted.to(embeds.dtype)
+        # Unlike with a mask, neither this nor its gradient waits for the device.
+        self.injection, embeds = (
+            each.flatten(0, 1).index_copy(0, positions, adapted).view(embeds.shape)
+            for each in (torch.zeros_like(embeds), embeds)
+        )
         return embeds
 
-    def embed(self, input_ids: Tensor, is_collaborative: Tensor, adapted: Tensor) -> Tensor:
-        """Do `forward` with the vectors `adapted` (N, H) of the N collaborative IDs, in order.
-
-        `is_collaborative` (B, S), bool, marks them in `input_ids` (B, S).
-        """
-        embeds: Tensor = self.token_embedding(input_ids.masked_fill(is_collaborative, 0))
-        self.injection = torch.zeros_like(embeds).masked_scatter(
-            is_collaborative[..., None], adapted.to(embeds.dtype)
-        )
-        return torch.where(is_collaborative[..., None], self.injection, embeds)
-
-    def adapt(self, token_ids: Tensor) -> Tensor:
-        """Return the adapted vectors (N, H) of collaborative token IDs (N,).
+    def lookup(self, input_ids: Tensor) -> Lookup:
+        """Return the lookup of token IDs (B, S), int64, on the CPU.
 
         Raises IndexError if an ID is beyond the vocabulary.
         """
         vocabulary = self.vocabulary
-        if (token_ids >= vocabulary.num_ids).any():
+        if (input_ids >= vocabulary.num_ids).any():
             raise IndexError(
-                f"token ID {int(token_ids.max())} is beyond the last, {vocabulary.num_ids - 1}"
+                f"token ID {int(input_ids.max())} is beyond the last, {vocabulary.num_ids - 1}"
             )
-        position = token_ids - vocabulary.num_text_tokens
-        number, entity = position // vocabulary.num_entities, position % vocabulary.num_entities
+        is_collaborative = input_ids >= vocabulary.num_text_tokens
+        positions = is_collaborative.flatten().nonzero()[:, 0]
+        offsets = input_ids.flatten()[positions] - vocabulary.num_text_tokens
+        number, entity = offsets // vocabulary.num_entities, offsets % vocabulary.num_entities
         is_user = entity < vocabulary.num_users
-        users = self.user_adapter(_rows(self._vectors[0], entity[is_user], token_ids.device))
-        items = self.item_adapter(
-            _rows(self._vectors[1], entity[~is_user] - vocabulary.num_users, token_ids.device)
+        users_first = torch.argsort((~is_user).long(), stable=True)
+        return Lookup(
+            input_ids.masked_fill(is_collaborative, 0),
+            positions,
+            self._vectors[0][entity[is_user]],
+            self._vectors[1][entity[~is_user] - vocabulary.num_users],
+            users_first.argsort() * vocabulary.num_tokens + number,
         )
-        adapted = users.new_empty(len(token_ids), users.shape[-1])
+
+    def adapt(self, lookup: Lookup) -> Tensor:
+        """Return the adapted vectors (N, H) of the collaborative tokens."""
         # (N, k H): the vectors of all k tokens of each ID's user or item, from which it picks one.
-        filled = adapted.index_put((is_user,), users).index_put((~is_user,), items)
-        of_tokens: Tensor = filled.unflatten(-1, (vocabulary.num_tokens, -1))
-        return of_tokens[torch.arange(len(number), device=number.device), number]
-
-
-def _rows(table: Tensor, index: Tensor, device: torch.device) -> Tensor:
-    return table[index.to(table.device)].to(device)
+        both = torch.cat([self.user_adapter(lookup.users), self.item_adapter(lookup.items)])
+        of_tokens: Tensor = both.unflatten(-1, (self.vocabulary.num_tokens, -1)).flatten(0, 1)
+        return of_tokens.index_select(0, lookup.parts)

@@ -27,8 +27,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache, PreTrainedModel
+from transformers.masking_utils import create_masks_for_generate
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from xrec.llm.collaborative import CollaborativeEmbedding, to_device
 from xrec.llm.model import unusual_layers
 
 IGNORE = -100
@@ -64,7 +66,7 @@ class Batch:
 
     def to(self, device: torch.device) -> "Batch":
         """Return the batch on `device`."""
-        return Batch(*(tensor.to(device) for tensor in vars(self).values()))
+        return Batch(*(to_device(tensor, device) for tensor in vars(self).values()))
 
 
 def collate(examples: Sequence[Example]) -> Batch:
@@ -83,7 +85,7 @@ def collate(examples: Sequence[Example]) -> Batch:
 class KeyValues:
     """Keys and values of P positions in every layer, for B rows.
 
-    `tensor` (layers, 2, B, heads, P, head_dim); `mask` (B, P) is 1, and 0 at padding.
+    `tensor` (layers, 2, B, heads, P, head_dim); `mask` (B, P), on the CPU, is 1, and 0 at padding.
     """
 
     tensor: Tensor
@@ -98,24 +100,54 @@ def token_nll(model: PreTrainedModel, batch: Batch, past: KeyValues | None = Non
     """Return the NLL in nats of each label token, (B, L); 0 where a label is -100.
 
     `past` holds the positions before the batch's rows. Logits (B, L, V) are computed only at the L
-    positions that predict a label.
+    positions that predict a label. The batch should be on the CPU.
     """
-    mask, cache = batch.attention_mask, None
+    embeds = embed_tokens(model, batch.input_ids)
+    mask, cache = batch.attention_mask.cpu(), None
     if past is not None:
         mask, cache = torch.cat([past.mask, mask], dim=1), past.cache()
     length, num_labels = batch.input_ids.shape[1], batch.labels.shape[1]
     logits = model(
-        input_ids=batch.input_ids,
-        attention_mask=mask,
-        position_ids=last_positions(mask, length),
+        inputs_embeds=embeds,
+        attention_mask=attention_masks(model, embeds, mask, cache),
+        position_ids=to_device(last_positions(mask, length), model.device),
         use_cache=cache is not None,
         # Given a number, transformers would slice, and multiplying the slice copies it per row.
-        logits_to_keep=torch.arange(
-            length - num_labels - 1, length - 1, device=batch.input_ids.device
-        ),
+        logits_to_keep=torch.arange(length - num_labels - 1, length - 1, device=model.device),
         **{CACHE: cache},
     ).logits
-    return label_nll(logits, batch.labels)
+    return label_nll(logits, to_device(batch.labels, model.device))
+
+
+def attention_masks(
+    model: PreTrainedModel, embeds: Tensor, mask: Tensor, cache: DynamicCache | None
+) -> Tensor | dict[str, Tensor | None] | None:
+    """Return the masks that `model` would make from `mask` (B, P + S), by kind of layer if several.
+
+    `embeds` (B, S, H) are its input, after the P positions in `cache`. With `mask` on a GPU, the
+    model would wait for it to know whether there is padding, so `mask` is on the CPU. Returns None
+    if the model needs no mask.
+    """
+    if not unusual_layers(model):
+        shape = torch.empty(*embeds.shape[:2], 0, dtype=embeds.dtype)
+        masks = create_masks_for_generate(model.config, shape, mask, **{CACHE: cache})
+        if isinstance(masks, dict):
+            return {
+                kind: None if each is None else to_device(each, embeds.device)
+                for kind, each in masks.items()
+            }
+        if masks is None and cache is not None:
+            return None  # without a cache, the model would look at the positions for packed rows
+        mask = mask if masks is None else masks
+    return to_device(mask, embeds.device)
+
+
+def embed_tokens(model: PreTrainedModel, input_ids: Tensor) -> Tensor:
+    """Return the input vectors (B, S, H) of token IDs (B, S), which should be on the CPU."""
+    embedding = model.get_input_embeddings()
+    is_ours = isinstance(embedding, CollaborativeEmbedding)
+    vectors: Tensor = embedding(input_ids if is_ours else to_device(input_ids, model.device))
+    return vectors
 
 
 def last_positions(mask: Tensor, count: int) -> Tensor:
@@ -181,11 +213,11 @@ class ExplanationLoss(nn.Module):
     def forward(self, examples: Sequence[Example]) -> Tensor:
         """Return the sum, a scalar."""
         past, rest = self.prefixes.split(self.model, examples)
-        batch = collate(rest).to(self.model.device)
-        nll = token_nll(self.model, batch, past)
+        nll = token_nll(self.model, collate(rest), past)
         if self._average_over == "tokens":
             return nll.sum()
-        return (nll.sum(dim=1) / (batch.labels != IGNORE).sum(dim=1)).sum()
+        lengths = torch.tensor([len(example.label_ids) for example in examples])
+        return (nll.sum(dim=1) / to_device(lengths, nll.device)).sum()
 
     def train(self, mode: bool = True) -> "ExplanationLoss":
         """Set the adapters' mode; the frozen model stays in eval mode, without dropout."""
@@ -225,18 +257,18 @@ def compute_key_values(
     decoder over the left-padded rows, without autograd and logits.
     """
     length = max(len(row) for row in rows)
-    device = model.device
-    input_ids = torch.tensor([[0] * (length - len(row)) + list(row) for row in rows], device=device)
-    mask = torch.tensor([[0] * (length - len(row)) + [1] * len(row) for row in rows], device=device)
+    input_ids = torch.tensor([[0] * (length - len(row)) + list(row) for row in rows])
+    mask = torch.tensor([[0] * (length - len(row)) + [1] * len(row) for row in rows])
     cache = DynamicCache()
     if past is not None:
         before = past.mask.expand(len(rows), -1)
         mask = torch.cat([before, mask], dim=1)
         cache = KeyValues(past.tensor.expand(-1, -1, len(rows), -1, -1, -1), before).cache()
+    embeds = embed_tokens(model, input_ids)
     model.get_decoder()(
-        input_ids=input_ids,
-        attention_mask=mask,
-        position_ids=last_positions(mask, length),
+        inputs_embeds=embeds,
+        attention_mask=attention_masks(model, embeds, mask, cache),
+        position_ids=to_device(last_positions(mask, length), model.device),
         use_cache=True,
         **{CACHE: cache},
     )
@@ -262,7 +294,7 @@ def batch_key_values(shared: Tensor | None, rows: Sequence[Tensor | None]) -> Ke
     length = num_shared + max((row.shape[-2] for row in rows if row is not None), default=0)
     layers, two, heads, _, head_dim = parts[0].shape
     tensor = parts[0].new_zeros(layers, two, len(rows), heads, length, head_dim)
-    mask = torch.zeros(len(rows), length, dtype=torch.long, device=tensor.device)
+    mask = torch.zeros(len(rows), length, dtype=torch.long)
     mask[:, :num_shared] = 1
     if shared is not None:
         tensor[..., :num_shared, :] = shared[:, :, None]

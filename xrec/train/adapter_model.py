@@ -91,7 +91,10 @@ def build_engine(
     )
     trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(
-        trainable, lr=training.learning_rate, weight_decay=training.weight_decay
+        trainable,
+        lr=training.learning_rate,
+        weight_decay=training.weight_decay,
+        fused=True if worker_device().type == "cuda" else None,
     )
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, learning_rate_share(_WARMUP_SHARE, num_steps)

@@ -351,7 +351,7 @@ class AdapterWorker:
 def _total(loss: Tensor, weight: int) -> Tensor:
     """Return a pass's loss and weight, (2,) float64 on its device; zeros for an empty batch."""
     loss = loss.detach().double() if weight else loss.new_zeros((), dtype=torch.float64)
-    return torch.stack([loss, loss.new_tensor(weight)])
+    return torch.stack([loss, torch.full_like(loss, weight)])
 
 
 def _rows(micro_batches: Iterable[MicroBatch]) -> list[int]:

@@ -20,7 +20,7 @@ from tests.world.models import (
 )
 from xrec.config import Injection
 from xrec.errors import ModelError
-from xrec.llm.collaborative import Vocabulary
+from xrec.llm.collaborative import CollaborativeEmbedding, Vocabulary
 
 V = 64
 PROMPT = torch.tensor(
@@ -55,11 +55,23 @@ class Adding(nn.Module):
         return self.linear(hidden) + self.added
 
 
+def adapted_by_hand(embedding: CollaborativeEmbedding) -> Tensor:
+    """Return the adapter's vectors of the collaborative tokens of `PROMPT`, one at a time."""
+    users, items = toy_vectors()
+    rows = [
+        embedding.user_adapter(users[[token - V]])
+        if token < V + NUM_USERS
+        else embedding.item_adapter(items[[token - V - NUM_USERS]])
+        for token in PROMPT[PROMPT >= V].tolist()
+    ]
+    return torch.cat(rows)
+
+
 def logits_by_hand(family: str, rule: Injection, **changes: int) -> Tensor:
     """Return the logits of `PROMPT` with `Adding` in place of hooks."""
     model = tiny_decoder(family, **changes)
     vectors = torch.zeros(*PROMPT.shape, HIDDEN_SIZE)
-    vectors[PROMPT >= V] = attach_toy(model, "none").adapt(PROMPT[PROMPT >= V])
+    vectors[PROMPT >= V] = adapted_by_hand(attach_toy(model, "none"))
     for layer in model.model.layers if rule != "none" else ():
         for name in ("q_proj", "k_proj", "v_proj", "qkv_proj"):
             if linear := getattr(layer.self_attn, name, None):

@@ -129,10 +129,11 @@ def model():
 
 
 def count_passes(model: LlamaForCausalLM) -> list[tuple[int, int]]:
-    """Return a list to which each pass through the decoder adds the shape of its input ids."""
+    """Return a list to which each pass through the decoder adds the shape of its tokens."""
     shapes: list[tuple[int, int]] = []
     model.get_decoder().register_forward_pre_hook(
-        lambda _, args, kwargs: shapes.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
+        lambda _, args, kwargs: shapes.append(tuple(kwargs["inputs_embeds"].shape[:2])),
+        with_kwargs=True,
     )
     return shapes
 

@@ -93,7 +93,7 @@ def test_page_shows_the_text_and_evidence_of_a_pair_by_keyboard_alone(page, endp
     page.press(TAB)
     assert page.focused() == "user"
     page.press(*([BACKSPACE] * 40), USERS[7], TAB)
-    page.press(ITEMS[6], ENTER)
+    page.press(*([BACKSPACE] * 40), ITEMS[6], ENTER)
     page.wait(page.is_idle)
 
     path = f"/v1/explanations/{USERS[7]}/{ITEMS[6]}"
@@ -152,6 +152,17 @@ def test_page_removes_a_text_that_was_withdrawn_or_broke_off(page, endpoint, eve
     assert problem in page.text("problem")
     assert page.texts("#problem b") == []
     assert page.text("source") == ("from the backfill" if text else "")
+
+
+def test_page_explains_the_users_best_item_when_it_opens(page):
+    page.wait(lambda: page.is_idle() and page.text("text"))
+    item = page.driver.find_element("id", "item").get_property("value")
+    (pressed,) = page.texts("#best-items button[aria-pressed=true]")
+    assert item
+    assert pressed in page.text("pair")
+    assert not page.driver.find_element("id", "item-profile").is_displayed()
+    page.driver.find_element("css selector", "summary").click()
+    assert page.driver.find_element("id", "item-profile").is_displayed()
 
 
 def test_page_asks_for_a_key_where_there_are_keys(page, guarded):

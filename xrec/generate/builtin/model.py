@@ -30,7 +30,7 @@ from xrec.generate.builtin.requests import Request, Slots, Span
 from xrec.generate.builtin.sampling import log_likelihoods, mask_failure, next_tokens
 from xrec.generate.builtin.scheduler import Scheduler
 from xrec.generate.engine import NOT_A_NUMBER, Advance, Completion, EngineReport, failed
-from xrec.llm.collaborative import CollaborativeEmbedding, Vocabulary
+from xrec.llm.collaborative import CollaborativeEmbedding, Vocabulary, to_device
 from xrec.llm.model import unusual_layers
 
 _ADAPTED_AT_ONCE = 4096
@@ -72,11 +72,11 @@ class PackedModel:
         The vectors of all users and items among the tokens must be in `vectors`.
         """
         device = self.model.device
-        kept = 0 if keep is None else torch.tensor(keep, dtype=torch.long, device=device)
+        kept = 0 if keep is None else _on(device, keep)
         with _packed(self.model):
             output = self.model(
                 inputs_embeds=self._embed(token_ids),
-                position_ids=torch.tensor([positions], device=device),
+                position_ids=_on(device, [positions]),
                 use_cache=False,
                 logits_to_keep=kept,
                 packed=attend,
@@ -89,17 +89,16 @@ class PackedModel:
 
         The IDs are known on the host, so a pass with only text tokens skips adapters and injection.
         """
-        embedding, ids = (
-            self.model.get_input_embeddings(),
-            torch.tensor([token_ids], device=self.model.device),
-        )
+        embedding, device = self.model.get_input_embeddings(), self.model.device
         if not isinstance(embedding, CollaborativeEmbedding):
-            embeds: Tensor = embedding(ids)
+            embeds: Tensor = embedding(_on(device, [token_ids]))
             return embeds
-        collaborative = [token for token in token_ids if token >= self.num_text_tokens]
-        if not collaborative:
-            return embedding.embed_text(ids)
-        return embedding.embed(ids, ids >= self.num_text_tokens, self.vectors.of(collaborative))
+        positions = [at for at, token in enumerate(token_ids) if token >= self.num_text_tokens]
+        text_ids = list(token_ids)
+        for position in positions:
+            text_ids[position] = 0
+        vectors = self.vectors.of([token_ids[at] for at in positions]) if positions else None
+        return embedding.embed(_on(device, [text_ids]), _on(device, positions), vectors)
 
     def _probe(self) -> KVShape:
         """Return the shape of one position's keys and values, found by running one token."""
@@ -165,8 +164,9 @@ class AdaptedVectors:
             self._num_prompts.update(self._ids(prompt))
         new = sorted(self._num_prompts.keys() - self._row_of.keys())
         if new:
-            parts = torch.tensor(new, device=self._device).split(_ADAPTED_AT_ONCE)
-            self._put(new, torch.cat([self._embedding.adapt(part) for part in parts]))
+            lookups = map(self._embedding.lookup, torch.tensor(new).split(_ADAPTED_AT_ONCE))
+            adapted = [self._embedding.adapt(lookup.to(self._device)) for lookup in lookups]
+            self._put(new, torch.cat(adapted))
 
     def drop(self, prompt: Sequence[int]) -> None:
         """Release the vectors of a prompt that were kept for it."""
@@ -187,8 +187,7 @@ class AdaptedVectors:
     def of(self, token_ids: Sequence[int]) -> Tensor:
         """Return the vectors (N, H) of IDs that are kept, on the model's device."""
         assert self._table is not None
-        rows = torch.tensor([self._row_of[token] for token in token_ids])
-        return self._table[rows.to(self._device)]
+        return self._table[_on(self._device, [self._row_of[token] for token in token_ids])]
 
     def _ids(self, prompt: Sequence[int]) -> set[int]:
         return {token for token in prompt if token >= self._num_text_tokens}
@@ -202,8 +201,13 @@ class AdaptedVectors:
             self._free += range(size, len(self._table))
         assert self._table is not None
         rows = [self._free.pop() for _ in token_ids]
-        self._table[torch.tensor(rows).to(self._device)] = vectors
+        self._table[_on(self._device, rows)] = vectors
         self._row_of.update(zip(token_ids, rows, strict=True))
+
+
+def _on(device: torch.device, numbers: Sequence[Any]) -> Tensor:
+    """Return int64 numbers on `device`; the host does not wait for the copy."""
+    return to_device(torch.tensor(numbers, dtype=torch.long), device)
 
 
 @contextmanager
@@ -379,14 +383,14 @@ def _cache_rows(spans: Sequence[Span], cache: KVCache) -> Tensor:
         firsts += range(first + span.start, first + span.stop)
         lengths += [block.slot_length] * (span.stop - span.start)
     of_heads = torch.tensor(lengths)[:, None] * torch.arange(heads)
-    return (torch.tensor(firsts)[:, None] + of_heads).flatten().to(cache.shape.device)
+    return to_device((torch.tensor(firsts)[:, None] + of_heads).flatten(), cache.shape.device)
 
 
 def _part(spans: Sequence[Span], first: int, last: int, device: torch.device) -> Part:
     """Return the part for the spans of one block, which are the tokens `first` to `last`."""
     counts = [span.stop - span.start for span in spans]
     columns = max(counts)
-    starts = torch.tensor([span.start for span in spans], device=device)
+    starts = _on(device, [span.start for span in spans])
     cells = [row * columns + column for row, count in enumerate(counts) for column in range(count)]
     block = spans[0].sequence.block
     assert block is not None
@@ -396,7 +400,7 @@ def _part(spans: Sequence[Span], first: int, last: int, device: torch.device) ->
             block, [span.sequence.slot for span in spans], max(span.stop for span in spans), device
         ),
         positions=starts[:, None] + torch.arange(columns, device=device),
-        cells=None if columns == 1 else torch.tensor(cells, device=device),
+        cells=None if columns == 1 else _on(device, cells),
         token_of_cell=None if columns == 1 else _inverse(cells, len(spans) * columns, device),
         prefixes=_shared_prefixes(spans, device),
     )
@@ -410,7 +414,7 @@ def _extent(block: Block, slots: Sequence[int], length: int, device: torch.devic
     """
     first, stop = slots[0], slots[0] + len(slots)
     if list(slots) != list(range(first, stop)):
-        return Extent(block, torch.tensor(slots, device=device), length)
+        return Extent(block, _on(device, slots), length)
     is_much_more = length < _SHARE_OF_WHOLE_SLOTS * block.slot_length
     return Extent(block, slice(first, stop), length if is_much_more else block.slot_length)
 
@@ -435,9 +439,9 @@ def _shared_prefixes(spans: Sequence[Span], device: torch.device) -> SharedPrefi
     lengths = [len(request.prefix.token_ids) for request in requests]
     return SharedPrefixes(
         extent=_extent(requests[0].prefix.block, slots, max(lengths), device),
-        members=torch.tensor(members, device=device),
+        members=_on(device, members),
         rows=_inverse(members, len(slots) * max_members, device),
-        lengths=torch.tensor(lengths, device=device),
+        lengths=_on(device, lengths),
         max_members=max_members,
     )
 
@@ -446,4 +450,4 @@ def _inverse(cells: Sequence[int], size: int, device: torch.device) -> Tensor:
     """Return the index in `cells` of each number below `size`, (size,); 0 for missing ones."""
     inverse = torch.zeros(size, dtype=torch.long)
     inverse[torch.tensor(cells)] = torch.arange(len(cells))
-    return inverse.to(device)
+    return to_device(inverse, device)

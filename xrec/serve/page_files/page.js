@@ -259,6 +259,15 @@ async function start() {
     show("");
     if (!at("user").value && users.length) at("user").value = users[0];
     await Promise.all([suggestItems(), suggestBest()]);
+    const best = at("best-items").querySelector("button");
+    if (best && !current && !at("item").value) {
+      at("item").value = best.dataset.item;
+      best.setAttribute("aria-pressed", "true");
+      const pair = { user_id: at("user").value, item_id: best.dataset.item };
+      await explain(pair).catch((error) => {
+        if (error.name !== "AbortError") at("answer").hidden = true; // nobody asked, so no message
+      });
+    }
   } catch (error) {
     fail(error);
   }

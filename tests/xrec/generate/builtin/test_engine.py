@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import GenerationConfig
 
 from tests.errors import raises
-from tests.world.models import FAMILIES, NUM_USERS, attach_toy, tiny_decoder, toy_model
+from tests.world.models import FAMILIES, NUM_USERS, attach_toy, tiny_decoder, toy_model, toy_vectors
 from tests.xrec.generate.cores import (
     END,
     GREEDY,
@@ -61,18 +61,18 @@ def test_generate_each_family_gives_the_greedy_tokens_of_one_at_a_time(family):
     assert run(make_engine(model), prompts, DecodingConfig(max_new_tokens=6)) == expected
 
 
-def test_generate_computes_prefixes_and_adapters_once_and_counts_tokens(monkeypatch):
+def test_generate_computes_prefixes_and_adapters_once_and_counts_tokens():
     model, prompts = make_model("projected"), make_sharing_prompts()
     embedding = model.get_input_embeddings()
-    adapted: list[int] = []
-    original = embedding.adapt
-    monkeypatch.setattr(
-        embedding, "adapt", lambda ids: adapted.extend(ids.tolist()) or original(ids)
-    )
+    adapted: list[list[float]] = []
+    for adapter in (embedding.user_adapter, embedding.item_adapter):
+        adapter.register_forward_pre_hook(lambda _, args: adapted.extend(args[0].tolist()))
     engine = make_engine(model, max_rows=2)
     texts = run(engine, prompts)
+    vectors = torch.cat(toy_vectors()).tolist()
     assert sorted(adapted) == sorted(
-        {token for prompt in prompts for token in prompt if token >= V}
+        vectors[token - V]
+        for token in {token for prompt in prompts for token in prompt if token >= V}
     )
     report = engine.take_report()
     # The 20 tokens of all and the 21 of a user with several prompts are computed once.
