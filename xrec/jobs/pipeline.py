@@ -6,8 +6,8 @@ that depends on it. A table is not deleted: readers use it until the new rows ar
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from datetime import timedelta
 
@@ -148,14 +148,22 @@ def refresh(
             nights.write_metrics(metrics_to, costs.spend, error.metrics, error.exit_code)
         raise
     metrics = costs.report(manifest.metrics, f"published as version {manifest.version}", tell)
-    try:
+    with _told(tell):
         if (hours := costs.spend.vacuum_hours) is not None:
             nights.prune_nights(costs.spend, timedelta(hours=hours))
+    with _told(tell):
         if metrics_to:
             nights.write_metrics(metrics_to, costs.spend, metrics, 0)
+    return manifest.model_copy(update={"metrics": metrics})
+
+
+@contextmanager
+def _told(tell: Callable[[str], None]) -> Iterator[None]:
+    """Tell an error inside the `with` block instead of raising it: the night is published."""
+    try:
+        yield
     except XRecError as error:
         tell(f"published, but: {error}")
-    return manifest.model_copy(update={"metrics": metrics})
 
 
 def look_ahead(configs: Mapping[str, JobConfig], *, train: bool) -> list[str]:
