@@ -18,11 +18,12 @@ _HEAD = (
 def tables_page(tables: Mapping[str, pd.DataFrame], charts: Iterable[Markup] = ()) -> str:
     """Return an HTML page with a heading and a table for each entry; pandas escapes the values.
 
-    The charts come below the first heading. A table with one column
-    is a list of named values and has no header. An index of row numbers is not shown.
+    The charts come below the first heading. A table with one column is a list of named values and
+    has no header. An index of row numbers is not shown.
     """
     style = resources.files("xrec.evaluate").joinpath("templates/report.css").read_text()
-    page, shown_charts = _HEAD.format(style=style), "".join(charts)
+    page, below = _HEAD.format(style=style), "".join(charts)
+    below = below and f'<div class="charts">{below}</div>'
     with pd.option_context("display.max_colwidth", None, "display.html.border", 0):
         for heading, table in tables.items():
             shown = table.to_html(
@@ -31,8 +32,6 @@ def tables_page(tables: Mapping[str, pd.DataFrame], charts: Iterable[Markup] = (
                 float_format=short,
                 na_rep="-",
             )
-            page += f"<h2>{heading}</h2>"
-            if shown_charts:
-                page, shown_charts = f'{page}<div class="charts">{shown_charts}</div>', ""
-            page += f'<div class="wide">{shown}</div>'
+            page += f'<h2>{heading}</h2>{below}<div class="wide">{shown}</div>'
+            below = ""
     return page

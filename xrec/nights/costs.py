@@ -117,35 +117,22 @@ def _charts(jobs: Mapping[str, Mapping[str, float]], metrics: Mapping[str, Any])
     """Return charts of the costs, of the texts by what became of them, and of the gate."""
     from xrec.evaluate.chart import Bar, bar_chart
 
-    kind, unit = next(
-        (kind, unit)
-        for kind, unit in (("money", "in the currency of prices"), ("seconds", "s"))
-        if kind == "seconds" or any(kind in costs for costs in jobs.values())
-    )
+    has_prices = any("money" in costs for costs in jobs.values())
+    kind, unit = ("money", "in the currency of prices") if has_prices else ("seconds", "s")
     texts = {
         "carried over": metrics.get("num_carried", 0),
         **{f"written: {why}": count for why, count in metrics.get("written_again", {}).items()},
     }
     gate = metrics.get("gate", {})
-    figures, bounds = gate.get("figures", {}), gate.get("bounds", {})
+    known = {name: value for name, value in gate.get("figures", {}).items() if value is not None}
+    bounds = gate.get("bounds", {})
+    by_job = [Bar(name, job.get(kind, 0)) for name, job in jobs.items()]
+    by_kind = [Bar(name, count) for name, count in texts.items()]
+    of_gate = [Bar(name, value, bounds.get(name)) for name, value in known.items()]
     return [
-        bar_chart(
-            "Cost by job",
-            unit,
-            [Bar(name, job.get(kind, 0)) for name, job in jobs.items()],
-        ),
-        bar_chart(
-            "Texts of this night", "pairs", [Bar(name, count) for name, count in texts.items()]
-        ),
-        bar_chart(
-            "Gate",
-            "share or ratio; the line is the bound",
-            [
-                Bar(name, value, bounds.get(name))
-                for name, value in figures.items()
-                if value is not None
-            ],
-        ),
+        bar_chart("Cost by job", unit, by_job),
+        bar_chart("Texts of this night", "pairs", by_kind),
+        bar_chart("Gate", "share or ratio; the line is the bound", of_gate),
     ]
 
 
