@@ -76,12 +76,10 @@ def results_of(answers: Answers) -> list[str]:
 
 
 @pytest.fixture
-def trying(live, monkeypatch):
-    """The same explainer with rules that refuse all its texts and draw each a second time."""
-    rules = {"text": {"retry_temperature": 1.0}}
-    decoding = DecodingConfig.model_validate({"max_new_tokens": 24, **rules})
-    monkeypatch.setattr(live, "_decoding", decoding)
-    return live
+def trying(town, live):
+    """An explainer with rules that refuse all its texts and draw each a second time."""
+    decoding = {"max_new_tokens": 24, "text": {"retry_temperature": 1.0}}
+    return load_live(serve_config(town, decoding=decoding), NotedMetrics(), like=live)
 
 
 def test_pairs_get_the_texts_of_a_batch_in_order(endpoint, live, closed):
@@ -239,6 +237,7 @@ class Stage:
     """An endpoint whose model writes what a test says."""
 
     endpoint: Endpoint
+    town: Path
     titles: list[str]
     unsafe_words: Path
 
@@ -246,9 +245,10 @@ class Stage:
         self, route: str, *texts: str, ends: bool = True, rules: Any = None, **body: Any
     ) -> requests.Response:
         """Return the response for the pair; the model writes one of `texts` per try."""
-        live, checks = self.endpoint.model.live, {"unsafe_words": str(self.unsafe_words)}
+        model, checks = self.endpoint.model, {"unsafe_words": str(self.unsafe_words)}
         text = {"checks": checks, "retry_temperature": None, **(rules or {})}
-        live._decoding = DecodingConfig.model_validate({"text": text})
+        config = serve_config(self.town, decoding={"text": text})
+        live = model.live = load_live(config, self.endpoint.metrics, like=model.live)
         filled = [text.replace("{other}", self.titles[1]) for text in texts]
         live.engine = ScriptedEngine(live, *filled, ends=ends)
         return self.endpoint.post(
@@ -270,9 +270,8 @@ class Stage:
 def stage(endpoint, live, town, tmp_path, monkeypatch):
     words = tmp_path / "unsafe.txt"
     words.write_text("rubbish\n")
-    for name in ("engine", "_decoding"):  # the posts of a stage change them
-        monkeypatch.setattr(live, name, getattr(live, name))
-    return Stage(endpoint, dataset_of(town).items["title"].to_pylist(), words)
+    monkeypatch.setattr(endpoint.model, "live", live)  # the posts of a stage replace it
+    return Stage(endpoint, town, dataset_of(town).items["title"].to_pylist(), words)
 
 
 def parts_of(events: list[tuple[str, Any]]) -> list[str]:
