@@ -121,12 +121,6 @@ def test_text_about_an_item_without_any_information_is_unsupported(texts, checks
     assert reason("You will enjoy the Cable.", texts, checks) == expected
 
 
-def test_checker_names_the_offending_words():
-    text = "You would enjoy the live music of Paris with fifty guests."
-    refusal = CHECKER.refusal(text, BISTRO, ALL)
-    assert "'live music', 'Paris', 'fifty'" in refusal.message
-
-
 def said(aspect: str, opinion: str) -> AspectEvidence:
     return evidence(aspect, 4, 9, opinion=opinion)
 

@@ -30,7 +30,7 @@ from xrec.llm.loss import (
 from xrec.llm.model import load_model
 from xrec.storage import location_of
 from xrec.train import memory
-from xrec.train.adapter_model import build_model, checkpoint_layers, learning_rate_share, try_step
+from xrec.train.adapter_model import build_model, checkpoint_layers, try_step
 from xrec.train.adapter_worker import AdapterWorker
 from xrec.train.data import load_adapter_data
 from xrec.train.deepspeed_engine import DEFAULT_CLIPPING, deepspeed_settings
@@ -193,14 +193,6 @@ def test_trial_step_in_16_bits_changes_no_tensor(workspace, tmp_path, dtype):
         assert tensor.dtype == before[key].dtype
         assert torch.equal(tensor, before[key])
     assert all(parameter.grad is None for parameter in model.parameters())
-
-
-def test_learning_rate_rises_to_its_peak_and_falls_without_reaching_zero():
-    share = learning_rate_share(0.4, num_steps=9)
-    shares = [share(step) for step in range(9)]
-    assert shares[:4] == [0.25, 0.5, 0.75, 1.0]
-    assert shares == sorted(shares[:4]) + sorted(shares[4:], reverse=True)
-    assert shares[-1] > 0
 
 
 def test_model_at_stage_3_is_sharded_among_the_workers(workspace, tmp_path):

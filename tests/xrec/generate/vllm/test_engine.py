@@ -99,10 +99,8 @@ def _until(texts: list[list[int]], ends: tuple[int, ...]) -> list[list[int]]:
     return [list(takewhile(lambda token: token not in ends, ids)) for ids in texts]
 
 
-def _run(
-    engine: Any, prompts: list[list[int]], decoding: DecodingConfig = GREEDY
-) -> list[list[int]]:
-    return [completion.token_ids for completion in generate(engine, prompts, decoding)]
+def _run(engine: Any, prompts: list[list[int]]) -> list[list[int]]:
+    return [completion.token_ids for completion in generate(engine, prompts, GREEDY)]
 
 
 def test_generate_gives_the_greedy_tokens_of_transformers_also_from_the_prefix_cache(contest):

@@ -133,13 +133,6 @@ def test_buffer_adds_the_rows_of_the_latest_step_to_input_or_output_of_each_laye
     assert buffer.values.data_ptr() == address
 
 
-def test_buffer_direct_of_a_model_with_a_wider_query_is_refused():
-    layer = FusedProjection()
-    layer.total_num_heads = 16
-    with raises(ModelError, "query_width", key="model.injection", saw="direct"):
-        InjectionBuffer([layer], "direct", 6)
-
-
 @pytest.mark.parametrize("version", ["0.28.1", "0.3.0", "0.33.0rc1", "0.300.0", "1.30.0", ""])
 def test_version_that_was_not_tested_is_refused_with_what_to_do(version, monkeypatch):
     monkeypatch.setitem(sys.modules, "vllm", SimpleNamespace(__version__=version))
