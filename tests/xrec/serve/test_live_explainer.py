@@ -76,10 +76,12 @@ def results_of(answers: Answers) -> list[str]:
 
 
 @pytest.fixture
-def trying(town, live):
+def trying(live):
     """An explainer with rules that refuse all its texts and draw each a second time."""
-    decoding = {"max_new_tokens": 24, "text": {"retry_temperature": 1.0}}
-    return load_live(serve_config(town, decoding=decoding), NotedMetrics(), like=live)
+    values = {"max_new_tokens": 24, "text": {"retry_temperature": 1.0}}
+    return LiveExplainer(
+        live.explainer, DecodingConfig.model_validate(values), NotedMetrics(), keys=()
+    )
 
 
 def test_pairs_get_the_texts_of_a_batch_in_order(endpoint, live, closed):
@@ -237,7 +239,6 @@ class Stage:
     """An endpoint whose model writes what a test says."""
 
     endpoint: Endpoint
-    town: Path
     titles: list[str]
     unsafe_words: Path
 
@@ -247,8 +248,8 @@ class Stage:
         """Return the response for the pair; the model writes one of `texts` per try."""
         model, checks = self.endpoint.model, {"unsafe_words": str(self.unsafe_words)}
         text = {"checks": checks, "retry_temperature": None, **(rules or {})}
-        config = serve_config(self.town, decoding={"text": text})
-        live = model.live = load_live(config, self.endpoint.metrics, like=model.live)
+        decoding, metrics = DecodingConfig.model_validate({"text": text}), self.endpoint.metrics
+        live = model.live = LiveExplainer(model.live.explainer, decoding, metrics, keys=())
         filled = [text.replace("{other}", self.titles[1]) for text in texts]
         live.engine = ScriptedEngine(live, *filled, ends=ends)
         return self.endpoint.post(
@@ -271,7 +272,7 @@ def stage(endpoint, live, town, tmp_path, monkeypatch):
     words = tmp_path / "unsafe.txt"
     words.write_text("rubbish\n")
     monkeypatch.setattr(endpoint.model, "live", live)  # the posts of a stage replace it
-    return Stage(endpoint, town, dataset_of(town).items["title"].to_pylist(), words)
+    return Stage(endpoint, dataset_of(town).items["title"].to_pylist(), words)
 
 
 def parts_of(events: list[tuple[str, Any]]) -> list[str]:
@@ -349,14 +350,13 @@ def test_stream_ends_with_the_text_of_the_other_route(stage, tries, rules, max_w
 
 @pytest.mark.parametrize("begun", [f"{QUIET} So it is go", f"{QUIET} {CALM} {RUDE} An"])
 def test_client_that_disconnects_in_mid_sentence_stops_the_model(stage, begun):
-    live, model = stage.endpoint.model.live, stage.endpoint.model
-    values = stage.endpoint.metrics.values
+    model, values = stage.endpoint.model, stage.endpoint.metrics.values
     before, num_asked = values.get(("abandoned",), 0), len(model.asked)
     with stage.post("/stream", begun, ends=False, pairs=[PAIR, PAIR]) as response:
         lines = response.iter_lines(decode_unicode=True)
         assert next(lines) == "event: part"
         assert QUIET in next(lines)
-        assert live.num_pending == 1
-    wait_until(lambda: not live.num_pending)
+        assert model.live.num_pending == 1
+    wait_until(lambda: not model.live.num_pending)
     assert values["abandoned",] == before + 1
     assert len(model.asked) == num_asked + 1  # the second pair does not reach the model
