@@ -79,9 +79,8 @@ def results_of(answers: Answers) -> list[str]:
 def trying(live):
     """An explainer with rules that refuse all its texts and draw each a second time."""
     values = {"max_new_tokens": 24, "text": {"retry_temperature": 1.0}}
-    return LiveExplainer(
-        live.explainer, DecodingConfig.model_validate(values), NotedMetrics(), keys=()
-    )
+    decoding = DecodingConfig.model_validate(values)
+    return LiveExplainer(live.explainer, decoding, NotedMetrics(), keys=())
 
 
 def test_pairs_get_the_texts_of_a_batch_in_order(endpoint, live, closed):
