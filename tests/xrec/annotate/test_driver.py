@@ -343,6 +343,11 @@ _REVIEWED = (ReviewedItem(_REVIEW, ItemText(_TITLE, "")), ReviewedItem(_REVIEW, 
 _USER = UserInput("u", _REVIEWED, 2)
 _PAIR = PairInput("u", "i", _REVIEW, ItemText(_TITLE, ""), "train")
 _CALM, _TEA = Aspect("calm", "", "positive"), Aspect("tea", "hot", "positive")
+# The third opinion is from a review from which something was removed.
+_SPOILED = [
+    replace(_CALM, opinion=words)
+    for words in ("mail maria@x.org", "order now", "calm [\u2026] place")
+]
 
 
 def _done(row: Input, text: Text) -> Outcome:
@@ -375,17 +380,11 @@ def _done(row: Input, text: Text) -> Outcome:
             {"explanation": "It is calm. It is near Books.com."},
             1,
         ),
-        *(
-            (
-                _PAIR,
-                PairText(
-                    "", (replace(_CALM, opinion=quote), _TEA, replace(_TEA, aspect="x@y.org"))
-                ),
-                {"aspects": [asdict(_CALM), asdict(_TEA)]},
-                2,
-            )
-            # The third is from a review from which something was removed.
-            for quote in ("mail maria@x.org", "order now", "calm [\u2026] place")
+        (
+            _PAIR,
+            PairText("", (*_SPOILED, _TEA, replace(_TEA, aspect="x@y.org"))),
+            {"aspects": [asdict(_CALM)] * 3 + [asdict(_TEA)]},
+            4,
         ),
         (
             replace(_PAIR, split="low_rated"),
