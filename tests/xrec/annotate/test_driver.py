@@ -175,14 +175,6 @@ def test_run_keeps_held_out_and_own_reviews_out_of_training(tmp_path, quoting, k
     assert num_with_others > len(rows) / 2  # other reviews are in it
 
 
-def test_run_gives_a_user_of_one_review_no_profile_for_training_on_it(quoting):
-    rows = [review(user, "1", text, time=1) for user, text in (("a", "warm"), ("b", "soft"))]
-    config = quoting.config(*rows)
-    quoting.run(config, folds=None)
-    profiles = _values(dataset_tables(config)["training_profiles"])
-    assert profiles == [(0, 0, "", "soft"), (1, 0, "", "warm")]
-
-
 def test_run_counts_reviews_without_praise_and_low_rated_ones_in_aspects_only(quoting):
     """A review without praise is also an interaction; a low-rated one is a dislike."""
     config = quoting.config(

@@ -1,7 +1,7 @@
 """Prompts, the data of a row that they show, and the texts in replies."""
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import pytest
 
@@ -48,17 +48,6 @@ def test_prompt_escapes_the_markup_in_a_text(markup):
     assert markup not in asked
     assert "<" not in asked
     assert json.loads(asked) == data
-
-
-def test_our_examples_of_pairs_become_texts_unchanged():
-    prompt = read_prompt("pair", None, PairReply, "shop")
-    for shown, reply in prompt.examples.values():
-        parsed = PairReply.model_validate_json(reply)
-        text = text_of(pair_row(json.loads(shown)["review"]), ReplyLimits(), parsed)
-        assert text.explanation == parsed.explanation
-        assert text.explanation.startswith("You would enjoy")
-        replies = [each.model_dump(exclude={"quote"}) for each in parsed.aspects]
-        assert list(map(asdict, text.aspects)) == replies
 
 
 RIGHT = '[system]\nDo it.\n[example pets]\n{"reviews": []}\n[reply]\n{"profile": "They like."}\n'

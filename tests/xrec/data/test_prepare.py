@@ -20,7 +20,6 @@ from tests.world.store import requests_of
 from tests.xrec.data.test_tables import explained
 from xrec.config import PrepareConfig, SplitShares
 from xrec.data import Dataset, dataset_settings, open_dataset, read_dataset
-from xrec.data.assemble import assemble
 from xrec.data.staging import Staging
 from xrec.errors import (
     ArtifactMismatchError,
@@ -381,19 +380,3 @@ def test_staging_on_a_full_disk_raises_a_storage_error_and_leaves_no_file(tmp_pa
         staging.add({"users": users})
         staging.sql("CREATE TABLE users AS FROM raw.users ORDER BY profile")
     assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.slow
-def test_assemble_sorts_long_texts_in_little_memory():
-    num_rows, num_letters, rng = 140_000, 300, np.random.default_rng(0)
-    letters = rng.bytes(num_rows * num_letters // 2).hex()
-    ids = [f"{number:06d}" for number in rng.permutation(num_rows)]
-    starts = range(0, len(letters), num_letters)
-    profiles = [letters[start : start + num_letters] for start in starts]
-    pairs = {"user_id": ids[:1], "item_id": ["i"], "split": ["train"]}
-    with Staging(SplitShares(), memory_gb=0.06) as staging:
-        staging.add({"users": pa.table({"user_id": ids, "profile": profiles})})
-        staging.add({"interactions": pa.table(pairs)})
-        users = assemble(staging).tables["users"].read_all()
-    assert users["user_id"].to_pylist() == sorted(ids)
-    assert users["profile"][int(ids[0])].as_py() == profiles[0]
