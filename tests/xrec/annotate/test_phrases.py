@@ -85,8 +85,6 @@ def test_mention_has_the_opinion_of_its_sentence(text, name, opinion, sentiment)
         ("The sound is better than the streak.", "streak", False),
         ("It arrived in fine streak.", "streak", False),  # as "in fine shape"
         ("This is a portable amp.", "portability", True),
-        ("Nice portable amp.", "portability", True),
-        ("I love this portable amp.", "portability", True),
         ("I use the cable with a portable amp.", "portability", False),
     ],
 )

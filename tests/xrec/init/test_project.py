@@ -260,7 +260,6 @@ def test_init_quotes_line_ends_in_headers_and_folders(tmp_path, shop):
     assert values["prepare"]["source"]["columns"]["explanation"] == header
 
 
-Rows = list[dict[str, Any]]
 # Users 0 to 39 and items 0 to 9: each item's ID is also a user's ID.
 OVERLAPPING = {
     "people.json": [{"id": n, "age": 20 + n % 5} for n in range(40)],
@@ -271,7 +270,7 @@ OVERLAPPING = {
 }
 
 
-def _folder(folder: Path, tables: dict[str, Rows]) -> Folder:
+def _folder(folder: Path, tables: dict[str, list[dict[str, Any]]]) -> Folder:
     for name, rows in tables.items():
         write_json_lines(folder / name, rows)
     return read_folder(open_location(str(folder)), {})

@@ -92,7 +92,6 @@ def test_init_from_amazon_s_files_maps_columns_of_both(tmp_path):
     [
         ({"rating": 9}, {"rating_range": [1, 10], "min_rating": 8}),
         ({"rating": 0.5}, {"rating_range": [0.5, 5], "min_rating": 4}),
-        ({"rating": 88}, {"rating_range": [1, 100], "min_rating": 75}),
         ({"rating": 0}, {"rating_range": [0, 1], "min_rating": 1}),
         ({"rating": "nan"}, {"rating_range": [1, 5], "min_rating": 4}),
         ({"time": "nan"}, {"split": {"by": "time"}}),
@@ -100,8 +99,8 @@ def test_init_from_amazon_s_files_maps_columns_of_both(tmp_path):
 )
 def test_init_of_reviews_fits_ratings_and_split_to_what_is_there(tmp_path, first, expected):
     odd = review("x", "i1", "Warm.", **{"rating": 1, "time": 1, **first})
-    # The odd one is rated 9 or 88 as the others are, or 0 where the others are 1.
-    of_others = {9: 9, 88: 88, 0: 1}.get(first.get("rating", 5), 5)
+    # The odd one is rated 9 as the others are, or 0 where the others are 1.
+    of_others = {9: 9, 0: 1}.get(first.get("rating", 5), 5)
     rows = [*_reviews(rating=of_others), odd]
     _, values = _made(tmp_path, write_json_lines(tmp_path / "reviews.jsonl", rows))
     assert {key: values["annotate"][key] for key in expected} == expected

@@ -5,7 +5,6 @@ Replies as language models write them, and the objects that are in them.
 
 import json
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -117,16 +116,6 @@ def test_asker_stops_at_a_model_that_refuses_all_of_its_first_prompts(tmp_path):
     assert len(model.asked) == 8
     replies = _asker(Scripted(refusals), tmp_path).ask(prompts(30))
     assert [reply.failure is None for reply in replies] == [True] + [False] * 29
-
-
-def test_asker_in_threads_reports_the_cost_of_a_prompt_once(tmp_path):
-    asker = _asker(Scripted(), tmp_path)
-    with ThreadPoolExecutor(4) as pool:
-        calls = [pool.submit(asker.ask, prompts(8)[shift:]) for shift in range(4)]
-        replies = [call.result() for call in calls]
-    expected = [[f"word-{place}" for place in range(shift, 8)] for shift in range(4)]
-    assert list(map(_words, replies)) == expected
-    assert sum(reply.usage.num_tokens for call in replies for reply in call) == 12 * 8
 
 
 @pytest.mark.parametrize("texts", [{}, {"word-1": ["no", "never"]}])
