@@ -42,7 +42,7 @@ from xrec.graph.partition import Partition
 from xrec.graph.ranking import SeenItems, ranking_report, top_k_items
 from xrec.graph.ranking import metrics_of as ranking_metrics
 from xrec.graph.sampling import epoch_batches
-from xrec.graph.step import batch_loss
+from xrec.graph.step import Scored, batch_losses
 from xrec.storage import Location, location_of, only_driver, open_location
 from xrec.train.graph import pretrain_graph
 from xrec.train.graph_model import (
@@ -316,9 +316,10 @@ def largest_tensors(config: PretrainGraphConfig, rank: int) -> list[int]:
     """Return the bytes of the largest tensor of a worker's start, ranking, and first step."""
     (data, validation), num_workers = random_graph(), config.workers.num_processes
     with LargestTensor() as largest:
-        partition = build_partition("partitioned", data, rank, num_workers)
+        device = torch.device("cpu")
+        partition = build_partition("partitioned", data, rank, num_workers, device)
         adjacency = data.adjacency(partition)
-        start = start_embeddings(config, data, partition, torch.device("cpu"))
+        start = start_embeddings(config, data, partition, device)
         at_start = largest.lap()
         model = LightGCN(start, data.num_users, config.model.num_layers, partition)
         with torch.no_grad():
@@ -327,8 +328,8 @@ def largest_tensors(config: PretrainGraphConfig, rank: int) -> list[int]:
         objective = build_objective(config.training.loss, data.edges, NUM_USERS, NUM_ITEMS)
         sizes = {"steps_per_epoch": 4, "micro_batch_size": 31}
         batch = next(epoch_batches(data.edges, objective.negatives, seed=0, epoch=1, **sizes))
-        how: dict[str, Any] = {"first_item": NUM_USERS, "share": (rank, num_workers)}
-        batch_loss(model(adjacency), partition, batch, objective, **how).backward()
+        scored = Scored(batch, objective, NUM_USERS, (rank, num_workers))
+        sum(batch_losses(model(adjacency), partition, [scored])).backward()
         return [at_start, in_ranking, largest.lap()]
 
 
