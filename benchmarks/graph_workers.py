@@ -1,6 +1,7 @@
 """Workers of the partitioned graph: what they hold and send in a step, and that W equal one."""
 
 import time
+import warnings
 from collections.abc import Sequence
 from multiprocessing import get_context
 from tempfile import TemporaryDirectory
@@ -145,6 +146,7 @@ def _tensor(value: Any) -> Any:
 def _work(setting: Setting, rank: int, num_workers: int, store: str) -> list[Any]:
     """Train as worker `rank`; return its `Part`, with NumPy's arrays."""
     torch.set_num_threads(1)
+    warnings.filterwarnings("ignore", message="Sparse (invariant checks|CSR tensor support)")
     method = f"file://{store}"
     dist.init_process_group("gloo", init_method=method, rank=rank, world_size=num_workers)
     data, device = setting.data(), torch.device("cpu")
