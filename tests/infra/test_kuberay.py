@@ -16,10 +16,12 @@ from typing import Any
 import jsonschema
 import pytest
 import ray
+import typer
 import yaml
 from ray.serve.schema import ServeDeploySchema
 
 from tests.world.program import words_of
+from xrec.cli.main import app
 from xrec.config import CONFIG_TYPES, ServeConfig, is_loopback, load_config, parse_config
 from xrec.serve.app import FRONTEND, GENERATOR
 from xrec.serve.artifacts import choice_of
@@ -118,6 +120,41 @@ def test_each_command_that_runs_on_a_cluster_has_a_job():
         assert shlex.split(changes["/spec/entrypoint"]) == command
         assert changes["/metadata/labels/app.kubernetes.io~1component"] == folder.name
         assert changes["/metadata/name"] == f"xrec-{folder.name}"
+
+
+@pytest.mark.parametrize("overlay", ["dev", "aws-gpu"])
+def test_nights_submit_commands_that_exist_to_the_cluster_and_its_drivers(overlay):
+    """They fail for good on the exit codes that another try does not change."""
+    (cluster,), nights = built(overlay, "RayCluster"), built(overlay, "CronJob")
+    (drivers,) = [g for g in cluster["spec"]["workerGroupSpecs"] if g["groupName"] == "drivers"]
+    assert {night["metadata"]["name"] for night in nights} == {"xrec-refresh", "xrec-forget"}
+    for spec in (night["spec"]["jobTemplate"]["spec"] for night in nights):
+        (rule,) = spec["podFailurePolicy"]["rules"]
+        assert rule["onExitCodes"]["values"] == [2, 3, 4]
+        (container,) = spec["template"]["spec"]["containers"]
+        variables = {each["name"]: each.get("value") for each in container["env"]}
+        name = cluster["metadata"]["name"]
+        assert variables["RAY_API_SERVER_ADDRESS"] == f"http://{name}-head-svc:8265"
+        words = shlex.split(container["args"][0])
+        resource = words[words.index("--driver") + 1]
+        assert json.loads(json.loads(drivers["rayStartParams"]["resources"])) == {resource: 1}
+        assert words[:2] == ["xrec", "submit"]
+        given = typer.main.get_command(app).commands["submit"].make_context("submit", words[2:])
+        assert given.params["key"] == "$(date +%F)"
+
+
+def test_budgets_of_disruptions_select_pods_and_say_how_many_stay():
+    """KubeRay's pods have no scale subresource; a budget of theirs cannot use anything else."""
+    for spec in (each["spec"] for each in of_kinds("PodDisruptionBudget")):
+        assert spec.keys() == {"minAvailable", "selector"}
+        assert isinstance(spec["minAvailable"], int)
+        assert all(label.startswith("ray.io/") for label in spec["selector"]["matchLabels"])
+
+
+def test_folders_of_pods_on_a_disk_are_bounded():
+    for template in (each for found in of_kinds(*RAY_KINDS) for each in pod_templates(found)):
+        for volume in template["spec"].get("volumes", []):
+            assert "emptyDir" not in volume or volume["emptyDir"].keys() == {"sizeLimit"}
 
 
 def test_ray_manifests_require_a_token_and_have_the_locked_ray():
