@@ -41,7 +41,7 @@ from xrec.serve.gate import MAX_REQUESTS, RequestGate, request_log
 from xrec.serve.live_explainer import MAX_WAITING_PAIRS, LiveExplainer, load_live
 from xrec.serve.messages import PairRequest, Parts
 from xrec.serve.metrics import Metrics
-from xrec.serve.model import Event, ModelHandle, PairError
+from xrec.serve.model import Event, ModelHandle, NoModel, PairError
 from xrec.serve.read_through import ReadThrough
 from xrec.storage import fingerprint_of, location_of
 from xrec.text.writers import writer_key
@@ -69,11 +69,14 @@ _FILE_HEAD = """# Written by `xrec serve CONFIG --write-deployment FILE`.
 class Frontend:
     """The frontend replica: serves HTTP, and calls `generator` for texts not in the backfill.
 
-    metrics: Ray's by default.
+    generator: None if no model writes texts. metrics: Ray's by default.
     """
 
     def __init__(
-        self, config: ServeConfig, generator: DeploymentHandle, metrics: Metrics | None = None
+        self,
+        config: ServeConfig,
+        generator: DeploymentHandle | None,
+        metrics: Metrics | None = None,
     ):
         self._config, self._generator, self._metrics = config, generator, metrics or Metrics()
         self._chosen = config
@@ -144,7 +147,9 @@ class Frontend:
             self._next = None
             return await self._current.published.look()
         if self._next is None or self._next.of != key:
-            model = ModelHandle(self._generator, models, choice_of(config))
+            model: ModelHandle = NoModel()
+            if self._generator is not None:
+                model = ModelHandle(self._generator, models, choice_of(config))
             contents = await asyncio.to_thread(read_contents, config, self._metrics)
             self._next = ReadThrough(*contents, model, self._metrics, seconds, key)
         is_newest = await self._next.published.look()
@@ -299,6 +304,8 @@ def build(config: ServeConfig) -> Any:
         max_queued_requests=MAX_REQUESTS,
         **_shared_options(config),
     )
+    if config.writer == "sentences":
+        return frontend.bind(config, None)
     return frontend.bind(config, generator.bind(config, writer_key(config)))
 
 
@@ -342,12 +349,13 @@ def deployment_yaml(config: ServeConfig) -> str:
         )
     secrets = {"access_key_id", "secret_access_key"}
     choice = choice_of(config)
+    names = (FRONTEND,) if config.writer == "sentences" else (FRONTEND, GENERATOR)
     application = {
         "name": APP,
         "route_prefix": "/",
         "import_path": "xrec.serve.app:build",
         "args": config.model_dump(mode="json", exclude={"ray": True, "storage": secrets}),
-        "deployments": [{"name": name, "user_config": choice} for name in (FRONTEND, GENERATOR)],
+        "deployments": [{"name": name, "user_config": choice} for name in names],
     }
     values = {**serve_options(config), "applications": [application]}
     return _FILE_HEAD + str(yaml.safe_dump(values, sort_keys=False, allow_unicode=True))

@@ -60,6 +60,8 @@ def read_lookup(config: ServeConfig, fingerprints: dict[str, str]) -> Explanatio
     except ArtifactNotFoundError as error:
         logger.warning("%s; generating all texts until it is published", error)
         return None
+    if config.writer == "sentences":
+        return lookup
     llm = None if config.llm is None else identity_of(config.llm)
     own = {"decoding": identity_of(config.decoding), "llm": llm}
     for line in differing_fields({name: lookup.manifest.config[name] for name in own}, own):

@@ -25,7 +25,7 @@ class PairError(Exception):
     """The reason why a pair has no explanation. A replica raises it internally and returns it.
 
     reason: one of a failed row in a backfill, or "overloaded", "unknown_user", "unknown_item",
-        "known_user", "no_vector" or "bug".
+        "known_user", "no_vector", "not_published" or "bug".
     """
 
     def __init__(self, reason: str, message: str):
@@ -118,6 +118,31 @@ class ModelHandle:
         finally:
             if not is_over:
                 events.cancel()
+
+
+class NoModel(ModelHandle):
+    """Stands for the model replicas of an endpoint that shows only what is published."""
+
+    def __init__(self) -> None:
+        self.is_ready = True
+
+    async def is_loaded(self) -> bool:
+        """Return True: there is nothing to load."""
+        return True
+
+    async def explain(
+        self, pairs: Sequence[PairRequest], key: str = ""
+    ) -> list[Explained | PairError]:
+        """Return an error for each pair."""
+        message = "no explanation of the pair is published, and no model writes one (serve.llm)"
+        return [PairError("not_published", message) for _ in pairs]
+
+    async def stream(
+        self, pair: PairRequest, parts: Parts, key: str = ""
+    ) -> AsyncGenerator[Event, None]:
+        """Yield the pair's error."""
+        for error in await self.explain([pair]):
+            yield error
 
 
 def _problem_of(error: Exception) -> ProblemError:

@@ -23,6 +23,7 @@ RETRY_SECONDS = 2
 _STATUS_OF_REASON = {
     "unknown_user": 404,
     "unknown_item": 404,
+    "not_published": 404,
     "taken_down": 410,
     "scope": 403,
     "overloaded": 429,
@@ -54,8 +55,9 @@ class ProblemError(HTTPException):
 def refused(reason: str, message: str) -> ProblemError:
     """Return the error for a pair without an explanation.
 
-    Its status is 403 for what the key may not see, 404 for an unknown ID, 410 for a takedown, 429
-    for an overload or a day's money that is used up, 500 for a bug, and 422 for any other reason.
+    Its status is 403 for what the key may not see, 404 for an unknown ID or an unpublished pair,
+    410 for a takedown, 429 for an overload or a day's money that is used up, 500 for a bug, and 422
+    for any other reason.
     """
     status = _STATUS_OF_REASON.get(reason, 422)
     seconds = seconds_until_tomorrow(utc_now()) if reason == "over_budget" else RETRY_SECONDS

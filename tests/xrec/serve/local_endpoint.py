@@ -45,7 +45,7 @@ from xrec.serve.gate import RequestGate
 from xrec.serve.live_explainer import LiveExplainer, load_live
 from xrec.serve.messages import PairRequest, Parts
 from xrec.serve.metrics import Metrics
-from xrec.serve.model import Event, ModelHandle, PairError
+from xrec.serve.model import Event, ModelHandle, NoModel, PairError
 from xrec.serve.read_through import ReadThrough
 from xrec.storage import Manifest, open_location
 
@@ -196,7 +196,7 @@ class Endpoint(Requests):
     """An endpoint in this process, its event loop, the model behind it, and its metrics."""
 
     loop: asyncio.AbstractEventLoop
-    model: LocalModel
+    model: Any
     metrics: NotedMetrics
 
 
@@ -219,7 +219,8 @@ def local_endpoint(
     It shares the model of another endpoint if that is given.
     """
     config, metrics = serve_config(town, **values), NotedMetrics()
-    model = LocalModel(live or load_live(config, metrics))
+    writes = config.writer != "sentences"
+    model = LocalModel(live or load_live(config, metrics)) if writes else NoModel()
     contents, seconds = read_contents(config, metrics), config.http.deadline_seconds
     read_through = ReadThrough(*contents, model, metrics, seconds)
     gate = RequestGate(make_api(lambda: read_through), config.keys, metrics)

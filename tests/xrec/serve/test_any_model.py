@@ -14,6 +14,7 @@ from tests.xrec.serve.local_endpoint import (
     local_endpoint,
     make_backfill,
     serve_config,
+    sse,
 )
 from xrec.errors import ArtifactMismatchError, ConfigError
 from xrec.jobs.serve import checked
@@ -65,6 +66,18 @@ def test_endpoint_writes_what_is_not_stored_for_known_and_new_users(values, tmp_
     assert text["explanation"].startswith("You would like ")
     assert len(words.asked) == 3
     assert sum("Collects old clocks." in each.words for each in words.asked) == 1
+
+
+def test_endpoint_without_a_model_says_what_is_not_published(town, tmp_path):
+    made = {"dataset": str(town / "dataset"), "llm": None, "neighbors": None}
+    with local_endpoint(tmp_path, **made) as endpoint:
+        missing = "/problems/not_published"
+        assert _answers(endpoint, LIVE, {**LIVE, "fresh": True}) == [missing] * 2
+        assert endpoint.get("/readyz").status_code == 200
+        response = endpoint.get(f"/v1/explanations/{USERS[1]}/{ITEMS[1]}")
+        assert (response.status_code, response.json()["type"]) == (404, missing)
+        stream = sse(endpoint.post("/v1/explanations/stream", {"pairs": [LIVE]}))
+        assert [name for name, _ in stream] == ["explanation", "done"]
 
 
 def test_money_of_a_day_ends_live_texts_and_leaves_stored_ones(values, tmp_path, words):
