@@ -42,8 +42,6 @@ from xrec.text.messages import Reply, Usage
 logger = logging.getLogger("xrec")
 
 _REPLIES, _BATCHES = "replies", "batches"
-_FLUSH_SECONDS = 3.0
-_MANY_OBJECTS = 256
 _LIMIT = b"xrec.limit"
 _SCHEMA = pa.schema(
     {
@@ -66,12 +64,25 @@ class ReplyStore:
         to report has its usage, once; other stored replies cost nothing.
     attempt: the number of retries of the run so far; a retry buys other replies.
     at_once: how many requests the caller sends at a time.
+    flush_seconds: how long a reply waits at most until it is written.
+    many_objects: above this number, the objects of replies are merged into one.
 
     Raises StorageError if the store cannot be read.
     """
 
-    def __init__(self, folder: Location, people: Forgotten, run: str, attempt: int, at_once: int):
+    def __init__(
+        self,
+        folder: Location,
+        people: Forgotten,
+        run: str,
+        attempt: int,
+        at_once: int,
+        *,
+        flush_seconds: float = 3.0,
+        many_objects: int = 256,
+    ):
         self._folder, self._people, self._run, self._attempt = folder, people, run, attempt
+        self._flush_seconds, self._many_objects = flush_seconds, many_objects
         self._process, self._number = uuid.uuid4().hex[:12], 0
         self._limit, self._written_limit, self._written_at = 2 * at_once, 0, 0.0
         self._in_flight: dict[str, Future[Reply[Any]]] = {}
@@ -111,7 +122,7 @@ class ReplyStore:
                 self._num_lost -= 1
                 self._maybe_paid_twice += 1
         while len(self._in_flight) + len(self._new) > self._written_limit:
-            if self._written_limit and time.monotonic() - self._written_at < _FLUSH_SECONDS:
+            if self._written_limit and time.monotonic() - self._written_at < self._flush_seconds:
                 self._limit *= 2  # or there would be too many objects
             self.flush()
         return None
@@ -165,7 +176,7 @@ class ReplyStore:
     def _flush_often(self) -> None:
         while True:
             with self._changed:
-                if not self._changed.wait_for(lambda: False, _FLUSH_SECONDS) and not (
+                if not self._changed.wait_for(lambda: False, self._flush_seconds) and not (
                     self._in_flight or self._new
                 ):
                     self._has_thread = False
@@ -206,13 +217,13 @@ class ReplyStore:
             table = pq.read_table(pa.BufferReader(data))
             self._objects |= dict.fromkeys(table["key"].to_pylist(), name)
             limits[name.partition("-")[0]] = int(table.schema.metadata[_LIMIT])
-            if len(others) > _MANY_OBJECTS:
+            if len(others) > self._many_objects:
                 tables[name] = table
         for process, limit in limits.items():
             is_dead = limit and process != self._process
             if is_dead and (self._folder / f"{process}.counted").create_bytes(b""):
                 self._num_lost += limit
-        if len(others) > _MANY_OBJECTS:
+        if len(others) > self._many_objects:
             merged = f"{uuid.uuid4().hex[:12]}-000000.parquet"
             _write(self._folder / merged, pa.concat_tables([tables[name] for name in others]), 0)
             self._objects |= {
