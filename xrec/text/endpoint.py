@@ -151,8 +151,9 @@ class EndpointModel:
     """A `LanguageModel` over an endpoint, for the lifetime of the process.
 
     All calls to `write` share the config's `concurrency` slots. A prompt holds its slot until the
-    caller asks for the next reply, so a kill loses at most one reply per slot. The arguments
-    are those of `Endpoint`.
+    caller asks for the next reply, so a kill loses at most one reply per slot.
+
+    The arguments are those of `Endpoint`.
     """
 
     def __init__(

@@ -42,6 +42,7 @@ from xrec.text.messages import Reply, Usage
 logger = logging.getLogger("xrec")
 
 _REPLIES, _BATCHES = "replies", "batches"
+_MANY_OBJECTS = 256
 _LIMIT = b"xrec.limit"
 _SCHEMA = pa.schema(
     {
@@ -64,8 +65,7 @@ class ReplyStore:
         to report has its usage, once; other stored replies cost nothing.
     attempt: the number of retries of the run so far; a retry buys other replies.
     at_once: how many requests the caller sends at a time.
-    flush_seconds: how long a reply waits at most until it is written.
-    many_objects: above this number, the objects of replies are merged into one.
+    flush_seconds: how long new replies wait for others before they are written.
 
     Raises StorageError if the store cannot be read.
     """
@@ -77,13 +77,11 @@ class ReplyStore:
         run: str,
         attempt: int,
         at_once: int,
-        *,
         flush_seconds: float = 3.0,
-        many_objects: int = 256,
     ):
         self._folder, self._people, self._run, self._attempt = folder, people, run, attempt
-        self._flush_seconds, self._many_objects = flush_seconds, many_objects
         self._process, self._number = uuid.uuid4().hex[:12], 0
+        self._flush_seconds = flush_seconds
         self._limit, self._written_limit, self._written_at = 2 * at_once, 0, 0.0
         self._in_flight: dict[str, Future[Reply[Any]]] = {}
         self._new: dict[str, dict[str, Any]] = {}  # rows that are in no object yet
@@ -217,13 +215,13 @@ class ReplyStore:
             table = pq.read_table(pa.BufferReader(data))
             self._objects |= dict.fromkeys(table["key"].to_pylist(), name)
             limits[name.partition("-")[0]] = int(table.schema.metadata[_LIMIT])
-            if len(others) > self._many_objects:
+            if len(others) > _MANY_OBJECTS:
                 tables[name] = table
         for process, limit in limits.items():
             is_dead = limit and process != self._process
             if is_dead and (self._folder / f"{process}.counted").create_bytes(b""):
                 self._num_lost += limit
-        if len(others) > self._many_objects:
+        if len(others) > _MANY_OBJECTS:
             merged = f"{uuid.uuid4().hex[:12]}-000000.parquet"
             _write(self._folder / merged, pa.concat_tables([tables[name] for name in others]), 0)
             self._objects |= {

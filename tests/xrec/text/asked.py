@@ -28,9 +28,9 @@ def prompts(number: int) -> list[Prompt[Said]]:
 
 
 def replies_in(
-    folder: Path, run: str = "run", attempt: int = 0, at_once: int = 2, **limits: Any
+    folder: Path, run: str = "run", attempt: int = 0, at_once: int = 2, **settings: float
 ) -> ReplyStore:
-    return ReplyStore(open_location(str(folder)), PEOPLE, run, attempt, at_once, **limits)
+    return ReplyStore(open_location(str(folder)), PEOPLE, run, attempt, at_once, **settings)
 
 
 def right(asked: Asked) -> Answer:

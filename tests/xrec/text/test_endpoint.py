@@ -108,13 +108,6 @@ def test_endpoint_without_any_answer_ends_the_run(answer, settings, error, code,
     assert len(stub.asked) <= most_asked
 
 
-def test_endpoint_that_does_not_exist_ends_the_run():
-    with stub_endpoint(right) as stub:
-        config = endpoint_config(stub)
-    with raises(EndpointUnreachableError, "no_reply", saw="unreachable"):
-        list(ask(EndpointModel(config, KEY), prompts(3), SAMPLING))
-
-
 @pytest.mark.parametrize("status", [401, 403])
 def test_endpoint_that_refuses_the_key_ends_the_run_at_once_without_showing_the_key(status, caplog):
     caplog.set_level(logging.DEBUG)
