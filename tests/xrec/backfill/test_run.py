@@ -102,10 +102,7 @@ def test_limit_and_budget_end_a_run_and_larger_ones_continue_it(runs):
 @pytest.mark.parametrize(
     ("values", "key"),
     [
-        ({"limit": 0}, "limit"),
         ({"limit": 5, "retry_failed": "all"}, "(top level)"),
-        ({"budget": {"hours": 1}}, "budget.hours"),
-        ({"budget": {"tokens": 0}}, "budget.tokens"),
         ({"budget": {"money": 3}, "prices": {"gpu_hour": 0}}, "(top level)"),
     ],
 )

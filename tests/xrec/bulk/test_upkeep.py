@@ -233,18 +233,6 @@ def test_check_reports_a_missing_output_and_other_files(disk):
     assert "contains other files, such as photos.zip" in the_finding(disk, "error")
 
 
-def test_check_names_a_missing_or_changed_file(here):
-    toy = here("a")
-    toy.complete()
-    (path,) = files_of(toy)
-    file = here.location / path
-    for spoil in (lambda: file.write_bytes(b"x"), file.delete):
-        spoil()
-        text = the_finding(here, "error")
-        assert f"1 files of version 0 are missing or have the wrong size, such as {path}" in text
-        assert "run the job again to go back to a version that is whole" in text
-
-
 def test_check_reports_how_far_a_run_is_once_no_driver_works_on_it(here):
     toy, during, pool = here(), [], stopped_after(2)
     stop = pool.before
@@ -256,11 +244,6 @@ def test_check_reports_how_far_a_run_is_once_no_driver_works_on_it(here):
     assert "12 of 36 rows done: it was stopped before it was done; run the job again" in text
     kill(toy, 1, term=timedelta(0))
     assert "its driver stopped reporting" in the_finding(here, "warning")
-    part = toy.run.folder / "plan" / "part-00000.arrow"
-    content = part.read_bytes()
-    part.delete()
-    assert any("files of the plan are missing" in finding.what for finding in findings_at(here))
-    part.write_bytes(content)
     toy.drive()
     assert "36 of 36 rows done: it is not published" in the_finding(here, "warning")
     here("b", identity=OTHER).complete()
