@@ -174,7 +174,9 @@ def test_rule_8_version_whose_files_are_missing_is_undone(here):
         published(here.uri, version=6, storage=here.storage)
 
 
-def test_table_is_opened_from_the_checkpoint_made_every_tenth_version(here):
+@pytest.mark.parametrize("hint", [None, b"", b'{"version":99,"size":3}'])
+def test_table_is_opened_from_the_checkpoint_made_every_tenth_version(here, hint):
+    """The hint, which names the last checkpoint, may be wrong."""
     toy, log = here(), here.location / "_delta_log"
     toy.complete()
     for version in range(1, 12):
@@ -182,8 +184,11 @@ def test_table_is_opened_from_the_checkpoint_made_every_tenth_version(here):
     rollback(here.uri, 0)
     for version in range(1, 10):  # never read
         (log / f"{version:020d}.json").write_bytes(b"{")
+    if hint is not None:
+        (log / "_last_checkpoint").write_bytes(hint)
     assert toy.published().version == 12
     assert rows_of(toy.published()) == toy.rows
+    assert empty(here.uri) == 13
 
 
 def test_rule_8_undo_that_is_not_sound_undoes_nothing(here):

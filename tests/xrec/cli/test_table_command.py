@@ -57,17 +57,6 @@ def test_unknown_key_or_half_of_a_pair_of_keys_is_refused(command, disk):
     assert (code, "wJalr" in out + err) == (2, False)
 
 
-def test_command_on_a_missing_table_is_refused(disk, tmp_path):
-    (tmp_path / "project.yaml").write_text("workspace: here\n")
-    for command in (
-        ("status", disk.uri),
-        ("status", tmp_path / "project.yaml"),
-        ("rollback", disk.uri, "--version", "0"),
-        ("empty", disk.uri),
-    ):
-        assert refused("table", *command).exit_code == 1
-
-
 def test_export_writes_the_chosen_columns_and_reports_the_rows(disk, tmp_path):
     toy_run(disk, tmp_path, ["a", "odd-1"]).complete()  # 12 rows that succeeded, 12 that failed
     target = tmp_path / "plain"

@@ -101,12 +101,6 @@ def test_submit_refuses_what_the_job_does_not_accept(tmp_path, words, code):
         assert (error.exit_code, error.code) == (2, code)
 
 
-def test_submit_names_an_address_where_nothing_listens(tmp_path):
-    path = write_yaml(tmp_path / "prepare.yaml", ON_S3)
-    error = refused("submit", "prepare", path, "--address", "127.0.0.1:9")
-    assert (error.code, error.saw) == ("unreachable", "http://127.0.0.1:9")
-
-
 def test_working_folder_has_code_and_config_and_no_data(tmp_path):
     config = tmp_path / "prepare.yaml"
     config.write_text("workspace: s3://bucket/x\n")
@@ -137,6 +131,7 @@ def test_runtime_environment_passes_access_and_packages_and_no_other_secret(tmp_
 
 def test_submitted_config_may_not_have_relative_paths(tmp_path):
     source = {"kind": "tables", "uri": "/raw", "files": {"users": "of-that-folder.csv"}}
+    judge = {"kind": "endpoint", "model": "not/a-path"}
     values = {"workspace": "s3://b/x", "artifacts": {"dataset": "file:///out"}}
     path = write_yaml(tmp_path / "p.yaml", {**values, "prepare": {"source": source}})
     load_config(PrepareConfig, path, context=SHARED_DISKS)
@@ -145,7 +140,7 @@ def test_submitted_config_may_not_have_relative_paths(tmp_path):
         "llm": {"model": "./model"},
         "decoding": {"text": {"checks": {"unsafe_words": "words.txt"}}},
         "prepare": {"source": {**source, "uri": "raw/tables"}},
-        "compare": {"judges": {"one": {"kind": "endpoint", "model": "a/b"}}},
+        "compare": {"judges": dict.fromkeys(("one", "two"), judge)},
     }
     write_yaml(path, values)
     for config_type, named in (

