@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tests.errors import raises
 from tests.world.program import xrec
 from tests.world.shop import write_project
 from tests.world.town import make_dataset
@@ -92,6 +93,8 @@ def test_limit_and_budget_end_a_run_and_larger_ones_continue_it(runs):
     with pytest.raises(BudgetError) as it:
         runs.run(*GOOD, budget={"tokens": 1})
     assert it.value.metrics["costs"]["num_generated_tokens"] > 0
+    with raises(BudgetError, "budget_used_up", "budget.seconds"):
+        runs.run(*GOOD, budget={"seconds": 1e-9})
     budget = {"tokens": 1e6, "seconds": 3600, "gpu_hours": 1, "money": 1e6}
     manifest = runs.run(*GOOD, budget=budget, prices={"million_reply_tokens": 1e6})
     assert manifest.row_counts["explanations"] == len(GOOD)

@@ -187,16 +187,16 @@ def shop(num_users: int, per_user: int, num_items: int, offset: int = 0) -> tupl
 def test_gate_by_default_stops_a_night_that_lost_part_of_the_shop(runs):
     """The small dataset knows few of these users, so most pairs fail, which is not judged here."""
     small = {"gate": {"coverage": None}, "rows_per_chunk": 1024}
-    runs.run(*shop(400, 20, 200), **small)
+    runs.run(*shop(200, 20, 100), **small)
     for tonight, stops in (
-        (shop(400, 1, 3), {"rows", "items", "pairs"}),  # each gets one of three bestsellers
-        (shop(400, 1, 200)[:80], {"rows", "users", "items", "pairs"}),  # 1 % of the rows
-        (shop(160, 20, 25), {"rows", "users", "items", "pairs"}),
+        (shop(200, 1, 3), {"rows", "items", "pairs"}),  # each gets one of three bestsellers
+        (shop(200, 1, 100)[:40], {"rows", "users", "items", "pairs"}),  # 1 % of the rows
+        (shop(80, 20, 25), {"rows", "users", "items", "pairs"}),
     ):
         with raises(GateError, "gate_not_passed", "gate") as raised:
             runs.run(*tonight, **small)
         assert set(raised.value.saw) == stops
-    assert runs.run(*shop(400, 20, 200)[400:], **small).version == 1
+    assert runs.run(*shop(200, 20, 100)[200:], **small).version == 1
 
 
 def test_bound_is_tightened_by_the_last_nights_and_never_loosened():
