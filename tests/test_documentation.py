@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 
 import xrec
+from tests.errors import messages
 from tests.world.program import python
 from xrec.config import CONFIG_TYPES, keys_of
 
 ROOT = Path(__file__).parents[1]
 PAGES = {
     page: page.read_text()
-    for name in (".", "docs", "benchmarks", "infra")
+    for name in (".", "docs", "docs/tutorials", "benchmarks", "infra")
     for page in sorted(ROOT.glob(f"{name}/*.md"))
 }
 
@@ -29,6 +30,18 @@ def test_links_lead_to_files_and_headings():
             if not target.exists() or (anchor and anchor not in anchors(target.read_text())):
                 broken.append(f"{page.name}: {link}")
     assert broken == []
+
+
+def test_symptoms_of_the_troubleshooting_page_are_messages_of_xrec():
+    """A symptom in backquotes is part of an error, of a log line, or a reason of a failed row."""
+    sources = "".join(path.read_text() for path in sorted((ROOT / "xrec").rglob("*.py")))
+    known = messages() + re.sub(r'"\s*\n\s*f?"', "", sources)  # literals over several lines as one
+    page = PAGES[ROOT / "docs" / "troubleshooting.md"]
+    cells = re.findall(r"^\| (?!you see|--)(.*?) \|", page, re.MULTILINE)
+    symptoms = [each for cell in cells for each in re.findall(r"`([^`]+)`", cell)]
+    assert len(symptoms) > 40
+    ours = [each for each in symptoms if not each.startswith(("/", "xrec ", "*"))]
+    assert [each for each in ours if each not in known] == []
 
 
 def anchors(text: str) -> set[str]:

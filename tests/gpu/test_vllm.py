@@ -12,16 +12,17 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from tests.world.models import save_with_tokenizer, toy_tokenizer
+from tests.world.models import toy_tokenizer
 from tests.xrec.generate.cores import gap, generate, greedy_by_hand
 from tests.xrec.generate.vllm.vllm_town import (
     attached,
     make_adapter,
+    make_engine,
     make_graph,
     make_model,
     make_prompts,
 )
-from xrec.config import DecodingConfig, EngineConfig, Injection
+from xrec.config import DecodingConfig, Injection
 
 pytest.importorskip("vllm", reason="vLLM is not installed here")
 
@@ -36,29 +37,19 @@ def texts(engine: Any, prompts: list[list[int]]) -> list[list[int]]:
 
 
 @pytest.fixture
-def make_engine(device, tmp_path):
-    """A function that makes an engine, which is closed after the test."""
-    from xrec.generate.vllm.engine import VllmEngine
-
+def start_engine(device, tmp_path):
+    """A function that starts an engine, which is closed after the test."""
     with ExitStack() as end:
 
-        def make(family: str, rule: Injection, dtype: torch.dtype, **settings: Any) -> VllmEngine:
-            graph = make_graph(tmp_path / "graph")
+        def start(family: str, rule: Injection, dtype: torch.dtype, **settings: Any) -> Any:
             # Several engines follow each other here, and each has little to hold.
-            options = {"gpu_memory_utilization": 0.3, **settings}
-            engine = VllmEngine(
-                save_with_tokenizer(make_model(family), tmp_path / "llm"),
-                toy_tokenizer(),
-                make_adapter(rule, graph),
-                graph,
-                EngineConfig(max_rows=16, kv_cache_gib=1 / 8, vllm=options),
-                dtype=str(dtype).removeprefix("torch."),
-                device=torch.device(device),
-            )
+            options = {"enforce_eager": False, "gpu_memory_utilization": 0.3, **settings}
+            name = str(dtype).removeprefix("torch.")
+            engine = make_engine(tmp_path, family, rule, device=device, dtype=name, vllm=options)
             end.callback(engine.close)
             return engine
 
-        yield make
+        yield start
 
 
 def reference(folder: Path, family: str, rule: Injection) -> PreTrainedModel:
@@ -93,9 +84,9 @@ def assert_equal_but_for_near_ties(
     ],
 )
 def test_texts_of_vllm_with_graphs_are_those_of_transformers_except_after_near_ties(
-    device, tmp_path, make_engine, family, dtype, rule
+    device, tmp_path, start_engine, family, dtype, rule
 ):
-    engine = make_engine(family, rule, dtype)
+    engine = start_engine(family, rule, dtype)
     config = engine._engine.vllm_config
     assert not config.model_config.enforce_eager
     if device == "cuda":
@@ -110,33 +101,8 @@ def test_texts_of_vllm_with_graphs_are_those_of_transformers_except_after_near_t
 
 @pytest.mark.usefixtures("skip_without_gpus")
 @pytest.mark.parametrize("rule", ["projected", "direct"])
-def test_texts_of_two_ranks_are_those_of_transformers(tmp_path, make_engine, rule):
-    engine = make_engine("qwen3", rule, torch.float32, tensor_parallel_size=2)
+def test_texts_of_two_ranks_are_those_of_transformers(tmp_path, start_engine, rule):
+    engine = start_engine("qwen3", rule, torch.float32, tensor_parallel_size=2)
     prompts = make_prompts()
     model = reference(tmp_path, "qwen3", rule)
     assert_equal_but_for_near_ties(model, prompts, texts(engine, prompts), torch.float32)
-
-
-def test_our_part_of_a_step_never_waits_for_the_device(device, make_engine, monkeypatch):
-    """vLLM runs in this process; within our part an operation that waits raises RuntimeError."""
-    if device == "cpu":
-        pytest.skip("there is no device to wait for")
-    monkeypatch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
-    engine = make_engine("llama", "projected", torch.float32)
-    worker = engine._engine.engine_core.engine_core.model_executor.driver_worker.worker
-    model = worker.get_model()
-    embed, steps = model.embed_input_ids, []
-
-    def watched(
-        input_ids: Any, multimodal_embeddings: Any = None, *, is_multimodal: Any = None
-    ) -> Any:
-        torch.cuda.set_sync_debug_mode("error")
-        try:
-            return embed(input_ids, multimodal_embeddings, is_multimodal=is_multimodal)
-        finally:
-            torch.cuda.set_sync_debug_mode("default")
-            steps.append(bool(multimodal_embeddings))
-
-    monkeypatch.setattr(model, "embed_input_ids", watched)
-    texts(engine, make_prompts(20))
-    assert set(steps) == {True, False}

@@ -96,7 +96,7 @@ def test_lists_pin_every_required_package_to_an_allowed_version():
 
 
 # It stands for Python, pip and uv. UNREACHABLE and MISSING are exit statuses: of a connection to
-# PyTorch's index, and of the installation of torch for CPUs.
+# PyTorch's index, and of the installation of torch for CPUs. HAS_UV says whether pip gets uv.
 STUB = """case "$*" in
   *urlopen*) exit "$UNREACHABLE" ;;
   *version_info*) echo 3.11 ;;
@@ -104,6 +104,7 @@ STUB = """case "$*" in
     mkdir -p .venv/bin
     echo "$PWD/.venv" > .venv/bin/activate
     cp "$0" .venv/bin/python ;;
+  "-m pip"*uv.txt) if [ "$HAS_UV" ]; then cp "$0" .venv/bin/uv; fi ;;
   *source.txt) echo "${0##*/} $*, torch $(cat "$PYTHONPATH/torch.py")" >> asked ;;
   *install*) echo "${0##*/} $*" >> asked ;;
 esac
@@ -122,7 +123,7 @@ TORCHES = {
 }
 
 
-@pytest.mark.parametrize("installer", ["pip", "uv"])
+@pytest.mark.parametrize("installer", ["pip", "uv", "own uv"])
 @pytest.mark.parametrize("torch", TORCHES)
 def test_setup_installs_by_hash_only_except_from_a_named_index(torch, installer, tmp_path):
     """Run setup with a Python, a pip and a uv that record what they are asked to install."""
@@ -141,12 +142,14 @@ def test_setup_installs_by_hash_only_except_from_a_named_index(torch, installer,
         "TORCH_INDEX": "https://own" if torch == "own" else "",
         "UNREACHABLE": str(int(torch != "index")),
         "MISSING": str(int(torch == "neither")),
+        "HAS_UV": "yes" if installer == "own uv" else "",
     }
     command = ["bash", str(tmp_path / "requirements" / "setup.sh")]
     subprocess.run(command, env=environment, check=True, timeout=60)
     begins, index = {
         "pip": ("python -m pip ", "--index-url"),
         "uv": ("uv pip install ", "--default-index"),
+        "own uv": ("uv pip install ", "--default-index"),
     }[installer]
     expected = [
         *TORCHES[torch],

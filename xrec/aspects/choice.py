@@ -28,7 +28,6 @@ from xrec.storage import Manifest
 _ITEM_PRIOR = 5.0  # m, in reviews
 _USER_PRIOR, _USER_WEIGHT = 10.0, 0.15  # l, in reviews, and v
 _LEAST_SHARE = 0.05  # of an item's reviews: 2 of 55 are too few
-_PAIRS_PER_BLOCK = 4096
 
 Scores = NDArray[np.float64]
 
@@ -80,10 +79,13 @@ class Choices:
 
 
 class AspectChooser:
-    """Scores and chooses aspects by a dataset's reviews; raises the errors of `ReviewCounts`."""
+    """Scores and chooses aspects by a dataset's reviews; raises the errors of `ReviewCounts`.
 
-    def __init__(self, dataset: Dataset) -> None:
-        self._counts = ReviewCounts(dataset)
+    pairs_per_block: how many pairs are scored at once, which limits the memory.
+    """
+
+    def __init__(self, dataset: Dataset, *, pairs_per_block: int = 4096) -> None:
+        self._counts, self._pairs_per_block = ReviewCounts(dataset), pairs_per_block
 
     def choose(
         self, users: Indices, items: Indices, k: int, *, leave_out_own: bool = False
@@ -98,8 +100,8 @@ class AspectChooser:
         assert items.min(initial=0) >= 0
         own = self._own(users, items, leave_out_own)
         aspects = np.full((len(users), k), -1)
-        for first in range(0, len(users), _PAIRS_PER_BLOCK):
-            block = slice(first, first + _PAIRS_PER_BLOCK)
+        for first in range(0, len(users), self._pairs_per_block):
+            block = slice(first, first + self._pairs_per_block)
             self._fill(aspects[block], users[block], items[block], own[block])
         return self._with_counts(users, items, aspects, own)
 

@@ -36,6 +36,12 @@ def submit(
     packages: Annotated[
         str | None, typer.Option(metavar="FILE", help="Requirements to install on the nodes.")
     ] = None,
+    driver: Annotated[
+        str | None,
+        typer.Option(
+            metavar="RESOURCE", help="Custom resource of the driver's node, not the head."
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Run a job on a Ray cluster.
@@ -61,7 +67,7 @@ def submit(
     place = command.index(path)
     words = [*command[:place], Path(path).name, *command[place + 1 :]]
     json_too = ["--json"] if as_json and "as_json" in given else []
-    job, status = (Path(path), [*words, *json_too], packages), None
+    job, status = (Path(path), [*words, *json_too], packages, driver), None
     if key:
         submission_id, status = server.submit_once(job_id(name, config.workspace, key), *job)
     else:

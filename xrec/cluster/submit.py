@@ -54,12 +54,14 @@ class JobServer:
         config_path: Path,
         command: Sequence[str],
         packages: str | None = None,
+        driver: str | None = None,
         submission_id: str | None = None,
     ) -> str:
         """Start `xrec COMMAND` on the cluster, and return the submission id.
 
         Also sends the project file, and the AWS_* and similar variables of this process. Each node
-        installs the requirements file `packages`; raises ConfigError if it does not exist.
+        installs the requirements file `packages`; raises ConfigError if it does not exist. The
+        driver runs on a node that has the custom resource `driver`; by default on the head.
         """
         with working_folder(config_path) as folder, self._errors():
             return str(
@@ -67,11 +69,17 @@ class JobServer:
                     entrypoint=_entrypoint(command),
                     runtime_env=runtime_environment(folder, packages),
                     submission_id=submission_id,
+                    entrypoint_resources={driver: 1} if driver else None,
                 )
             )
 
     def submit_once(
-        self, name: str, config_path: Path, command: Sequence[str], packages: str | None = None
+        self,
+        name: str,
+        config_path: Path,
+        command: Sequence[str],
+        packages: str | None = None,
+        driver: str | None = None,
     ) -> tuple[str, JobStatus | None]:
         """Submit a job unless one with this name is running or has succeeded.
 
@@ -95,7 +103,8 @@ class JobServer:
                     )
                 return f"{name}-{last}", status
             try:
-                return self.submit(config_path, command, packages, f"{name}-{last + 1}"), None
+                job = (config_path, command, packages, driver)
+                return self.submit(*job, f"{name}-{last + 1}"), None
             except ClusterError:
                 if max(self._attempts(name), default=0) == last:
                     raise  # otherwise another caller submitted it

@@ -67,10 +67,15 @@ _FILE_HEAD = """# Written by `xrec serve CONFIG --write-deployment FILE`.
 
 
 class Frontend:
-    """The frontend replica: serves HTTP, and calls `generator` for texts not in the backfill."""
+    """The frontend replica: serves HTTP, and calls `generator` for texts not in the backfill.
 
-    def __init__(self, config: ServeConfig, generator: DeploymentHandle):
-        self._config, self._generator, self._metrics = config, generator, Metrics()
+    metrics: Ray's by default.
+    """
+
+    def __init__(
+        self, config: ServeConfig, generator: DeploymentHandle, metrics: Metrics | None = None
+    ):
+        self._config, self._generator, self._metrics = config, generator, metrics or Metrics()
         self._chosen = config
         self._seen: tuple[ServeConfig, str] | None = None  # the choice and version last looked at
         self._wanted, self._uses_wanted = (config, ""), False
@@ -162,12 +167,14 @@ class Generator:
     Each call names the `models` to use (`models_of`). New ones are loaded next to the previous
     ones, which are dropped once no frontend asks for them. All share one language model.
 
-    key: of the endpoint, if one writes.
+    key: of the endpoint, if one writes. metrics: Ray's by default.
     """
 
-    def __init__(self, config: ServeConfig, key: SecretStr | None = None):
+    def __init__(
+        self, config: ServeConfig, key: SecretStr | None = None, metrics: Metrics | None = None
+    ):
         torch.set_num_threads(config.models.cpus)
-        self._config, self._key, self._metrics = config, key, Metrics()
+        self._config, self._key, self._metrics = config, key, metrics or Metrics()
         self._loaded: dict[str, LiveExplainer] = {}
         self._loading: dict[str, asyncio.Task[None]] = {}
         self._asked_at: dict[str, float] = {}

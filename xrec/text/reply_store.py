@@ -42,7 +42,6 @@ from xrec.text.messages import Reply, Usage
 logger = logging.getLogger("xrec")
 
 _REPLIES, _BATCHES = "replies", "batches"
-_FLUSH_SECONDS = 3.0
 _MANY_OBJECTS = 256
 _LIMIT = b"xrec.limit"
 _SCHEMA = pa.schema(
@@ -66,13 +65,23 @@ class ReplyStore:
         to report has its usage, once; other stored replies cost nothing.
     attempt: the number of retries of the run so far; a retry buys other replies.
     at_once: how many requests the caller sends at a time.
+    flush_seconds: how long new replies wait for others before they are written.
 
     Raises StorageError if the store cannot be read.
     """
 
-    def __init__(self, folder: Location, people: Forgotten, run: str, attempt: int, at_once: int):
+    def __init__(
+        self,
+        folder: Location,
+        people: Forgotten,
+        run: str,
+        attempt: int,
+        at_once: int,
+        flush_seconds: float = 3.0,
+    ):
         self._folder, self._people, self._run, self._attempt = folder, people, run, attempt
         self._process, self._number = uuid.uuid4().hex[:12], 0
+        self._flush_seconds = flush_seconds
         self._limit, self._written_limit, self._written_at = 2 * at_once, 0, 0.0
         self._in_flight: dict[str, Future[Reply[Any]]] = {}
         self._new: dict[str, dict[str, Any]] = {}  # rows that are in no object yet
@@ -111,7 +120,7 @@ class ReplyStore:
                 self._num_lost -= 1
                 self._maybe_paid_twice += 1
         while len(self._in_flight) + len(self._new) > self._written_limit:
-            if self._written_limit and time.monotonic() - self._written_at < _FLUSH_SECONDS:
+            if self._written_limit and time.monotonic() - self._written_at < self._flush_seconds:
                 self._limit *= 2  # or there would be too many objects
             self.flush()
         return None
@@ -165,7 +174,7 @@ class ReplyStore:
     def _flush_often(self) -> None:
         while True:
             with self._changed:
-                if not self._changed.wait_for(lambda: False, _FLUSH_SECONDS) and not (
+                if not self._changed.wait_for(lambda: False, self._flush_seconds) and not (
                     self._in_flight or self._new
                 ):
                     self._has_thread = False

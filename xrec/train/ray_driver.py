@@ -67,12 +67,17 @@ _SPLITS = {"loss": "train", "train_loss": "train", "validation_loss": "validatio
 
 
 class TrainingMetrics:
-    """The metrics of one job's driver, such as `train-adapter`. Ray must be initialized."""
+    """The metrics of one job's driver, such as `train-adapter`. Ray must be initialized.
 
-    def __init__(self, job: str, clock: Callable[[], float] = time.time):
+    gauge: makes a metric, given its name, description and labels.
+    """
+
+    def __init__(
+        self, job: str, clock: Callable[[], float] = time.time, gauge: type[Gauge] = Gauge
+    ):
         self._job, self._clock = job, clock
         self._gauges = {
-            name: Gauge(f"xrec_train_{name}", text, ("job", *filter(None, [_LABELS.get(name)])))
+            name: gauge(f"xrec_train_{name}", text, ("job", *filter(None, [_LABELS.get(name)])))
             for name, text in _GAUGES.items()
         }
 

@@ -16,7 +16,6 @@ from tests.world.models import (
     NUM_USERS,
     attach_toy,
     tiny_decoder,
-    toy_adapters,
     toy_model,
     toy_vectors,
 )
@@ -53,16 +52,6 @@ def test_attach_leaves_a_tied_head_tied_to_the_words():
     attach_toy(model, "none")
     assert model.lm_head.weight is words
     assert model(torch.tensor([[V, 5]])).logits.shape == (1, 2, V)
-
-
-def test_adapters_state_is_a_float32_copy_by_side():
-    adapters = toy_adapters("direct")
-    adapters.user.bfloat16()
-    state = adapters.state_dict()
-    assert {tensor.dtype for tensor in state.values()} == {torch.float32}
-    fresh = toy_adapters("direct", seed=1)
-    fresh.load_state_dict(state)
-    assert torch.equal(fresh.item.weight, adapters.item.weight)
 
 
 def entering_first_layer(model: nn.Module, input_ids: Tensor) -> Tensor:

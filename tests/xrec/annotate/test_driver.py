@@ -175,14 +175,6 @@ def test_run_keeps_held_out_and_own_reviews_out_of_training(tmp_path, quoting, k
     assert num_with_others > len(rows) / 2  # other reviews are in it
 
 
-def test_run_gives_a_user_of_one_review_no_profile_for_training_on_it(quoting):
-    rows = [review(user, "1", text, time=1) for user, text in (("a", "warm"), ("b", "soft"))]
-    config = quoting.config(*rows)
-    quoting.run(config, folds=None)
-    profiles = _values(dataset_tables(config)["training_profiles"])
-    assert profiles == [(0, 0, "", "soft"), (1, 0, "", "warm")]
-
-
 def test_run_counts_reviews_without_praise_and_low_rated_ones_in_aspects_only(quoting):
     """A review without praise is also an interaction; a low-rated one is a dislike."""
     config = quoting.config(
@@ -343,6 +335,11 @@ _REVIEWED = (ReviewedItem(_REVIEW, ItemText(_TITLE, "")), ReviewedItem(_REVIEW, 
 _USER = UserInput("u", _REVIEWED, 2)
 _PAIR = PairInput("u", "i", _REVIEW, ItemText(_TITLE, ""), "train")
 _CALM, _TEA = Aspect("calm", "", "positive"), Aspect("tea", "hot", "positive")
+# The third opinion is from a review from which something was removed.
+_SPOILED = [
+    replace(_CALM, opinion=words)
+    for words in ("mail maria@x.org", "order now", "calm [\u2026] place")
+]
 
 
 def _done(row: Input, text: Text) -> Outcome:
@@ -375,17 +372,11 @@ def _done(row: Input, text: Text) -> Outcome:
             {"explanation": "It is calm. It is near Books.com."},
             1,
         ),
-        *(
-            (
-                _PAIR,
-                PairText(
-                    "", (replace(_CALM, opinion=quote), _TEA, replace(_TEA, aspect="x@y.org"))
-                ),
-                {"aspects": [asdict(_CALM), asdict(_TEA)]},
-                2,
-            )
-            # The third is from a review from which something was removed.
-            for quote in ("mail maria@x.org", "order now", "calm [\u2026] place")
+        (
+            _PAIR,
+            PairText("", (*_SPOILED, _TEA, replace(_TEA, aspect="x@y.org"))),
+            {"aspects": [asdict(_CALM)] * 3 + [asdict(_TEA)]},
+            4,
         ),
         (
             replace(_PAIR, split="low_rated"),

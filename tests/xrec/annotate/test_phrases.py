@@ -85,31 +85,11 @@ def test_mention_has_the_opinion_of_its_sentence(text, name, opinion, sentiment)
         ("The sound is better than the streak.", "streak", False),
         ("It arrived in fine streak.", "streak", False),  # as "in fine shape"
         ("This is a portable amp.", "portability", True),
-        ("Nice portable amp.", "portability", True),
-        ("I love this portable amp.", "portability", True),
         ("I use the cable with a portable amp.", "portability", False),
     ],
 )
 def test_what_is_absent_or_of_another_item_is_not_mentioned(text, name, is_mentioned):
     assert (name in _mentions(text)) == is_mentioned
-
-
-def test_mention_has_the_role_that_it_plays_in_the_text():
-    assert "pointed" in _mentions("This film moved me.")["film"].roles
-    assert "topic" in _mentions("I love this light.")["light"].roles
-    assert "topic" not in _mentions("I bought it at this price.")["price"].roles
-    assert "pointed" not in _mentions("These sound good.")["sound"].roles
-    for text in ("My hair feels soft.", "I like the look of my new hair."):
-        assert all("own" in each.roles for each in _mentions(text).values())
-    assert "named" in _mentions("I prefer the Marshall sound.")["sound"].roles
-    assert "part" in _mentions("The tone is warm.")["tone"].roles
-    assert "part" not in _mentions("I play in a room.")["room"].roles
-
-
-def test_mention_has_its_last_words_as_names_too():
-    found = _mentions("A soft leather guitar strap.")["leather guitar strap"]
-    assert found.names == ("leather guitar strap", "guitar strap", "strap")
-    assert found.described == "soft leather guitar strap"
 
 
 _TEXTS = (
@@ -317,15 +297,6 @@ def test_find_aspects_finds_what_a_profile_praises(profile, aspects):
     others = ["Coffee lovers would enjoy it.", "It has sushi, books and ocean views."]
     profiles = [profile] * 3 + others * 3
     assert _named(profiles, [])[0][0] == aspects
-
-
-def test_find_aspects_drops_adjectives_that_go_with_any_noun():
-    nouns = ["soup", "tea", "pasta", "cake", "salad", "bread", "pizza", "curry", "stew", "rice"]
-    profiles = [f"It has great {noun}." for noun in nouns * 4] + ["It has soup."] * 2
-    profiles += ["It has smoky soup.", "It has smoky soup."]
-    found = find_aspects(profiles, [], min_items=2, max_share=1)
-    assert {"soup", "smoky soup"} <= set(found.aspects)
-    assert not any("great" in aspect for aspect in found.aspects)
 
 
 def test_find_aspects_raises_if_there_are_none():

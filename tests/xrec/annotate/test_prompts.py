@@ -1,13 +1,12 @@
 """Prompts, the data of a row that they show, and the texts in replies."""
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import pytest
-from pydantic import ValidationError
 
 from tests.xrec.annotate.conftest import item_row, pair_row, shown_review, user_row
-from xrec.annotate.annotator import Aspect, ItemInput, ItemText, PairText
+from xrec.annotate.annotator import Aspect, ItemText, PairText
 from xrec.annotate.language_model.prompts import cut, read_prompt, row_data
 from xrec.annotate.language_model.replies import (
     SCHEMAS,
@@ -16,7 +15,6 @@ from xrec.annotate.language_model.replies import (
     ReplyLimits,
     UserReply,
     is_quote,
-    quote_problem,
     reply_schema,
     text_of,
     whole_sentences,
@@ -52,17 +50,6 @@ def test_prompt_escapes_the_markup_in_a_text(markup):
     assert json.loads(asked) == data
 
 
-def test_our_examples_of_pairs_become_texts_unchanged():
-    prompt = read_prompt("pair", None, PairReply, "shop")
-    for shown, reply in prompt.examples.values():
-        parsed = PairReply.model_validate_json(reply)
-        text = text_of(pair_row(json.loads(shown)["review"]), ReplyLimits(), parsed)
-        assert text.explanation == parsed.explanation
-        assert text.explanation.startswith("You would enjoy")
-        replies = [each.model_dump(exclude={"quote"}) for each in parsed.aspects]
-        assert list(map(asdict, text.aspects)) == replies
-
-
 RIGHT = '[system]\nDo it.\n[example pets]\n{"reviews": []}\n[reply]\n{"profile": "They like."}\n'
 
 
@@ -87,15 +74,6 @@ def test_wrong_prompt_of_a_user_is_refused_with_its_place(tmp_path, text, domain
 
 
 LONG = " ".join(f"word{place:02}" for place in range(60))  # a word and its space: 7 characters
-
-
-def test_item_data_with_room_has_all_reviews_in_their_order():
-    shown = (shown_review("Soft.", summary="Good"), shown_review("Wide."))
-    assert row_data(ItemInput("i", "Strap", "colour: red", shown, 2), 500) == {
-        "title": "Strap",
-        "details": "colour: red",
-        "reviews": [{"rating": 5.0, "review": "Good. Soft."}, {"rating": 5.0, "review": "Wide."}],
-    }
 
 
 def test_item_data_without_room_cuts_the_last_review_and_leaves_out_the_rest():
@@ -190,19 +168,6 @@ def test_is_quote_ignores_spacing_case_and_quotation_marks(quote, is_in_review):
 
 
 @pytest.mark.parametrize(
-    ("reply", "is_wrong"),
-    [
-        (_reply_of(_aspect("price", quote="a bargain"), _aspect("feel")), False),
-        (_reply_of(_aspect("price", quote="a bargain")), True),
-        (_reply_of(), True),  # an explanation without a quote
-        (_reply_of(explanation=" "), False),
-    ],
-)
-def test_quote_problem_is_a_reply_without_a_quote_from_the_review(reply, is_wrong):
-    assert (quote_problem(KEPT, reply) is not None) == is_wrong
-
-
-@pytest.mark.parametrize(
     ("explanation", "sentiments"), [("-", ()), ("", ()), ("", ("negative", "positive"))]
 )
 def test_pair_text_without_explanation_fails_beside_praise_or_no_aspect(explanation, sentiments):
@@ -224,22 +189,3 @@ def test_longest_reply_of_a_schema_fits_the_tokens(max_tokens):
     for kind, reply in (("pair", pair), ("item", item)):
         found = reply_schema(kind, limits).model_validate(reply)
         assert len(found.model_dump_json()) <= 3 * max_tokens
-    many, long, empty = (
-        [aspect] * (limits.num_aspects + 1),
-        [aspect | {"opinion": "x" * (limits.opinion + 1)}],
-        [aspect | {"quote": ""}],
-    )
-    for aspects in (many, long, empty):
-        with pytest.raises(ValidationError):
-            reply_schema("pair", limits).model_validate({**pair, "aspects": aspects})
-
-
-def test_names_that_fill_their_limits_lose_the_word_that_was_cut():
-    limits = ReplyLimits(aspect=12, opinion=8)
-    aspect = _aspect("width of the", "as wide")
-    reply = reply_schema("pair", limits).model_validate(
-        {"aspects": [aspect], "explanation": "It is wide."}
-    )
-    assert text_of(pair_row("Soft, as wide as it is."), limits, reply) == PairText(
-        "It is wide.", (Aspect("width of", "as wide", "positive"),)
-    )

@@ -6,7 +6,6 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -33,21 +32,6 @@ def _read(tmp_path: Path, uri: Path | str, **values: Any) -> RawReviews:
 
 def _problems(raw: RawReviews) -> list[tuple[int, str]]:
     return [(finding.line, finding.reason) for finding in raw.findings]
-
-
-@pytest.mark.parametrize("ending", ["jsonl.gz", "csv.gz"])
-def test_read_reviews_of_each_format_gives_the_same_rows(tmp_path, ending):
-    rows = [
-        review("u1", "7", 'Warm,\tand "loud".', summary="Good", time=100.0),
-        review("u2", "8", "Zwölf Töne", summary="", rating=3.5, time=200.0),
-    ]
-    path = write_json_lines(tmp_path / "raw" / f"reviews.{ending}", rows)
-    if ending == "csv.gz":
-        pd.DataFrame(rows).to_csv(path, index=False)
-    raw = _read(tmp_path, path.parent)
-    found = raw.reviews.drop_columns(["helpful", "line"]).to_pylist()
-    assert found == [{**rows[0], "review": 'Warm, and "loud".'}, rows[1]]
-    assert raw.findings == ()
 
 
 def test_read_reviews_of_a_single_file_with_columns_of_other_names(tmp_path):

@@ -135,21 +135,19 @@ def test_aspect_in_fewer_than_a_twentieth_of_the_reviews_is_not_chosen():
     assert found.aspects.tolist() == [[0, 2, -1]]  # of 41 reviews 3 are enough, and 2 are not
 
 
-def test_choices_of_a_pair_are_the_same_alone_and_among_others(monkeypatch):
-    """Menus have up to 400 aspects, most of which have the same score for an unknown user."""
-    monkeypatch.setattr("xrec.aspects.choice._PAIRS_PER_BLOCK", 7)
-    rng, num_items, num_aspects = np.random.default_rng(0), 12, 400
+def test_choices_of_a_pair_are_the_same_alone_and_among_others():
+    """Most of the up to 150 aspects of a menu have the same score for an unknown user."""
+    rng, num_items, num_aspects = np.random.default_rng(0), 12, 150
     visits = [(user, int(i)) for user in range(30) for i in rng.choice(num_items, 8, replace=False)]
     said = [
         (user, item, int(aspect))
         for user, item in visits
-        for aspect in rng.choice(num_aspects, 60 if item < 5 else 4, replace=False)
+        for aspect in rng.choice(num_aspects, 20 if item < 5 else 4, replace=False)
     ]
     names = [f"a{number}" for number in range(num_aspects)]
     edges = [(*pair, "train") for pair in sorted(visits)]
-    chooser = AspectChooser(
-        dataset_of(30, num_items, interactions=edges, aspects=names, trained=said)
-    )
+    made = dataset_of(30, num_items, interactions=edges, aspects=names, trained=said)
+    chooser = AspectChooser(made, pairs_per_block=7)
     nobody = np.full(num_items, -1)
     among = chooser.choose(nobody, np.arange(num_items), K).aspects.tolist()
     alone = [chooser.choose(nobody[:1], np.array([i]), K).aspects[0] for i in range(num_items)]
@@ -162,12 +160,10 @@ def plain(tmp_path_factory):
     return prepared_town(tmp_path_factory.mktemp("plain"))
 
 
-def test_counts_in_files_choose_the_same_as_counts_in_memory(plain, tmp_path, monkeypatch):
+def test_counts_in_files_choose_the_same_as_counts_in_memory(plain, tmp_path):
     dataset = dataset_in(with_aspects(plain, tmp_path))
-    AspectChooser(dataset)
-    monkeypatch.setattr("xrec.aspects.counts._own_arrays", None)  # nothing is counted again
+    AspectChooser(dataset)  # writes them
     kept = AspectChooser(dataset)
-    monkeypatch.undo()
     in_memory = AspectChooser(replace(dataset, on_disk=None))
     pairs = dataset.interaction_edges("train")
     for leave_out_own in (False, True):

@@ -14,9 +14,9 @@ from tests.xrec.checks.hand_made import BISTRO, GUITAR, NOVEL, VOCABULARY, judge
 from xrec.checks import AspectNames, Checker, check_word_list, plain_sentence
 from xrec.checks.english import ASPECT, data, pattern
 from xrec.checks.tone import why_not_positive
-from xrec.config import PLAIN, ChecksConfig, StorageConfig, TextConfig, parse_config
+from xrec.config import PLAIN, ChecksConfig, StorageConfig, TextConfig
 from xrec.data import AspectEvidence
-from xrec.errors import ConfigError, DataError, ModelError
+from xrec.errors import DataError, ModelError
 from xrec.llm.prompt import PairTexts
 
 ALL = ChecksConfig(unsupported=True, not_positive=True)
@@ -121,17 +121,6 @@ def test_text_about_an_item_without_any_information_is_unsupported(texts, checks
     assert reason("You will enjoy the Cable.", texts, checks) == expected
 
 
-def test_checker_that_is_off_refuses_nothing():
-    for _, text, texts in judged():
-        assert reason(text, texts, ChecksConfig()) == ""
-
-
-def test_checker_names_the_offending_words():
-    text = "You would enjoy the live music of Paris with fifty guests."
-    refusal = CHECKER.refusal(text, BISTRO, ALL)
-    assert "'live music', 'Paris', 'fifty'" in refusal.message
-
-
 def said(aspect: str, opinion: str) -> AspectEvidence:
     return evidence(aspect, 4, 9, opinion=opinion)
 
@@ -191,12 +180,6 @@ def test_plain_sentence_is_worded_by_its_templates():
     assert told == "5 von 9 Gästen von Café 21 loben: tone und 2: fit!"
 
 
-@pytest.mark.parametrize("part", ["first", "of_title", "third"])
-def test_plain_templates_with_an_unknown_placeholder_are_refused(part):
-    with raises(ConfigError, "value_error", "plain"):
-        parse_config(TextConfig, {"plain": {part: "{stars} stars"}})
-
-
 @pytest.mark.parametrize(
     ("opinion", "quoted"),
     # A quoted aspect stands in the evidence.
@@ -222,7 +205,7 @@ def test_words_of_the_templates_may_be_aspects_of_the_catalog():
     assert sentence.startswith("14 of 31 reviews of Café 21 mention")
 
 
-WORDS = "\ufeff# a comment\nkilling\n\n  Damn Fool  \nsh*t\na$$\n$hit\nlate hours\n"
+WORDS = "\ufeff# a comment\nkilling\n\n  Damn Fool  \nsh*t\nf***\na$$\n$hit\nlate hours\n"
 
 
 @pytest.mark.parametrize(
@@ -232,6 +215,7 @@ WORDS = "\ufeff# a comment\nkilling\n\n  Damn Fool  \nsh*t\na$$\n$hit\nlate hour
         ("The Killing Hour has much KILLING.", "unsafe"),
         ("Only damn-fools read The Killing Hour.", "unsafe"),
         ("A $hit.", "unsafe"),
+        ("It is f***ing loud.", "unsafe"),
         ("A nice place, a hit with guests: you need a shot.", ""),
     ],
 )

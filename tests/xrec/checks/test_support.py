@@ -10,11 +10,10 @@ import pytest
 
 from tests.xrec.checks.hand_made import BISTRO, GUITAR, VOCABULARY
 from xrec.checks import AspectNames
-from xrec.checks.phrases import WordList
 from xrec.checks.support import unsupported_spans, words_to_blame
 from xrec.checks.tokens import digits_in, number_words, tokens_of
 from xrec.data import AspectEvidence
-from xrec.data.language import composed, singular
+from xrec.data.language import singular
 from xrec.llm.prompt import PairTexts
 from xrec.sample import ASPECTS as SAMPLE_ASPECTS
 from xrec.sample import generate_language_examples
@@ -302,24 +301,3 @@ def test_first_of_two_equal_aspect_names_is_found():
 def test_aspect_names_are_not_found_in_verbs_or_after_your(text, expected):
     names = AspectNames(["look", "sound", "value", "fit", "taste", "build"])
     assert [text[each.start : each.end] for each in names.find(text)] == expected
-
-
-def found(entry: str, text: str) -> list[str]:
-    text = composed(text)
-    return [text[start:end] for start, end in WordList([entry]).find(text)]
-
-
-@pytest.mark.parametrize(
-    ("entry", "text", "expected"),
-    [
-        # marks: as it is written, in any case
-        ("sh*t", "This is sh*t, and SH*T.", ["sh*t", "SH*T"]),
-        ("f***", "Route F, it is f***ing loud.", ["f***"]),
-        # letters alone: whole words in any case and number
-        ("Damn Fool", "damn-fools", ["damn-fools"]),
-        ("rock & roll", "Rock and Roll", ["Rock and Roll"]),
-        ("café", "cafe\u0301s", ["cafés"]),
-    ],
-)
-def test_word_list_finds_words_and_literal_marks(entry, text, expected):
-    assert found(entry, text) == expected

@@ -92,6 +92,24 @@ def test_submit_run_follows_the_log_and_leaves_the_artifact_on_s3(s3, submit):
     assert manifest.row_counts["users"] == 30
 
 
+DRIVERS = """
+import sys
+from ray.job_submission import JobSubmissionClient
+
+for job in JobSubmissionClient(sys.argv[1]).list_jobs():
+    print(job.driver_agent_http_address)
+"""
+
+
+@pytest.mark.slow
+def test_driver_runs_on_a_node_that_has_the_resource(two_nodes, submit):
+    """Each node has a resource with its address. Ray finds such a log only on another machine."""
+    done = submit("prepare", "prepare.source.num_users=30", "--driver", "node:127.0.0.3")
+    assert done.returncode == 0, done.stdout + done.stderr
+    drivers = python("-c", DRIVERS, two_nodes.dashboard_url, **two_nodes.environment).stdout
+    assert "http://127.0.0.3:" in drivers
+
+
 @pytest.mark.slow
 def test_submit_with_a_key_runs_once_and_again_only_after_a_failure(submit, tmp_path):
     def with_key(*words: str) -> tuple[int, Any, str]:

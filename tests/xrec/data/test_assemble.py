@@ -10,77 +10,26 @@ import pyarrow as pa
 import pytest
 
 from tests.errors import raises
-from tests.world.town import dataset_of, explained, held_out
+from tests.world.town import dataset_of, explained
 from xrec import schemas
 from xrec.config import SplitShares
-from xrec.data import read_dataset, write_dataset
 from xrec.data.assemble import Assembled, assemble, check_not_empty
 from xrec.data.dataset import HeldOutPair, held_out_pairs
-from xrec.data.findings import rejected_table
 from xrec.data.ids import IdIndex
-from xrec.data.splits import drawn, drawn_explanations, drawn_pairs, pair_fraction, split_pairs
+from xrec.data.splits import drawn, pair_fraction, split_pairs
 from xrec.data.staging import Staging
-from xrec.errors import ArtifactNotFoundError, DataError, XRecError
-from xrec.storage import Location, open_location, parquet_bytes
-
-DATASET = dataset_of(
-    *(3, 2),
-    interactions=[(0, 0, "train"), (0, 1, "test"), (2, 1, "train")],
-    explanations=pa.concat_tables([explained([(0, 1, "e")], "test"), explained([(2, 1, "f")])]),
-)
-
-
-def _write(location: Location, users: pa.Table = DATASET.users) -> None:
-    names = ("items", "interactions", "explanations")
-    tables = {"users": users, **{name: getattr(DATASET, name) for name in names}}
-    made = {"config": {"seed": 1}, "inputs": {"a.csv": "0f"}, "metrics": {"num_removed_edges": 0}}
-    write_dataset(location, tables, rejected_table([]), **made)
-
-
-@pytest.fixture
-def location(tmp_path):
-    return open_location(str(tmp_path / "dataset"))
-
-
-def test_read_dataset_returns_what_was_written(location):
-    _write(location)
-    dataset = read_dataset(location)
-    assert (dataset.num_users, dataset.num_items) == (3, 2)
-    counts = {"users": 3, "items": 2, "interactions": 3, "explanations": 2, "rejected": 0}
-    assert dataset.manifest.row_counts == counts
-    assert location.files() == sorted([*(f"{name}.parquet" for name in counts), "manifest.json"])
-    assert all(getattr(dataset, name).equals(getattr(DATASET, name)) for name in [*counts][:4])
-
-
-def test_read_dataset_refuses_an_unfinished_one_or_another_schema(location):
-    _write(location, DATASET.users.set_column(2, "profile", [["b", "c", "d"]]))  # not in a cache
-    users = location / "users.parquet"
-    content = users.read_bytes()
-    users.write_bytes(parquet_bytes(DATASET.items, DATASET.items.schema))
-    with pytest.raises(XRecError):
-        read_dataset(location)
-    users.write_bytes(content)
-    read_dataset(location)
-    (location / "manifest.json").delete()
-    with pytest.raises(ArtifactNotFoundError):
-        read_dataset(location)
-
-
-def test_edges_and_pairs_are_those_of_the_split():
-    assert DATASET.interaction_edges("train").tolist() == [[0, 2], [0, 1]]  # users, items
-    assert DATASET.interaction_edges("validation").shape == (2, 0)
-    fewer = replace(DATASET, interactions=DATASET.interactions.slice(1))
-    assert fewer.interaction_edges("train").tolist() == [[2], [1]]
-    assert DATASET.explained_pairs("test").equals(DATASET.explanations.slice(0, 1))
+from xrec.errors import DataError
 
 
 def test_held_out_pairs_have_ids_reference_and_planted_aspects():
+    texts = [explained([(0, 1, "e")], "test"), explained([(2, 1, "f")])]
+    dataset = dataset_of(3, 2, explanations=pa.concat_tables(texts))
     columns = {"user_index": [0], "item_index": [1], "aspect": ["a"], "aspects": [["a", "b"]]}
-    planted = replace(DATASET, planted=pa.table(columns))
+    planted = replace(dataset, planted=pa.table(columns))
     pair = HeldOutPair("u0", "i1", 0, 1, "e", "a", ("a", "b"))
     assert held_out_pairs(planted, "test") == [pair]
     assert held_out_pairs(planted, "validation") == []
-    assert held_out_pairs(DATASET, "test") == [replace(pair, aspect=None, aspects=None)]
+    assert held_out_pairs(dataset, "test") == [replace(pair, aspect=None, aspects=None)]
 
 
 SORTED = sorted({f"{n:x}" for n in range(300)} | {"é", "日本", "𝒳", "A b", "'"})
@@ -329,23 +278,3 @@ def test_drawn_depends_on_no_order_and_on_no_other_pair():
     assert _drawn(EVERYBODY, 100) < sample
     for count in (None, 3000):
         assert len(_drawn(EVERYBODY, count)) == 2000
-
-
-def test_drawn_draws_each_pair_as_often_over_many_seeds():
-    counts = Counter(pair for seed in range(50) for pair in _drawn(EVERYBODY, 500, seed))
-    # A pair is drawn 12.5 times in 50, with a standard deviation of 3.1.
-    assert max(counts.values()) < 31
-    assert len(counts) > 1990
-    # The same concatenation is another pair.
-    assert {drawn(["a", "ab"], ["bc", "c"], 1, seed=seed)[0] for seed in range(30)} == {0, 1}
-
-
-def test_drawn_pairs_and_explanations_are_those_of_the_positions_in_their_order():
-    pairs = held_out(*((n % 97, n) for n in range(200)))
-    positions = drawn(USER_IDS[:200], ITEM_IDS[:200], 50, seed=3)
-    assert drawn_pairs(pairs, 50, seed=3) == [pairs[n] for n in positions]
-    assert drawn_pairs(pairs, None, seed=3) == pairs
-    for seed in range(5):
-        (place,) = drawn(["u0", "u2"], ["i1", "i1"], 1, seed=seed)
-        found = drawn_explanations(DATASET, DATASET.explanations, 1, seed=seed)
-        assert found["explanation"].to_pylist() == ["ef"[place]]

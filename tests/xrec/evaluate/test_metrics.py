@@ -221,16 +221,6 @@ def test_interval_of_a_share_of_independent_values_is_that_of_scipy():
         assert (found.low, found.high) == pytest.approx((theirs.low, theirs.high), abs=1e-3)
 
 
-def test_difference_is_paired_so_variation_between_pairs_does_not_widen_it():
-    rng = np.random.default_rng(4)
-    base = rng.normal(0, 5, 200)
-    ours, theirs = base + 1.0 + rng.normal(0, 0.1, (3, 200)), base + rng.normal(0, 0.1, (3, 200))
-    users = [number // 5 for number in range(200)]
-    found = difference_interval(ours, theirs, users)
-    assert found.value == pytest.approx(ours.mean() - theirs.mean())
-    assert 0.9 < found.low < 1.0 < found.high < 1.1
-
-
 def test_difference_to_an_entry_without_seeds_varies_by_the_other_ones_seeds():
     seeds = np.array([0.0, 1.0, 2.0])[:, None] + np.zeros((3, 50))
     fixed, users = np.zeros((1, 50)), list(range(50))

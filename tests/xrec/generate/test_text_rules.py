@@ -14,7 +14,7 @@ from xrec.data import AspectEvidence
 from xrec.data.language import TitleIndex
 from xrec.errors import Failure
 from xrec.generate.engine import Completion, FinishReason
-from xrec.generate.text_rules import TextFinisher, cut_to_words
+from xrec.generate.text_rules import TextFinisher
 from xrec.llm.collaborative import Vocabulary
 from xrec.llm.prompt import PairTexts, PromptBuilder
 
@@ -137,14 +137,6 @@ def test_finished_text_keeps_the_rules_or_has_a_reason(text, given, expected):
     """`expected` is the text or the failure's reason; None accepts any text without a failure."""
     finished, reason = finish(text, **given)
     assert (reason or finished) == (finished if expected is None else expected)
-
-
-def test_cut_to_words_never_ends_within_the_title():
-    text = "You love St. Mary's. At St. Mary's you get tea."
-    for max_words, expected in ((50, text), (9, "You love St. Mary's."), (3, "")):
-        assert cut_to_words(text, max_words, "St. Mary's") == expected
-    decomposed, name = unicodedata.normalize("NFD", "Dr. Pão"), "Dr. Pão"
-    assert cut_to_words(f"You love {name}'s tea a lot.", 3, decomposed) == ""
 
 
 def test_echo_of_the_prompt_is_found_with_the_title_filled_in():

@@ -81,11 +81,3 @@ def test_fold_numbers_spread_the_pairs_of_each_user():
         assert found.max() - found.min() <= 1
     assert np.bincount(folds, minlength=4).min() > 100
     assert len(fold_numbers(users[:0], 4)) == 0
-
-
-def test_without_fold_of_a_dataset_without_aspects_only_lacks_the_pairs():
-    none = dict.fromkeys(("aspects", "item_aspects", "user_aspects", "explanation_aspects"))
-    bare = replace(dataset("reviews"), **none)
-    fold = without_fold(bare, 1, NUM_FOLDS)
-    assert fold.user_aspects is None
-    assert trained(fold) < trained(bare)

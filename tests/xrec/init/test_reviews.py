@@ -92,7 +92,6 @@ def test_init_from_amazon_s_files_maps_columns_of_both(tmp_path):
     [
         ({"rating": 9}, {"rating_range": [1, 10], "min_rating": 8}),
         ({"rating": 0.5}, {"rating_range": [0.5, 5], "min_rating": 4}),
-        ({"rating": 88}, {"rating_range": [1, 100], "min_rating": 75}),
         ({"rating": 0}, {"rating_range": [0, 1], "min_rating": 1}),
         ({"rating": "nan"}, {"rating_range": [1, 5], "min_rating": 4}),
         ({"time": "nan"}, {"split": {"by": "time"}}),
@@ -100,19 +99,11 @@ def test_init_from_amazon_s_files_maps_columns_of_both(tmp_path):
 )
 def test_init_of_reviews_fits_ratings_and_split_to_what_is_there(tmp_path, first, expected):
     odd = review("x", "i1", "Warm.", **{"rating": 1, "time": 1, **first})
-    # The odd one is rated 9 or 88 as the others are, or 0 where the others are 1.
-    of_others = {9: 9, 88: 88, 0: 1}.get(first.get("rating", 5), 5)
+    # The odd one is rated 9 as the others are, or 0 where the others are 1.
+    of_others = {9: 9, 0: 1}.get(first.get("rating", 5), 5)
     rows = [*_reviews(rating=of_others), odd]
     _, values = _made(tmp_path, write_json_lines(tmp_path / "reviews.jsonl", rows))
     assert {key: values["annotate"][key] for key in expected} == expected
-
-
-def test_init_of_reviews_whose_time_and_rating_are_none_does_without(tmp_path):
-    rows = _reviews(time="last summer", rating="good")
-    _, values = _made(tmp_path, write_json_lines(tmp_path / "reviews.jsonl", rows))
-    assert values["annotate"]["source"]["columns"] == {"rating": None, "time": None}
-    assert values["annotate"]["split"] == {"by": "hash"}
-    assert "min_rating" not in values["annotate"]
 
 
 def test_init_with_a_table_of_users_or_a_reason_takes_the_texts_as_they_are(tmp_path):
@@ -267,30 +258,12 @@ def test_init_command_takes_columns_repeated_and_in_one(tmp_path):
     assert "--columns x=y: expected OURS=YOURS, where OURS is one of user_id, item_id," in err
 
 
-def _uncommented(text: str) -> str:
-    """The file after its reader has taken the other annotator."""
-    other, own = text.split("  annotator:\n    kind: phrases\n")
-    head, commented = other.split("  # annotator:\n")
-    lines = commented.splitlines(keepends=True)
-    section = [line.replace("  # ", "  ", 1) for line in lines if line.startswith("  #   ")]
-    return head + "  annotator:\n" + "".join(section) + own
-
-
-def test_init_has_the_language_model_above_the_phrases(tmp_path):
+def test_init_with_a_language_model_writes_an_annotator_that_passes_a_dry_run(tmp_path):
     (tmp_path / "reviews.csv").write_bytes(_export())
-    source, place = str(tmp_path / "reviews.csv"), tmp_path / "project" / "xrec.yaml"
-    init_project(str(tmp_path / "project"), source, machine=CPU)
-    text = place.read_text()
-    assert load_config(AnnotateConfig, place).annotator.kind == "phrases"
-    place.write_text(_uncommented(text))
-    asks = load_config(AnnotateConfig, place)
-    assert asks.annotator.kind == "language_model"
-    out = said("annotate", place, "--dry-run")
+    project, source = str(tmp_path / "project"), str(tmp_path / "reviews.csv")
+    init_project(project, source, annotator="language-model", machine=CPU)
+    out = said("annotate", tmp_path / "project" / "xrec.yaml", "--dry-run")
     assert all(f"# {each}: " in out for each in ("items", "users", "pairs", "in all"))
-    project = str(tmp_path / "project")
-    init_project(project, source, annotator="language-model", machine=CPU, force=True)
-    assert load_config(AnnotateConfig, place).annotator == asks.annotator
-    assert "  # annotator:\n  #   kind: phrases\n" in place.read_text()
 
 
 def test_init_of_tables_with_a_language_model_says_that_there_are_no_reviews(tmp_path):
@@ -298,14 +271,3 @@ def test_init_of_tables_with_a_language_model_says_that_there_are_no_reviews(tmp
     (tmp_path / "pairs.csv").write_bytes(_export(header=header))
     with raises(ConfigError, "no_reviews", "--annotator", "language-model"):
         init_project(str(tmp_path / "p"), str(tmp_path / "pairs.csv"), annotator="language-model")
-
-
-def test_titles_beside_a_table_of_items_are_taken_for_neither_headings_nor_titles(tmp_path):
-    titled = _export(_add("The very best of {item}"), (*HEADER, "product_title"))
-    items = "item_id,title\n" + "".join(f"i{number},Tuner {number}\n" for number in range(6))
-    (tmp_path / "raw").mkdir()
-    (tmp_path / "raw" / "items.csv").write_text(items)
-    (tmp_path / "raw" / "reviews.csv").write_bytes(titled)
-    findings = init_project(str(tmp_path / "project"), str(tmp_path / "raw"), machine=CPU)
-    assert "columns" not in findings.guess.source(findings.folder)
-    assert "of_title" not in (tmp_path / "project" / "xrec.yaml").read_text()

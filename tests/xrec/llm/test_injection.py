@@ -186,12 +186,3 @@ def test_vocabulary_gives_each_user_and_item_its_own_readable_ids(num_tokens: in
     assert vocabulary.show(V - 1) is None
     assert {vocabulary.show(token) for token in of_users[2]} == {"<user 2>"}
     assert {vocabulary.show(token) for token in of_items[6]} == {"<item 6>"}
-
-
-@pytest.mark.parametrize("index", [-1, 7])
-def test_vocabulary_refuses_an_index_out_of_range(index: int) -> None:
-    vocabulary = Vocabulary(V, NUM_USERS, NUM_ITEMS)
-    with pytest.raises(ValueError, match=r"0\.\.4"):
-        vocabulary.user_tokens(index)
-    with pytest.raises(ValueError, match=r"0\.\.6"):
-        vocabulary.item_tokens(index)

@@ -92,15 +92,6 @@ def test_split_pass_has_the_loss_and_gradients_of_the_whole_pass(rule, attention
         )
 
 
-@pytest.mark.parametrize(
-    ("prompt", "expected"),
-    # In the last two cases the whole prompt is text; its last token does not count.
-    [([1, 2, V, 3], 2), ([V, 1], 0), ([1, V + 3], 1), ([1, 2, 3], 2), ([4], 0)],
-)
-def test_num_prefix_tokens_ends_at_the_first_collaborative_token(prompt, expected):
-    assert num_prefix_tokens(prompt, V) == expected
-
-
 def test_can_split_refuses_windows_that_padding_would_shift():
     windowed = tiny_decoder("mistral", sliding_window=16)
     assert can_split(windowed, 16)
@@ -156,22 +147,6 @@ def test_prefix_cache_with_any_budget_gives_the_loss_of_whole_rows(model, budget
     assert cache.num_bytes <= budget_bytes
 
 
-@pytest.mark.parametrize(
-    ("budget_bytes", "more"),
-    # Room for all, and for [5, 6] and [7] but not for [9, 9, 9, 9].
-    [(ALL_BYTES, []), (3 * BYTES_A_TOKEN, [(1, 4), (1, 4)])],
-)
-@torch.no_grad()
-def test_prefix_cache_computes_again_only_what_has_no_room(model, budget_bytes, more):
-    cache = PrefixCache(model, **SHAPE, budget_bytes=budget_bytes)
-    shapes = count_passes(model)
-    for _ in range(3):
-        cache.split(model, EXAMPLES)
-    # The shared tokens, then the three rows that add to them.
-    assert shapes == [(1, 3), (3, 4), *more]
-    assert cache.num_bytes == budget_bytes
-
-
 @torch.no_grad()
 def test_prefix_cache_makes_a_pass_when_another_worker_needs_one(model):
     expected = loss_of(model, PrefixCache(model, **SHAPE, budget_bytes=ALL_BYTES))
@@ -182,19 +157,6 @@ def test_prefix_cache_makes_a_pass_when_another_worker_needs_one(model):
     assert agree.mock_calls == [call(True), call(False)]
     assert len(shapes) == 5  # the shared tokens, and for each call the prefixes and the rest
     assert cache.num_bytes == ALL_BYTES
-
-
-@torch.no_grad()
-def test_token_nll_of_a_padded_batch_equals_transformers_loss_row_by_row():
-    model = toy_model()
-    attach_toy(model, "projected")
-    examples = make_examples()
-    batch = collate(examples)
-    nll = token_nll(model, batch)
-    assert nll.shape == batch.labels.shape
-    assert not nll[batch.labels == IGNORE].any()
-    expected = [float(nll_by_transformers(model, example)) for example in examples]
-    assert nll.sum(1).tolist() == pytest.approx(expected, rel=1e-4)
 
 
 def test_label_nll_and_its_gradient_equal_torch_in_float64():

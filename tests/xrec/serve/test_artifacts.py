@@ -6,12 +6,10 @@ import shutil
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
 from itertools import count, groupby
 from typing import Any
 
 import httpx
-import pytest
 
 from tests.errors import raises
 from tests.world.workspace import make_town
@@ -26,54 +24,23 @@ from tests.xrec.serve.local_endpoint import (
 )
 from xrec.adapter.artifact import read_adapter
 from xrec.bulk import rollback
-from xrec.config import ServeConfig, parse_config
-from xrec.errors import ArtifactMismatchError, ConfigError
-from xrec.jobs.serve import checked
+from xrec.errors import ConfigError
 from xrec.serve import app
-from xrec.serve.app import Frontend, Generator, read_contents
+from xrec.serve.app import Frontend, Generator
 from xrec.serve.artifacts import choice_of, chosen, repeat
-from xrec.serve.metrics import Metrics
 from xrec.storage import open_location
-
-
-def test_texts_by_another_model_are_refused_at_the_start(town):
-    config = serve_config(town, adapter=f"{town}/adapter-2")
-    for read in (checked, partial(read_contents, metrics=Metrics())):
-        with pytest.raises(ArtifactMismatchError):
-            read(config)
-
-
-CONFIG = parse_config(
-    ServeConfig,
-    {
-        "workspace": "s3://bucket/run",
-        "llm": {"model": "m"},
-        "artifacts": {"adapter": "s3://bucket/adapter-7"},
-    },
-)
-
-
-def test_user_config_names_artifacts_and_nothing_else():
-    other = chosen(CONFIG, {**choice_of(CONFIG), "adapter": "s3://bucket/adapter-8"})
-    names = ("adapter", "graph")
-    assert [other.artifact(name) for name in names] == [
-        "s3://bucket/adapter-8",
-        "s3://bucket/run/graph",
-    ]
-    assert other.llm == CONFIG.llm
-    with raises(ConfigError, "extra_forbidden", "user_config.llm"):
-        chosen(CONFIG, {**choice_of(CONFIG), "llm": "/etc/passwd"})
 
 
 def test_choice_names_artifacts_or_leaves_the_published_ones_and_a_bad_one_is_ignored(
     town, tmp_path
 ):
-    config = serve_config(town, explanations=str(tmp_path / "out"))
+    config, metrics = serve_config(town, explanations=str(tmp_path / "out")), NotedMetrics()
+    with raises(ConfigError, "extra_forbidden", "user_config.llm"):
+        chosen(config, {**choice_of(config), "llm": "/etc/passwd"})
 
     async def follow() -> None:
-        generator = Generator(config)
-        frontend = Frontend(config, Replicas([generator]))
-        frontend._metrics = generator._metrics = metrics = NotedMetrics()
+        generator = Generator(config, metrics=metrics)
+        frontend = Frontend(config, Replicas([generator]), metrics)
 
         async def adapter_after(adapter: str | None) -> str:
             """Return the adapter in use after two checks and the loading between them."""

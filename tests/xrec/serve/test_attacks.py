@@ -60,11 +60,13 @@ def bearer(name: str) -> dict[str, str]:
 
 @pytest.mark.parametrize("headers", [{}, bearer("wrong"), {"X-API-Key": ""}, {"Cookie": "key"}])
 def test_no_route_answers_without_a_key(guarded, headers):
-    for method, path, body in ROUTES:
+    for method, path, body in [*ROUTES, ("GET", "/docs", None)]:
         for verb in {method, "HEAD", "OPTIONS", "PUT", "DELETE"}:
             url = guarded.url + path
             got = requests.request(verb, url, json=body, headers=headers, timeout=60)
-            assert got.status_code == 401
+            assert (got.status_code, got.headers["WWW-Authenticate"]) == (401, "Bearer")
+    for path in ("/healthz", "/", "/page/page.js", "/openapi.json"):
+        assert guarded.get(path, headers=headers).status_code == 200
 
 
 def hostile_bodies() -> list[bytes]:

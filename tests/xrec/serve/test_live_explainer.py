@@ -76,12 +76,11 @@ def results_of(answers: Answers) -> list[str]:
 
 
 @pytest.fixture
-def trying(live, monkeypatch):
-    """The same explainer with rules that refuse all its texts and draw each a second time."""
-    rules = {"text": {"retry_temperature": 1.0}}
-    decoding = DecodingConfig.model_validate({"max_new_tokens": 24, **rules})
-    monkeypatch.setattr(live, "_decoding", decoding)
-    return live
+def trying(live):
+    """An explainer with rules that refuse all its texts and draw each a second time."""
+    values = {"max_new_tokens": 24, "text": {"retry_temperature": 1.0}}
+    decoding = DecodingConfig.model_validate(values)
+    return LiveExplainer(live.explainer, decoding, NotedMetrics(), keys=())
 
 
 def test_pairs_get_the_texts_of_a_batch_in_order(endpoint, live, closed):
@@ -246,9 +245,10 @@ class Stage:
         self, route: str, *texts: str, ends: bool = True, rules: Any = None, **body: Any
     ) -> requests.Response:
         """Return the response for the pair; the model writes one of `texts` per try."""
-        live, checks = self.endpoint.model.live, {"unsafe_words": str(self.unsafe_words)}
+        model, checks = self.endpoint.model, {"unsafe_words": str(self.unsafe_words)}
         text = {"checks": checks, "retry_temperature": None, **(rules or {})}
-        live._decoding = DecodingConfig.model_validate({"text": text})
+        decoding, metrics = DecodingConfig.model_validate({"text": text}), self.endpoint.metrics
+        live = model.live = LiveExplainer(model.live.explainer, decoding, metrics, keys=())
         filled = [text.replace("{other}", self.titles[1]) for text in texts]
         live.engine = ScriptedEngine(live, *filled, ends=ends)
         return self.endpoint.post(
@@ -270,8 +270,7 @@ class Stage:
 def stage(endpoint, live, town, tmp_path, monkeypatch):
     words = tmp_path / "unsafe.txt"
     words.write_text("rubbish\n")
-    for name in ("engine", "_decoding"):  # the posts of a stage change them
-        monkeypatch.setattr(live, name, getattr(live, name))
+    monkeypatch.setattr(endpoint.model, "live", live)  # the posts of a stage replace it
     return Stage(endpoint, dataset_of(town).items["title"].to_pylist(), words)
 
 
@@ -350,14 +349,13 @@ def test_stream_ends_with_the_text_of_the_other_route(stage, tries, rules, max_w
 
 @pytest.mark.parametrize("begun", [f"{QUIET} So it is go", f"{QUIET} {CALM} {RUDE} An"])
 def test_client_that_disconnects_in_mid_sentence_stops_the_model(stage, begun):
-    live, model = stage.endpoint.model.live, stage.endpoint.model
-    values = stage.endpoint.metrics.values
+    model, values = stage.endpoint.model, stage.endpoint.metrics.values
     before, num_asked = values.get(("abandoned",), 0), len(model.asked)
     with stage.post("/stream", begun, ends=False, pairs=[PAIR, PAIR]) as response:
         lines = response.iter_lines(decode_unicode=True)
         assert next(lines) == "event: part"
         assert QUIET in next(lines)
-        assert live.num_pending == 1
-    wait_until(lambda: not live.num_pending)
+        assert model.live.num_pending == 1
+    wait_until(lambda: not model.live.num_pending)
     assert values["abandoned",] == before + 1
     assert len(model.asked) == num_asked + 1  # the second pair does not reach the model

@@ -27,8 +27,10 @@ def prompts(number: int) -> list[Prompt[Said]]:
     return [Prompt((Message("user", f"word-{place}"),), Said) for place in range(number)]
 
 
-def replies_in(folder: Path, run: str = "run", attempt: int = 0, at_once: int = 2) -> ReplyStore:
-    return ReplyStore(open_location(str(folder)), PEOPLE, run, attempt, at_once)
+def replies_in(
+    folder: Path, run: str = "run", attempt: int = 0, at_once: int = 2, **settings: float
+) -> ReplyStore:
+    return ReplyStore(open_location(str(folder)), PEOPLE, run, attempt, at_once, **settings)
 
 
 def right(asked: Asked) -> Answer:

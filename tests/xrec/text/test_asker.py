@@ -5,7 +5,6 @@ Replies as language models write them, and the objects that are in them.
 
 import json
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from tests.world.endpoint import COST, LONG, ScriptedModel
 from tests.xrec.text.asked import Said, prompts, replies_in
 from xrec.config import SamplingConfig
 from xrec.errors import BudgetError, EndpointError, Failure
-from xrec.text import Asker, Message, Prompt, Reply, Usage, ask, parse_reply
+from xrec.text import Asker, Prompt, Reply, Usage, ask, parse_reply
 from xrec.text.replies import strict_schema
 
 SAMPLING = SamplingConfig(max_tokens=2)
@@ -74,21 +73,18 @@ def test_ask_twice_without_a_valid_reply_fails_and_an_endpoints_failure_is_not_a
     assert len(model.asked) == 4
 
 
-def _asker(
-    model: Scripted, folder: Path, *, named: str = "m", max_tokens: float = 1e9, **how: Any
-) -> Asker:
-    sampling = SAMPLING.model_copy(update=how)
-    return Asker(model, sampling, replies_in(folder / named / f"{sampling}"), max_tokens)
+def _asker(model: Scripted, folder: Path, max_tokens: float = 1e9) -> Asker:
+    return Asker(model, SAMPLING, replies_in(folder), max_tokens)
 
 
 def test_asker_asks_equal_prompts_once_and_counts_their_cost_once(tmp_path):
     model = Scripted()
     one, other = prompts(2)
-    replies = _asker(model, tmp_path).ask([one, other, one, one])
+    replies = _asker(model, tmp_path).ask([one, one, other, one])  # in flight, and stored
     assert [reply.index for reply in replies] == [0, 1, 2, 3]
-    assert _words(replies) == ["word-0", "word-1", "word-0", "word-0"]
+    assert _words(replies) == ["word-0", "word-0", "word-1", "word-0"]
     assert sorted(model.words) == ["word-0", "word-1"]
-    assert [reply.usage for reply in replies] == [COST, COST, Usage(), Usage()]
+    assert [reply.usage for reply in replies] == [COST, Usage(), COST, Usage()]
 
 
 def test_asker_of_a_killed_process_leaves_its_replies_to_the_next_one(tmp_path):
@@ -101,17 +97,7 @@ def test_asker_of_a_killed_process_leaves_its_replies_to_the_next_one(tmp_path):
     assert [reply.usage for reply in replies] == [COST] * 5
 
 
-def test_asker_of_another_model_or_sampling_asks_again(tmp_path):
-    _asker(Scripted(), tmp_path).ask(prompts(1))
-    model = Scripted()
-    _asker(model, tmp_path, named="other").ask(prompts(1))
-    _asker(model, tmp_path, temperature=1.0).ask(prompts(1))
-    changed = Prompt((Message("system", "Hm."), *prompts(1)[0].messages), Said)
-    _asker(model, tmp_path).ask([changed])
-    assert model.words == ["word-0", "word-0", "Hm."]
-
-
-def test_asker_asks_again_without_a_reply_and_in_a_retry(tmp_path):
+def test_asker_asks_again_without_a_reply(tmp_path):
     first = _asker(Scripted({"word-0": ["no", "no"], "word-1": ["late"]}), tmp_path).ask(prompts(3))
     reasons = [reply.failure and reply.failure.reason for reply in first]
     assert reasons == ["invalid_json", "timeout", None]
@@ -119,10 +105,6 @@ def test_asker_asks_again_without_a_reply_and_in_a_retry(tmp_path):
     second = _asker(model, tmp_path).ask(prompts(3))
     assert model.words == ["word-1"]
     assert _words(second) == [None, "word-1", "word-2"]
-    model = Scripted()
-    retry = Asker(model, SAMPLING, replies_in(tmp_path / "m" / f"{SAMPLING}", attempt=1))
-    assert _words(retry.ask(prompts(1))) == ["word-0"]
-    assert model.words == ["word-0"]
 
 
 def test_asker_stops_at_a_model_that_refuses_all_of_its_first_prompts(tmp_path):
@@ -134,16 +116,6 @@ def test_asker_stops_at_a_model_that_refuses_all_of_its_first_prompts(tmp_path):
     assert len(model.asked) == 8
     replies = _asker(Scripted(refusals), tmp_path).ask(prompts(30))
     assert [reply.failure is None for reply in replies] == [True] + [False] * 29
-
-
-def test_asker_in_threads_reports_the_cost_of_a_prompt_once(tmp_path):
-    asker = _asker(Scripted(), tmp_path)
-    with ThreadPoolExecutor(4) as pool:
-        calls = [pool.submit(asker.ask, prompts(8)[shift:]) for shift in range(4)]
-        replies = [call.result() for call in calls]
-    expected = [[f"word-{place}" for place in range(shift, 8)] for shift in range(4)]
-    assert list(map(_words, replies)) == expected
-    assert sum(reply.usage.num_tokens for call in replies for reply in call) == 12 * 8
 
 
 @pytest.mark.parametrize("texts", [{}, {"word-1": ["no", "never"]}])

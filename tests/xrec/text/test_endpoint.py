@@ -13,11 +13,10 @@ from pydantic import ValidationError
 
 from tests.errors import raises
 from tests.world.endpoint import Answer, Asked, StubEndpoint, stub_endpoint
-from tests.xrec.text.asked import KEY, Said, endpoint_config, endpoint_model, prompts, right
+from tests.xrec.text.asked import KEY, Said, endpoint_model, prompts, right
 from xrec.config import EndpointModelConfig, SamplingConfig
 from xrec.errors import ConfigError, EndpointAccessError, EndpointError, EndpointUnreachableError
 from xrec.text import Reply, ask, endpoint_key
-from xrec.text.endpoint import EndpointModel
 from xrec.text.replies import strict_schema
 
 SAMPLING = SamplingConfig()
@@ -102,13 +101,6 @@ def test_endpoint_without_any_answer_ends_the_run(answer, settings, error, code,
     with stub_endpoint(lambda asked: answer) as stub, raises(error, code, saw=saw):
         list(ask(endpoint_model(stub, concurrency=4, **settings), prompts(50), SAMPLING))
     assert len(stub.asked) <= most_asked
-
-
-def test_endpoint_that_does_not_exist_ends_the_run():
-    with stub_endpoint(right) as stub:
-        config = endpoint_config(stub)
-    with raises(EndpointUnreachableError, "no_reply", saw="unreachable"):
-        list(ask(EndpointModel(config, KEY), prompts(3), SAMPLING))
 
 
 @pytest.mark.parametrize("status", [401, 403])

@@ -13,15 +13,6 @@ _ANY = st.text(st.characters(exclude_categories=()))
 def test_word_tokenizer_keeps_few_words_and_loses_no_text(texts, max_words):
     tokenizer = WordTokenizer(max_words)
     encoded = [tokenizer(text)["input_ids"] for text in texts]
-
     assert [tokenizer.decode(token_ids) for token_ids in encoded] == texts
     assert len({token for token_ids in encoded for token in token_ids if token > 0}) <= max_words
     assert all(token for token_ids in encoded for token in token_ids)  # 0 ends a text
-
-
-def test_word_tokenizer_with_room_gives_each_word_one_id():
-    (first, second) = (WordTokenizer()("the quiet quiet")["input_ids"] for _ in range(2))
-
-    assert len(first) == 3
-    assert first[1] == first[2]
-    assert first == second

@@ -108,23 +108,19 @@ def test_process_that_dies_at_its_first_request_has_left_a_sign(tmp_path):
     assert store.take_maybe_paid_twice() == 1
 
 
-def test_many_objects_are_merged_and_a_process_that_read_them_finds_its_replies(
-    tmp_path, monkeypatch
-):
-    monkeypatch.setattr("xrec.text.reply_store._MANY_OBJECTS", 3)
-    stores = [replies_in(tmp_path) for _ in range(4)]
-    for number, store in enumerate(stores):
-        _buy(store, f"name-{number}")
-        store.flush()
-    reader, names = replies_in(tmp_path), [f"name-{number}" for number in range(4)]
+def test_many_objects_are_merged_and_a_process_that_wrote_them_finds_its_replies(tmp_path):
+    writer, names = replies_in(tmp_path), [f"name-{number}" for number in range(100, 360)]
+    for name in names:
+        _buy(writer, name)
+        writer.flush()
+    reader = replies_in(tmp_path)
     assert len(list(tmp_path.glob("*.parquet"))) == 1
     assert [_found(reader, name).raw for name in names] == _rows(tmp_path) == names
-    assert _found(stores[0], "name-0").raw == "name-0"
+    assert _found(writer, names[0]).raw == names[0]
 
 
-def test_replies_are_written_without_a_flush_of_the_caller(tmp_path, monkeypatch):
-    monkeypatch.setattr("xrec.text.reply_store._FLUSH_SECONDS", 0.01)
-    _buy(replies_in(tmp_path), "x")
+def test_replies_are_written_without_a_flush_of_the_caller(tmp_path):
+    _buy(replies_in(tmp_path, flush_seconds=0.01), "x")
     wait_until(lambda: _rows(tmp_path) == ["x"])
 
 

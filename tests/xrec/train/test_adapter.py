@@ -30,17 +30,15 @@ from xrec.llm.loss import (
 from xrec.llm.model import load_model
 from xrec.storage import location_of
 from xrec.train import memory
-from xrec.train.adapter_model import build_model, checkpoint_layers, learning_rate_share, try_step
+from xrec.train.adapter_model import build_model, checkpoint_layers, try_step
 from xrec.train.adapter_worker import AdapterWorker
 from xrec.train.data import load_adapter_data
 from xrec.train.deepspeed_engine import DEFAULT_CLIPPING, deepspeed_settings
 from xrec.train.example_shards import write_examples
 from xrec.train.memory import (
     largest_that_fits,
-    longest_rows,
     memory_of_a_worker,
     model_bytes,
-    with_micro_batch_size,
     with_zero_stage,
 )
 
@@ -197,14 +195,6 @@ def test_trial_step_in_16_bits_changes_no_tensor(workspace, tmp_path, dtype):
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
-def test_learning_rate_rises_to_its_peak_and_falls_without_reaching_zero():
-    share = learning_rate_share(0.4, num_steps=9)
-    shares = [share(step) for step in range(9)]
-    assert shares[:4] == [0.25, 0.5, 0.75, 1.0]
-    assert shares == sorted(shares[:4]) + sorted(shares[4:], reverse=True)
-    assert shares[-1] > 0
-
-
 def test_model_at_stage_3_is_sharded_among_the_workers(workspace, tmp_path):
     config = make_config(workspace, adapter=tmp_path, num_workers=2)
     write_examples(config, {}, {})
@@ -224,20 +214,6 @@ def settings_of(world_size: int = 2, dtype: Any = torch.float32, **changes: Any)
     return deepspeed_settings(
         TrainAdapterConfig.model_validate(config), dtype=dtype, world_size=world_size
     )
-
-
-@pytest.mark.parametrize(
-    ("world_size", "steps", "dtype"),
-    [(1, 6, torch.float32), (2, 3, torch.bfloat16), (4, 2, torch.float16)],
-)
-def test_deepspeed_settings_accumulate_to_the_global_batch(world_size, steps, dtype):
-    training = {"global_batch_size": 24, "micro_batch_size": 4}
-    settings = settings_of(world_size, dtype, training=training)
-    assert settings["train_micro_batch_size_per_gpu"] == 4
-    assert settings["gradient_accumulation_steps"] == steps
-    assert settings["bf16"]["enabled"] == (dtype == torch.bfloat16)
-    assert settings["fp16"]["enabled"] == (dtype == torch.float16)
-    assert settings["data_types"] == {"grad_accum_dtype": "fp32"}
 
 
 def test_deepspeed_settings_are_ours_updated_with_the_users():
@@ -339,19 +315,6 @@ def test_memory_of_a_worker_is_its_share_of_the_node_or_the_containers_limit(
     assert memory_of_a_worker(CPU, 2, limits=files, node_bytes=4000) == expected
 
 
-@pytest.mark.parametrize(
-    ("rows", "beginning", "rest", "num_labels"),
-    [(ROWS, 11, 7, 4), ([Example([V, 5], [2]), Example([V + 1], [3, 2])], 0, 3, 2)],
-)
-def test_longest_rows_are_as_long_as_the_longest_of_each_part(rows, beginning, rest, num_labels):
-    longest = longest_rows(data_of(rows), 3, V)
-    for row in longest:
-        assert num_prefix_tokens(row.prompt_ids, V) == beginning
-        assert len(row) == beginning + rest
-    assert len({tuple(row.prompt_ids[:beginning]) for row in longest}) == (3 if beginning else 1)
-    assert collate(longest).labels.shape == (3, num_labels)
-
-
 def test_micro_batch_size_is_the_largest_whose_step_fits(two):
     full = torch.OutOfMemoryError("CUDA out of memory.")
     for results, expected in (([None], 16), ([full, full, None], 4)):
@@ -360,17 +323,6 @@ def test_micro_batch_size_is_the_largest_whose_step_fits(two):
         largest_that_fits([1, 2], Mock(side_effect=full))
     with pytest.raises(RuntimeError, match="device-side assert"):
         largest_that_fits([1, 2], Mock(side_effect=RuntimeError("device-side assert")))
-
-
-@pytest.mark.parametrize(("zero_stage", "expected"), [(1, memory.MOST_ON_CPU), (3, 1)])
-def test_micro_batch_size_on_a_cpu_or_at_stage_3_is_chosen_without_a_step(
-    two, zero_stage, expected
-):
-    auto = make_config("w", num_workers=1, zero_stage=zero_stage, micro_batch_size="auto")
-    config = with_micro_batch_size(auto, DATA, V, Mock(side_effect=AssertionError))
-    assert config.training.micro_batch_size == expected
-    assert f"training.micro_batch_size = {expected}, " in two.notes[-1]
-    assert with_micro_batch_size(config, DATA, V, Mock()) is config  # a number stays
 
 
 @pytest.mark.usefixtures("two")

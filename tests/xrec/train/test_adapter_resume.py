@@ -56,8 +56,8 @@ def test_run_whose_worker_was_killed_resumes_and_ends_like_an_uninterrupted_one(
 @pytest.mark.parametrize(
     ("dtype", "zero_stage"),
     [
-        ("bfloat16", 1),
         ("float16", 3),
+        pytest.param("bfloat16", 1, marks=pytest.mark.slow),
         pytest.param("bfloat16", 3, marks=pytest.mark.slow),
         pytest.param("float16", 1, marks=pytest.mark.slow),
     ],

@@ -111,18 +111,6 @@ def test_two_workers_at_stage_3_have_the_losses_and_weights_of_one_at_stage_1(wo
     assert_same_training(Path(workspace, "adapter"), alone)
 
 
-def test_train_adapter_second_run_does_no_work_and_another_run_is_refused(
-    workspace, trained_adapter, monkeypatch
-):
-    monkeypatch.setattr("xrec.train.adapter.fit", None)
-    # Neither workers nor the stage change the content.
-    for sizes in ({}, {"num_workers": 1, "zero_stage": 1}):
-        config = make_config(workspace, model=RANDOM, **sizes)
-        assert train_adapter(config) == trained_adapter.manifest
-    with raises(ArtifactMismatchError, "another_run", key="training.seed"):
-        train_adapter(make_config(workspace, model=RANDOM, seed=7))
-
-
 @pytest.mark.parametrize(
     "training",
     [{"global_batch_size": 20}, {"global_batch_size": 15, "micro_batch_size": "auto"}],

@@ -1,10 +1,8 @@
 """A training's files: checkpoints, which only their own run reads, and the lease of its driver."""
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -13,7 +11,7 @@ import torch
 
 from tests.errors import raises
 from tests.world.program import wait_until
-from xrec.errors import ArtifactMismatchError, LeaseError, StorageError
+from xrec.errors import ArtifactMismatchError, StorageError
 from xrec.graph.partition import Partition, RowBlocks
 from xrec.storage import LocalLocation, only_driver, open_location
 from xrec.train.checkpoint import (
@@ -138,41 +136,6 @@ def test_best_vectors_come_in_node_order_and_missing_rows_are_refused(tmp_path):
 def record_of(folder: Path) -> dict[str, str]:
     record: dict[str, str] = json.loads((folder / "driver.json").read_text())
     return record
-
-
-def test_lease_is_renewed_during_training_and_holds_until_its_term_ends(tmp_path):
-    checkpoints = open_location(str(tmp_path))
-    with only_driver(checkpoints, holder="the first", term=timedelta(seconds=2)):
-        first = record_of(tmp_path)["expires_at"]
-        wait_until(lambda: record_of(tmp_path)["expires_at"] > first)
-    with only_driver(checkpoints, holder="the first"):
-        pass
-    with (
-        raises(LeaseError, "lease_held", saw="the first"),
-        only_driver(checkpoints, holder="the second"),
-    ):
-        pass
-    over = {**record_of(tmp_path), "expires_at": datetime.now(UTC).isoformat()}
-    (tmp_path / "driver.json").write_text(json.dumps(over))
-    with only_driver(checkpoints, holder="the second"):
-        pass
-
-
-def test_nobody_waits_for_a_driver_that_was_killed(tmp_path):
-    name = "from xrec.storage.lease import this_process; print(this_process(), flush=True)"
-    script = f"{name}; import time; time.sleep(600)"
-    command, checkpoints = [sys.executable, "-c", script], open_location(str(tmp_path))
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        holder = process.stdout.readline().strip()
-        with only_driver(checkpoints, holder=holder):
-            pass
-        with raises(LeaseError, "lease_held", saw=holder), only_driver(checkpoints):
-            pass
-        process.kill()
-        process.wait()
-        with only_driver(checkpoints):
-            pass
 
 
 def test_training_survives_a_store_that_fails_for_a_while(tmp_path, monkeypatch):

@@ -77,7 +77,7 @@ def test_workers_use_the_gpus_and_too_few_are_an_error(settings, expected):
         uses_gpu(Workers(device="auto", num_processes=9), num_gpus=8.0)
 
 
-def test_metrics_of_an_epoch_are_exported_and_running_ends_at_0(monkeypatch):
+def test_metrics_of_an_epoch_are_exported_and_running_ends_at_0():
     values: dict[tuple[str, ...], float] = {}
 
     class Gauge:
@@ -91,8 +91,7 @@ def test_metrics_of_an_epoch_are_exported_and_running_ends_at_0(monkeypatch):
             assert tags.pop("job") == "a-job"
             values[self._name, *tags.values()] = value
 
-    monkeypatch.setattr("xrec.train.ray_driver.Gauge", Gauge)
-    metrics = TrainingMetrics("a-job", clock=lambda: 1000.0)
+    metrics = TrainingMetrics("a-job", clock=lambda: 1000.0, gauge=Gauge)
     expected = {("running",): 1, ("reported_timestamp_seconds",): 1000.0}
     with suppress(KeyboardInterrupt), metrics.running():
         assert values == expected

@@ -99,6 +99,7 @@ def make_engine(
     stop: int | None = None,
     num_tokens: int = 1,
     device: str = "cpu",
+    dtype: str = "float32",
     is_streaming: bool = False,
     **settings: Any,
 ) -> Any:
@@ -122,7 +123,7 @@ def make_engine(
         make_adapter(rule, graph, num_tokens),
         graph,
         EngineConfig(**given),
-        dtype="float32",
+        dtype=dtype,
         device=torch.device(device),
         is_streaming=is_streaming,
     )

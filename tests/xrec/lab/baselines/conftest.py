@@ -4,7 +4,6 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-import torch
 
 from tests.world.here import map_here
 from tests.world.town import dataset_in
@@ -75,15 +74,13 @@ def processes_here(monkeypatch):
 
 
 def write_untrained(baseline: Baseline, dataset: Dataset) -> Manifest:
-    """Write an untrained baseline with larger vectors, and 0.1 in place of a LoRA's zeros."""
+    """Write an untrained baseline with larger vectors."""
     data = build_data(baseline, dataset)
     model = build_model(baseline, data.sizes)
     settings, inputs = baseline_identity(baseline)
     tables = ("users.weight", "items.weight")
     parameters = {
-        name: torch.full_like(each, 0.1)
-        if "lora_B" in name
-        else each.detach() * (20 if name in tables else 1)
+        name: each.detach() * (20 if name in tables else 1)
         for name, each in model.named_parameters()
         if each.requires_grad
     }

@@ -1,7 +1,6 @@
 """A baseline from its examples to its texts; tests/xrec/jobs/test_compare.py trains one on Ray."""
 
 import json
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,13 +8,11 @@ import torch
 
 from tests.errors import raises
 from tests.xrec.lab.baselines.conftest import write_untrained
-from xrec.config import AdapterTrainingConfig
 from xrec.errors import ArtifactMismatchError
 from xrec.lab.baselines.artifact import build_model, read_baseline
-from xrec.lab.baselines.baseline import RECIPES, Baseline, recipe_of
+from xrec.lab.baselines.baseline import Baseline
 from xrec.lab.baselines.codec import END, UNKNOWN
 from xrec.lab.baselines.data import BaselineData, TextExample, build_data, collate
-from xrec.lab.baselines.lora import LoRA
 from xrec.lab.baselines.texts import write_baseline_texts
 from xrec.lab.baselines.train import train_baseline
 from xrec.lab.baselines.trainer import BaselineTrainer
@@ -58,14 +55,6 @@ def test_training_of_lora_changes_only_its_own_weights(make_baseline, dataset):
         assert torch.equal(each, before[name]) or ".lora_" in name
 
 
-def test_recipes_are_the_published_ones_and_lora_trains_like_our_adapter():
-    values = {"num_epochs": 7, "max_explanation_tokens": 96, "max_validation_pairs": 5}
-    training = AdapterTrainingConfig.model_validate(values)
-    for kind in ("att2seq", "nrt", "peter", "pepler"):
-        assert recipe_of(kind, training) == replace(RECIPES[kind], max_validation_pairs=5)
-    assert recipe_of("lora", training) == replace(RECIPES["lora"], **values)
-
-
 @pytest.mark.usefixtures("processes_here")
 @pytest.mark.parametrize("kind", ["att2seq", "nrt", "peter", "pepler"])
 def test_training_keeps_the_best_epoch_and_is_done_once(kind, make_baseline, dataset, monkeypatch):
@@ -90,21 +79,6 @@ def test_training_keeps_the_best_epoch_and_is_done_once(kind, make_baseline, dat
         train_baseline(make_baseline(kind, **{**recipe, "num_epochs": 3}))
 
 
-def test_training_starts_the_second_phase_from_the_best_of_the_first(make_baseline, dataset):
-    recipe = {"learning_rate": 0.05, "num_epochs": 3, "patience": 3}
-    baseline = make_baseline("pepler", **recipe)
-    trainer = trainer_of(baseline, build_data(baseline, dataset))
-    before = trainer.model.language_model.lm_head.weight.clone()
-    for _ in range(3):
-        trainer.run_epoch()
-    assert set(trainer.best) == {"users.weight", "items.weight"}
-    assert torch.equal(trainer.model.language_model.lm_head.weight, before)
-    assert not trainer.has_finished
-    trainer.run_epoch()
-    assert not torch.equal(trainer.model.language_model.lm_head.weight, before)
-    assert [row["phase"] for row in trainer.history] == [0, 0, 0, 1]
-
-
 PAIRS = [(user, user + 2) for user in range(6)]
 
 
@@ -120,16 +94,3 @@ def test_texts_are_what_the_model_writes_for_each_pair_alone(kind, make_baseline
     for (user, item), text in zip(PAIRS, texts, strict=True):
         (ids,) = trained.model.write(collate([TextExample(user, item, ())]), trained.max_words)
         assert text == trained.codec.decode(ids)
-
-
-def test_lora_comes_back_from_its_artifact(make_baseline, dataset):
-    pytest.importorskip("peft", reason="the extra compare is not installed")
-    baseline = make_baseline("lora")
-    written = write_untrained(baseline, dataset)
-    assert set(written.inputs) == {"dataset", "base_model"}
-    found, data = read_baseline(baseline), build_data(baseline, dataset)
-    assert found.codec is None
-    assert isinstance(found.model, LoRA)
-    batch = data.collate(data.train)
-    expected, frozen = found.model(batch), build_model(baseline, data.sizes)(batch)
-    assert not torch.allclose(expected, frozen, rtol=1e-3)

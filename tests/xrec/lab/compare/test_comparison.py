@@ -1,4 +1,4 @@
-"""A comparison from beginning to end, and rankers of statements."""
+"""A comparison from beginning to end."""
 
 from pathlib import Path
 from typing import Any
@@ -9,9 +9,8 @@ import pytest
 
 from tests.errors import raises
 from tests.world.shop import write_json_lines
-from tests.world.town import town_of_profiles
 from tests.xrec.lab.compare.conftest import Done, figures, run
-from xrec.config import RANKERS, CompareConfig
+from xrec.config import CompareConfig
 from xrec.data import HeldOutPair, held_out_pairs, read_dataset
 from xrec.errors import DataError, ModelError
 from xrec.storage import location_of
@@ -100,29 +99,3 @@ def test_compare_refuses_bad_inputs_before_it_makes_anything(make_config, tmp_pa
             run(make_config(max_pairs=2))
     with pytest.raises(ModelError):
         run(make_config(encoder="./nowhere"))
-
-
-# Rankers
-
-RANKING = {"ranking_ndcg", "ranking_recall", "ranking_precision"}
-
-
-def test_rankers_follow_the_entries_and_have_rankings_only(make_config, tmp_path):
-    town_of_profiles(tmp_path)
-    config = make_config(workspace=str(tmp_path), entries=["profile"])
-    run(config)
-    found = figures(config)
-    assert list(dict.fromkeys(entry for entry, _ in found)) == ["profile", *RANKERS]
-    assert {metric for entry, metric in found if entry == RANKERS[0]} == RANKING
-    for name in RANKERS:
-        row, of_entry = found[name, "ranking_ndcg"], found["profile", "ranking_ndcg"]
-        assert row["difference"] == pytest.approx(row["value"] - of_entry["value"])
-        assert row["low"] <= row["value"] <= row["high"]
-    # A profile names all of its item's aspects, and so do all rankings: of ten none is left out.
-    recalls = [found[name, "ranking_recall"]["value"] for name in ("profile", *RANKERS)]
-    assert min(recalls) > 0.9
-    page = (tmp_path / "comparison" / "table.md").read_text()
-    tables = [part for part in page.split("\n\n") if "| `profile` |" in part]
-    assert ["`item_popularity`" in table for table in tables] == [
-        "ranked" in table for table in tables
-    ]

@@ -6,7 +6,7 @@ import pytest
 
 from xrec.config import CompareConfig, TrainAdapterConfig, parse_config
 from xrec.errors import ConfigError
-from xrec.lab.compare.entries import backfill_of, is_seeded, training_of
+from xrec.lab.compare.entries import backfill_of, training_of
 from xrec.storage import open_location
 
 COMPARE = {"workspace": "w", "llm": {"model": "m"}}
@@ -58,14 +58,6 @@ def test_variant_changes_only_what_its_name_says(variant, expected):
     assert found == expected
 
 
-def test_entrys_texts_come_from_a_backfill_that_no_failures_stop():
-    folders = (open_location(f"/{name}") for name in ("texts", "adapter"))
-    backfill = backfill_of(make_config(), 5, "pairs.parquet", *folders)
-    assert (backfill.decoding.seed, backfill.max_failed_share) == (5, 1.0)
-    assert backfill.artifacts == {"adapter": "/adapter", "explanations": "/texts"}
-    assert backfill.writer == "adapter"
-
-
 def test_texts_of_an_endpoint_are_those_of_its_model():
     endpoint = {"kind": "endpoint", "model": "m"}
     config = make_config(entries=["endpoint", "profile"], endpoint=endpoint)
@@ -74,21 +66,3 @@ def test_texts_of_an_endpoint_are_those_of_its_model():
     assert (backfill.writer, backfill.engine.model, backfill.llm) == ("endpoint", "m", None)
     with pytest.raises(ConfigError):
         make_config(entries=["endpoint"])
-
-
-@pytest.mark.parametrize(
-    ("name", "decoding", "expected"),
-    [
-        ("ours", {}, True),
-        ("lora", {}, True),
-        ("nearest", {}, False),
-        ("public", {}, False),
-        ("zero_shot", {}, False),
-        ("zero_shot", {"temperature": 0.5}, True),
-        ("zero_shot", {"text": {"checks": {"unsupported": True}}}, True),
-    ],
-)
-def test_entries_have_seeds_if_their_texts_depend_on_chance(name, decoding, expected):
-    texts = {"public": {"uri": "a.jsonl"}}
-    config = make_config(decoding=decoding, texts=texts, entries=["ours", "public"])
-    assert is_seeded(config, name) is expected

@@ -1,7 +1,5 @@
 """The figures of a comparison from given scores and texts."""
 
-import csv
-import io
 import math
 from typing import Any
 
@@ -19,9 +17,8 @@ from xrec.graph.artifact import GraphEmbeddings
 from xrec.lab.compare.copies import nearest_texts, read_elsewhere
 from xrec.lab.compare.entries import entries_of
 from xrec.lab.compare.figures import MetricRow, Run, metric_rows
-from xrec.lab.compare.formats import other_formats
 from xrec.lab.compare.result import Result, result_of
-from xrec.lab.compare.table import Example, markdown_page
+from xrec.lab.compare.table import markdown_page
 from xrec.lab.compare.texts import EntryTexts
 from xrec.lab.measures.measures import corpus_scores
 from xrec.storage import Manifest
@@ -55,35 +52,6 @@ def result(make_config: MakeConfig, runs: dict[str, list[list[float]]], **change
 
 FLAT = [0.5] * 9
 BETTER = [0.7, 0.8, 0.75] * 3
-
-
-def test_page_has_missing_texts_and_the_same_pairs_side_by_side(make_config):
-    found = result(make_config, {"ours": [FLAT], "profile": [BETTER]})
-    example = Example(PAIRS[4], "A & B", {"ours": "One\n line.", "profile": None})
-    page = markdown_page(found, PAIRS, {"ours": {"empty_text": 2}}, [example])
-    assert "- `ours` has no text of some pairs, over all seeds: 2 empty_text" in page
-    assert page.split("## User u1, item i1 (A & B)")[1].split("\n")[2:5] == [
-        "- `reference`: Reference of 1 and 1.",
-        "- `ours`: One line.",
-        "- `profile`: (no text)",
-    ]
-
-
-def test_other_formats_have_the_same_figures(make_config):
-    """The CSV file to the last digit, LaTeX without characters that it would refuse."""
-    found = result(
-        make_config, {"ours": [FLAT], "my_own": [BETTER]}, texts={"my_own": {"uri": "a.jsonl"}}
-    )
-    formats = other_formats(found)
-    lines = csv.DictReader(io.StringIO(formats["table.csv"]))
-    rows = {(row["entry"], row["metric"]): row for row in lines}
-    assert float(rows["my_own", "rouge_l"]["value"]) == pytest.approx(0.75)
-    assert float(rows["my_own", "rouge_l"]["difference"]) == pytest.approx(0.25)
-    assert r"my\_own" in formats["table.tex"]
-    assert "0.750 (" in formats["table.tex"]
-    assert formats["table.tex"].isascii()
-    page = formats["table.html"]
-    assert [page.count(text) > 0 for text in ("0.750 (", "+0.250 (", "<svg")] == [True] * 3
 
 
 @pytest.mark.parametrize(

@@ -63,10 +63,6 @@ def test_bleurt_is_the_output_for_reference_and_text_and_needs_one_output(tmp_pa
             assert score == pytest.approx(model(**encoded).logits.item(), rel=1e-4)
     config.num_labels = 2
     two = save(tmp_path / "two", BertForSequenceClassification(config))
-    with raises(ModelError, "model_not_loadable", "bleurt"):
-        bleurt(two, REFERENCES, "cpu").load()
-    with raises(ModelError, "model_not_loadable", "bart"):
-        bart_score(two, REFERENCES, "cpu").load()
-    (tmp_path / "one" / "model.safetensors").write_bytes(b"not tensors")
-    with raises(ModelError, "model_not_loadable", "bleurt"):
-        bleurt(str(tmp_path / "one"), REFERENCES, "cpu").load()
+    for make in (bleurt, bart_score):
+        with raises(ModelError, "model_not_loadable"):
+            make(two, REFERENCES, "cpu").load()

@@ -11,11 +11,9 @@ from xrec.data import HeldOutPair
 from xrec.evaluate.measure import Measure, visible
 from xrec.evaluate.text_metrics import overlap
 from xrec.lab.measures.measures import (
-    PAIR_COLUMNS,
     corpus_scores,
     load_scorer,
     measures_of,
-    table_metrics,
 )
 from xrec.lab.measures.statements import (
     Statements,
@@ -64,18 +62,6 @@ def test_table_has_a_row_per_pair_and_a_missing_text_is_empty():
     assert table["specificity"].to_pylist() == [1, pytest.approx(1 / 3), 0.5, pytest.approx(1 / 3)]
     assert table["specificity_in_item"].to_pylist() == [1, 0, None, None]
     assert [visible(text) for text in (None, " \n", "\u200b", " a")] == ["", "", "", " a"]
-
-
-def test_table_metrics_describe_every_metric_and_nothing_else():
-    for dataset in (DATASET, dataset_of()):  # the other one has no aspects
-        table = load_scorer(measures_of(WITHOUT_MODELS, dataset, PAIRS), PAIRS)(ALL)
-        metrics = table_metrics(WITHOUT_MODELS, dataset)
-        columns = set(table.column_names) - set(PAIR_COLUMNS)
-        assert set(metrics) == columns | set(corpus_scores(PAIRS, ALL))
-        assert next(iter(metrics)) == "coverage"
-        assert ("fmr" in metrics) is (dataset is DATASET)
-    named = table_metrics(MetricsConfig(encoder="org/some-encoder"), DATASET)
-    assert named["embedding_f1"].label == "Embedding score F1 (some-encoder)"
 
 
 def test_bleu_rouge_and_usr_equal_the_formulas_by_hand():

@@ -7,23 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pytest
 
 from tests.world.endpoint import ScriptedModel
 from tests.world.town import dataset_of, held_out
 from tests.xrec.text.asked import replies_in
 from xrec.aspects import AspectChooser
-from xrec.config import RANKERS, JobConfig, MetricsConfig, SamplingConfig
+from xrec.config import RANKERS, SamplingConfig
 from xrec.data import HeldOutPair
 from xrec.lab.measures.judge import (
-    JudgeAccess,
-    agreement_lines,
     claim_shares,
     gpt_scores,
-    judge_keys,
 )
-from xrec.lab.measures.measures import load_scorer, measures_of
 from xrec.lab.measures.ranking import StatementsRanked, rankers
 from xrec.lab.measures.statements import Statements
 from xrec.text import Asker, Prompt
@@ -64,16 +59,6 @@ STATEMENTS = Statements(DATASET, PAIRS)
 def test_text_ranks_candidates_in_the_order_of_its_statements(text, ndcg, recall, precision):
     found = StatementsRanked(STATEMENTS).columns([PAIR], [text])
     assert [values[0] for values in found] == pytest.approx([ndcg, recall, precision])
-
-
-def test_ranking_beyond_the_tenth_gains_nothing():
-    aspects = [f"part {number:02d}" for number in range(12)]
-    trained = [(1, 0, number) for number in range(12)]
-    dataset = dataset_of(aspects=aspects, named=[(0, 0, 0), (0, 0, 11)], trained=trained)
-    by_name = StatementsRanked(Statements(dataset, PAIRS), lambda pair: lambda key: int(key[0][5:]))
-    found = by_name.columns([PAIR], [""])  # part 11 first, part 00 twelfth
-    expected = [1 / (1 + 1 / math.log2(3)), 1 / 2, 1 / 10]
-    assert [values[0] for values in found] == pytest.approx(expected)
 
 
 RANKING = rankers(STATEMENTS, AspectChooser(DATASET))
@@ -151,35 +136,6 @@ def test_judge_without_a_number_for_some_pairs_leaves_them_out_and_logs_why(tmp_
     assert "failed: 1 invalid_json, 3 invalid_object, 1 empty_reply" in caplog.text
 
 
-def _config(**models: dict[str, Any]) -> MetricsConfig:
-    """Return a config with these judges; a model without a kind is an endpoint."""
-    endpoint = {"kind": "endpoint", "model": "m", "api_key_variable": "JUDGE_KEY"}
-    judges = {
-        name: model if "kind" in model else {**endpoint, **model} for name, model in models.items()
-    }
-    return MetricsConfig.model_validate({"encoder": None, "judges": judges})
-
-
-def _engine(model: str, **sampling: float) -> dict[str, Any]:
-    return {"kind": "engine", "llm": {"model": model}, **sampling}
-
-
-def test_judges_of_the_same_model_share_it_and_others_have_their_own(tmp_path, monkeypatch):
-    loads: list[str] = []
-
-    def load(config: Any, **_: Any) -> ScriptedModel:
-        loads.append(config.llm.model)
-        return ScriptedModel(lambda prompt, sampling: '{"score": 5}')
-
-    monkeypatch.setattr("xrec.lab.measures.judge.load_language_model", load)
-    config = _config(ann=_engine("one"), bob=_engine("one", temperature=0.5), cid=_engine("other"))
-    access = JudgeAccess(JobConfig(workspace=str(tmp_path)), keys=judge_keys(config, {}))
-    measures = measures_of(config, dataset_of(40, 1), JUDGED, judges=access)
-    score = load_scorer(measures, JUDGED)
-    assert loads == ["one", "other"]
-    assert score(WRITTEN)["gptscore_bob"].to_pylist() == [5] * 39 + [0]
-
-
 # Claims
 
 
@@ -212,20 +168,3 @@ def test_claims_count_as_supported_only_with_a_quote_from_the_evidence(tmp_path)
     assert count == pytest.approx([2, 6, 0, np.nan, 0], nan_ok=True)
     assert failed.tolist() == [0, 0, 0, 1, 0]
     assert "A quiet garden, out back." in model.asked[0][0].messages[-1].content
-
-
-def _agreement(ann: list[float | None], bob: list[float | None], text: str = "a text") -> list[str]:
-    scores = {"gptscore_ann": ann, "gptscore_bob": bob}
-    columns = {name: pa.array(values, pa.float64()) for name, values in scores.items()}
-    return agreement_lines("ours", pa.table({"text": [text] * 5, **columns}), ["ann", "bob"])
-
-
-def test_judges_agree_if_they_rank_alike_and_missing_scores_are_left_out():
-    (line,) = _agreement([1, 2, 3, 4, 5], [38, 39, 40, 41, 42])
-    assert line.startswith("Judges ann and bob rank the texts of `ours` alike by 1.00,")
-    assert line.endswith("over 5 pairs; their means differ by -37.0.")
-    (line,) = _agreement([1, 2, None, 4, 5], [5, 4, 3, None, 1])
-    assert "by -1.00" in line
-    assert "over 3 pairs" in line
-    assert _agreement([1, 2, 3, 4, 5], [5, 4, 3, 2, 1], text="") == []
-    assert _agreement([1] * 5, [5, 4, 3, 2, 1]) == []  # it says the same of all
