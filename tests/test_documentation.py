@@ -16,7 +16,7 @@ from xrec.config import CONFIG_TYPES, keys_of
 ROOT = Path(__file__).parents[1]
 PAGES = {
     page: page.read_text()
-    for name in (".", "docs", "benchmarks", "infra")
+    for name in (".", "docs", "docs/tutorials", "benchmarks", "infra")
     for page in sorted(ROOT.glob(f"{name}/*.md"))
 }
 

@@ -51,7 +51,11 @@ def helps(command: Any, names: Sequence[str] = ("xrec",)) -> Iterator[tuple[str,
         yield from helps(each, (*names, name))
 
 
-PAGES = [p for name in (".", "docs", "infra", "benchmarks") for p in ROOT.glob(f"{name}/*.md")]
+PAGES = [
+    p
+    for name in (".", "docs", "docs/tutorials", "infra", "benchmarks")
+    for p in ROOT.glob(f"{name}/*.md")
+]
 SOURCES = {str(page.relative_to(ROOT)): page.read_text() for page in sorted(PAGES)}
 SOURCES |= dict(helps(PROGRAM))
 

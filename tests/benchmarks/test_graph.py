@@ -61,3 +61,16 @@ def test_quality_scores_every_method_and_writes_the_table(workspace, run):
     for row in rows:
         assert 0 < row["validation recall@20"] <= 1
         assert 0 < row["test recall@20"] <= 1
+
+
+def test_workers_have_the_losses_of_one_in_2_l_plus_4_collectives(run):
+    toy = {"num_nodes": 200, "num_edges": 900, "embedding_dim": 8, "num_steps": 3}
+    tables = run(app, "workers", num_workers=[1, 2], num_layers=3, optimizer="sgd", **toy)
+    one, two = tables["a step, sgd"]
+    assert [row["collectives"] for row in (one, two)] == [0, 2 * 3 + 4]
+    assert [row["own rows"] for row in (one, two)] == [200, 100]
+    assert [row["halo"] for row in (one, two)] == [0, pytest.approx(two["reckoned halo"], rel=0.2)]
+    assert one["MB sent"] == 0 < two["MB sent"]
+    for name in ("losses differ", "tables differ"):
+        assert float(two[name]) < 1e-5
+    assert tables["reckoned"][-1]["own rows"] == 1

@@ -30,6 +30,7 @@ ROOT = Path(__file__).parents[2]
 KUBERAY = ROOT / "infra" / "kuberay"
 RAY_KINDS = ("RayCluster", "RayJob", "RayService")
 PROJECT = KUBERAY / "base" / "project.yaml"
+OVERLAYS = sorted(folder.name for folder in (KUBERAY / "overlays").iterdir())
 SCHEMAS = [each / "shared/schemas" for each in ROOT.parents if (each / "shared/schemas").is_dir()]
 Manifest = dict[str, Any]
 
@@ -98,7 +99,7 @@ def validator(kind: str) -> jsonschema.Draft202012Validator:
     return jsonschema.Draft202012Validator(strict(json.loads(text)))
 
 
-@pytest.mark.parametrize("overlay", ["dev", "aws-gpu"])
+@pytest.mark.parametrize("overlay", OVERLAYS)
 def test_overlay_is_valid(overlay):
     found = [
         f"{error.json_path}: {error.message}"
@@ -106,6 +107,72 @@ def test_overlay_is_valid(overlay):
         for error in validator(manifest["kind"]).iter_errors(manifest)
     ]
     assert found == []
+
+
+@pytest.mark.parametrize("overlay", ["dev", "gpu8"])
+def test_project_of_an_overlay_replaces_that_of_the_base_and_is_valid_for_each_job(overlay):
+    project = KUBERAY / "overlays" / overlay / "project.yaml"
+    (made,) = built(overlay, "ConfigMap")
+    assert made["metadata"]["name"] == "xrec-project"
+    assert made["metadata"]["labels"] == {"app.kubernetes.io/component": "base"}
+    assert made["data"] == {"project.yaml": project.read_text()}
+    jobs = [found["metadata"]["name"].removeprefix("xrec-") for found in built(overlay, "RayJob")]
+    for job in jobs:
+        assert load_config(CONFIG_TYPES[job], project).workspace.startswith("s3://")
+
+
+def requests_of(manifest: Manifest, autoscaler: str = "autoscalerOptions") -> tuple[float, float]:
+    """Return the CPUs and GiB that a manifest's pods request when it has all of its workers."""
+    spec = cluster_spec(manifest)
+    groups = [(1, spec["headGroupSpec"])]
+    groups += [(group["maxReplicas"], group) for group in spec.get("workerGroupSpecs", [])]
+    asked = [
+        (count, container["resources"]["requests"])
+        for count, group in groups
+        for container in group["template"]["spec"]["containers"]
+    ]
+    asked += [(1, spec[autoscaler]["resources"]["requests"])] if autoscaler in spec else []
+    if submitter := manifest["spec"].get("submitterPodTemplate"):
+        asked.append((1, submitter["spec"]["containers"][0]["resources"]["requests"]))
+    cpus = sum(count * quantity(request["cpu"]) for count, request in asked)
+    return cpus, sum(count * quantity(request["memory"]) for count, request in asked)
+
+
+def quantity(text: str) -> float:
+    """Return an amount of CPUs, or of memory in GiB."""
+    units = {"Gi": 1.0, "Mi": 1 / 1024, "m": 1 / 1000}
+    unit = next((each for each in units if text.endswith(each)), "")
+    return float(text.removesuffix(unit)) * units.get(unit, 1)
+
+
+def test_each_part_of_the_overlay_for_a_laptop_fits_four_cpus_and_eight_gib():
+    """One CPU and one GiB are left for Kubernetes itself."""
+    for manifest in built("dev", *RAY_KINDS):
+        cpus, memory = requests_of(manifest)
+        assert (cpus <= 3, memory <= 7) == (True, True), (
+            manifest["metadata"]["name"],
+            cpus,
+            memory,
+        )
+
+
+def test_overlay_of_eight_gpus_has_as_many_as_its_project_wants():
+    project = KUBERAY / "overlays" / "gpu8" / "project.yaml"
+    jobs = {found["metadata"]["name"]: found for found in built("gpu8", "RayJob")}
+    others = {found["kind"]: found for found in built("gpu8", "RayCluster", "RayService")}
+    wanted = {
+        "train-adapter": load_config(CONFIG_TYPES["train-adapter"], project).workers,
+        "backfill": load_config(CONFIG_TYPES["backfill"], project).actors,
+        "compare": load_config(CONFIG_TYPES["compare"], project).actors,
+    }
+    for job, processes in wanted.items():
+        for manifest in (jobs[f"xrec-{job}"], others["RayCluster"]):
+            *_, group = cluster_spec(manifest)["workerGroupSpecs"]  # before it may be drivers
+            limits = group["template"]["spec"]["containers"][0]["resources"]["limits"]
+            assert group["maxReplicas"] * int(limits["nvidia.com/gpu"]) == processes.num_processes
+            assert processes.num_processes == 8
+            assert int(limits["cpu"]) >= processes.cpus
+            assert group["template"]["spec"]["tolerations"][0]["key"] == "nvidia.com/gpu"
 
 
 def test_each_command_that_runs_on_a_cluster_has_a_job():

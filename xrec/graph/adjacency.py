@@ -7,6 +7,7 @@ weights. A is symmetric.
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from xrec.errors import DataError
 from xrec.graph.aspects import NO_ASPECTS, AspectEdges
-from xrec.graph.partition import Partition
+from xrec.graph.partition import Halo, Partition
 from xrec.storage import Allocate, filled_arrays
 
 _LARGEST_INT32 = 2**31 - 1
@@ -36,15 +37,15 @@ def normalized_adjacency(
     `edges` (2, E) int64 are distinct pairs of user and item indices, with weight 1. A node without
     edges has an empty row. `exponent` is a.
 
-    With `partition`, only this worker's rows are returned, (n, W n): row r is that of the node
-    `partition.node_ids[r]`, and the columns are in the order of `partition.blocks.nodes`.
+    With `partition`, only this worker's rows are returned: row r is that of the node
+    `partition.node_ids[r]`, and column c that of `partition.column_nodes[c]`.
 
     With `name`, which identifies the edges, the rows are mapped from a file of this node
     (`filled_arrays`), so no edge is in a worker's own memory. Raises the errors of `check_edges`.
     """
     check_edges(edges, num_users, num_items)
     partition = partition or Partition.whole(num_users + num_items + aspects.num_aspects)
-    blocks = partition.blocks
+    blocks, column_nodes = partition.blocks, partition.column_nodes
 
     def fill(allocate: Allocate) -> None:
         degrees = _degrees(edges, num_users, num_items, aspects)
@@ -53,7 +54,7 @@ def normalized_adjacency(
         crow[1:] = degrees[own].where(own >= 0, 0).cumsum(0)
         num_values = int(crow[-1])
         # MKL multiplies with 32-bit indices; torch would convert 64-bit ones at each call.
-        index = np.int32 if max(num_values, len(blocks.nodes)) <= _LARGEST_INT32 else np.int64
+        index = np.int32 if max(num_values, len(column_nodes)) <= _LARGEST_INT32 else np.int64
         torch.from_numpy(allocate("crow", crow.shape, index)).copy_(crow)
         columns = torch.from_numpy(allocate("columns", (num_values,), index))
         values = torch.from_numpy(allocate("values", (num_values,), np.float32))
@@ -62,12 +63,35 @@ def normalized_adjacency(
         weighted = _degrees(edges, num_users, num_items, aspects, aspects.weights).double()
         # A node without edges scales nothing; 1 avoids an infinite value.
         scale = weighted.where(weighted > 0, 1).pow(-exponent).float()
-        scales = scale[own], scale[blocks.nodes]
+        scales = scale[own], scale[column_nodes]
         _sort_and_scale(crow, columns, values, *scales, edges_per_piece)
 
     path = f"{name}-{blocks.num_blocks}-{partition.rank}-{exponent!r}.adjacency"
     crow, columns, values = map(torch.from_numpy, filled_arrays(name and path, fill).values())
-    return torch.sparse_csr_tensor(crow, columns, values, (blocks.block_size, len(blocks.nodes)))
+    return torch.sparse_csr_tensor(crow, columns, values, (blocks.block_size, len(column_nodes)))
+
+
+def with_halo(
+    partition: Partition,
+    edges: Tensor,
+    num_users: int,
+    num_items: int,
+    aspects: AspectEdges = NO_ASPECTS,
+    device: torch.device | None = None,
+) -> Partition:
+    """Return `partition` with the rows of others that share an edge with its own. Collective.
+
+    The process group must be able to send from `device`, by default the CPU.
+    """
+    blocks = partition.blocks
+    is_needed = torch.zeros(len(blocks.nodes), dtype=torch.bool)
+    for left, right, _ in _pieces(edges, num_users, num_items, aspects, _EDGES_PER_PIECE):
+        for ends, others in ((left, right), (right, left)):
+            found, _ = partition.find(ends)
+            is_needed[blocks.rows[others[found]]] = True
+    rows = is_needed.nonzero().flatten()
+    halo = Halo(blocks, partition.rank, rows, device or torch.device("cpu"))
+    return replace(partition, halo=halo)
 
 
 def node_degrees(
@@ -156,7 +180,7 @@ def _place(
             rows, order = rows.sort(stable=True)
             found = found[order]
             positions = free[rows] + torch.arange(len(rows)) - torch.searchsorted(rows, rows)
-            columns[positions] = partition.blocks.rows[others[found]].to(columns.dtype)
+            columns[positions] = partition.find_columns(others[found]).to(columns.dtype)
             values[positions] = weights[found]
             filled, counts = rows.unique_consecutive(return_counts=True)
             free[filled] += counts
@@ -170,7 +194,7 @@ def _sort_and_scale(
     of_columns: Tensor,
     edges_per_piece: int,
 ) -> None:
-    """Sort the columns within each row, and scale by row (n,) and by column (W n,)."""
+    """Sort the columns within each row, and scale by row (n,) and by column (C,)."""
     every = torch.arange(0, len(columns) + edges_per_piece, edges_per_piece)
     ends = torch.searchsorted(crow, every, right=True).clamp(max=len(crow) - 1).unique()
     for first, stop in zip([0, *ends[:-1].tolist()], ends.tolist(), strict=True):

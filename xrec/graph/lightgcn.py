@@ -17,7 +17,7 @@ class LightGCN(nn.Module):
     A is the symmetric normalized adjacency (`normalized_adjacency`); only E^(0) is learned. This
     worker owns the rows of E^(0), of A, and of each layer that are in its `partition`.
 
-    Shapes: adjacency (n, W n) sparse CSR -> this worker's rows (n, D) of E, float32. With W > 1
+    Shapes: adjacency (n, n + H) sparse CSR -> this worker's rows (n, D) of E, float32. With W > 1
     workers, forward and backward are collective.
     """
 
@@ -61,7 +61,8 @@ def symmetric_product(
 ) -> Tensor:
     """Return this worker's rows (n, D) of A X + Y, that is, A_w X + `plus`.
 
-    X (W n, D) is the workers' `block`s (n, D) stacked; A_w is `adjacency` (n, W n).
+    X (W n, D) is the workers' `block`s (n, D) stacked. A_w is `adjacency` (n, n + H), which only
+    has the columns of rows that this worker owns or that `partition.halo` gathers.
 
     The gradient needs neither a transposed matrix nor a sum over workers: with G = dL/d(A X),
     dL/dX = A^T G = A G, because A is symmetric. This worker's rows of it are A_w G, where G is the

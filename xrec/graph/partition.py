@@ -2,13 +2,14 @@
 
 A node is a user (0 to U - 1) or an item (U to N - 1). Each worker owns a block of rows of the
 adjacency, the layer-0 embeddings, and the optimizer's state. Replicated training has one block with
-all rows. Otherwise no worker ever holds the rows of all nodes:
+all rows. Otherwise a worker reads its own rows and a halo, which is only those rows of others that
 
-    a layer     gathers ceil(D / W) columns of all blocks at a time: (W n, D / W)
-    the loss    borrows the rows that its part of a batch needs, and returns their gradients
+    a layer     needs because they share an edge with its own; they are found once
+    the loss    needs for its part of a batch, at each step
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -61,12 +62,78 @@ class RowBlocks:
         return self.nodes[rank * self.block_size : (rank + 1) * self.block_size]
 
 
+class Halo:
+    """Rows of other blocks that a worker reads; every worker chooses its own.
+
+    Two collectives agree on who sends which rows. Then gathering them is one all-to-all, and its
+    gradient another. A single block has no halo and needs no process group.
+    """
+
+    def __init__(self, blocks: RowBlocks, rank: int, rows: Tensor, device: torch.device) -> None:
+        """Agree on those of `rows` (K,) int64 that other blocks own; `rows` may repeat. Collective.
+
+        The process group must be able to send from `device`.
+        """
+        self._blocks, self._rank, self.rows = blocks, rank, rows[:0]
+        if blocks.num_blocks == 1:
+            return
+        self.rows = rows[rows // blocks.block_size != rank].unique()  # (H,), ascending
+        wanted = self.rows.to(device)
+        counts = torch.bincount(wanted // blocks.block_size, minlength=blocks.num_blocks)
+        asked = counts.clone()
+        dist.all_to_all_single(asked, counts)
+        self.received, self.sent = counts.tolist(), asked.tolist()
+        first = rank * blocks.block_size
+        lent = wanted.new_full((sum(self.sent),), first)
+        dist.all_to_all_single(lent, wanted, self.sent, self.received)
+        self.lent = lent - first
+
+    def find(self, nodes: Tensor) -> Tensor:
+        """Return the positions in `gather`'s rows of `nodes` (K,) int64, which must be there."""
+        rows, size = self._blocks.rows[nodes], self._blocks.block_size
+        if self._blocks.num_blocks == 1:
+            return rows
+        of_others = torch.searchsorted(self.rows, rows) + size
+        return of_others.where(rows // size != self._rank, rows - self._rank * size)
+
+    def gather(self, block: Tensor) -> Tensor:
+        """Return this worker's `block` (n, D), then the halo's rows: (n + H, D). Collective."""
+        if self._blocks.num_blocks == 1:
+            return block
+        rows: Tensor = _Gather.apply(block, self)  # type: ignore[no-untyped-call]
+        return rows
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, block: Tensor, halo: Halo) -> Tensor:
+        ctx.halo, ctx.size = halo, len(block)
+        rows = block.new_empty(len(block) + len(halo.rows), *block.shape[1:])
+        rows[: len(block)] = block
+        of_others = rows[len(block) :]
+        dist.all_to_all_single(of_others, block[halo.lent], halo.received, halo.sent)
+        return rows
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None]:
+        """Return the sum of all workers' gradients of this worker's rows."""
+        own, of_others = grad_outputs[0].tensor_split([ctx.size])
+        lent = own.new_empty(len(ctx.halo.lent), *own.shape[1:])
+        halo = ctx.halo
+        dist.all_to_all_single(lent, of_others.contiguous(), halo.sent, halo.received)
+        return own.index_add(0, halo.lent, lent), None
+
+
 @dataclass(frozen=True)
 class Partition:
-    """One worker's part of a layout: block `rank`. A single block needs no process group."""
+    """One worker's part of a layout: block `rank`. A single block needs no process group.
+
+    `halo` is what products need (`xrec.graph.adjacency.with_halo`); a single block needs none.
+    """
 
     blocks: RowBlocks
     rank: int = 0
+    halo: Halo | None = None
 
     @classmethod
     def whole(cls, num_nodes: int) -> "Partition":
@@ -78,6 +145,20 @@ class Partition:
     def node_ids(self) -> Tensor:
         """The nodes of this worker's rows: (n,) int64, ascending, then -1 in the empty rows."""
         return self.blocks.node_ids(self.rank)
+
+    @property
+    def column_nodes(self) -> Tensor:
+        """The nodes of a matrix's columns (C,) int64, -1 if empty.
+
+        These are the rows that `halo` gathers, or without one those of all blocks.
+        """
+        if self.halo is None:
+            return self.blocks.nodes
+        return torch.cat([self.node_ids, self.blocks.nodes[self.halo.rows]])
+
+    def find_columns(self, nodes: Tensor) -> Tensor:
+        """Return the columns of `nodes` (K,) int64 in a matrix (`column_nodes`)."""
+        return self.blocks.rows[nodes] if self.halo is None else self.halo.find(nodes)
 
     def num_own(self, below: int) -> int:
         """Return the number of this worker's nodes below `below`; their rows come first."""
@@ -132,22 +213,12 @@ class Partition:
         return received
 
     def product(self, matrix: Tensor, block: Tensor, plus: Tensor | None = None) -> Tensor:
-        """Return the sparse `matrix` (m, W n) times all workers' `block` (n, D), + `plus` (m, D).
+        """Return the sparse `matrix` (m, n + H) times all workers' `block` (n, D), + `plus` (m, D).
 
-        A few columns are gathered at a time, which does not change the result by a bit.
+        Its columns are this worker's rows, then those of `halo`.
         """
-
-        def times(columns: Tensor, plus: Tensor | None) -> Tensor:
-            gathered = self.all_gather(columns)
-            return matrix @ gathered if plus is None else torch.addmm(plus, matrix, gathered)
-
-        if self.blocks.num_blocks == 1:
-            return times(block, plus)
-        result = block.new_empty(matrix.shape[0], block.shape[1])
-        width = -(-block.shape[1] // self.blocks.num_blocks)
-        for at in (slice(first, first + width) for first in range(0, block.shape[1], width)):
-            result[:, at] = times(block[:, at], None if plus is None else plus[:, at])
-        return result
+        rows = block if self.halo is None else self.halo.gather(block)
+        return matrix @ rows if plus is None else torch.addmm(plus, matrix, rows)
 
     def inner(self, left: Tensor, right: Tensor) -> Tensor:
         """Return left^T right (k, l) float64 over the rows (m, k) and (m, l) of all workers."""
@@ -176,47 +247,6 @@ class Partition:
         rows[found] = block[own]
         dist.all_reduce(rows)
         return rows
-
-
-class Borrowed:
-    """The rows of some nodes, borrowed from their owners; every worker borrows its own choice.
-
-    Four collectives: two agree on who sends which rows, one sends the rows, one their gradients. A
-    single block borrows nothing: the rows are its own.
-    """
-
-    def __init__(self, partition: Partition, block: Tensor, nodes: Tensor) -> None:
-        """Borrow the rows of `nodes` (K,) int64, which may repeat, from all `block`s (n, D)."""
-        self._partition, self._block, self.rows = partition, block, block
-        blocks = partition.blocks
-        if blocks.num_blocks == 1:
-            return
-        self._wanted = blocks.rows[nodes].unique()
-        wanted = self._wanted.to(block.device)
-        counts = torch.bincount(wanted // blocks.block_size, minlength=blocks.num_blocks)
-        asked = counts.clone()
-        dist.all_to_all_single(asked, counts)
-        self._received, self._sent = counts.tolist(), asked.tolist()
-        first = partition.rank * blocks.block_size
-        lent = wanted.new_full((sum(self._sent),), first)
-        dist.all_to_all_single(lent, wanted, self._sent, self._received)
-        self._lent = lent - first
-        self.rows = block.new_empty(len(wanted), block.shape[1])
-        dist.all_to_all_single(self.rows, block[self._lent], self._received, self._sent)
-
-    def find(self, nodes: Tensor) -> Tensor:
-        """Return the positions in `self.rows` of borrowed `nodes` (K,) int64."""
-        if self._partition.blocks.num_blocks > 1:
-            nodes = torch.searchsorted(self._wanted, self._partition.blocks.rows[nodes])
-        return nodes.to(self._block.device)
-
-    def give_back(self, gradient: Tensor) -> Tensor:
-        """Return the sum (n, D) of all workers' `gradient`s of the rows that they borrowed here."""
-        if self._partition.blocks.num_blocks == 1:
-            return gradient
-        lent = gradient.new_empty(len(self._lent), gradient.shape[1])
-        dist.all_to_all_single(lent, gradient, self._sent, self._received)
-        return torch.zeros_like(self._block).index_add_(0, self._lent, lent)
 
 
 def _largest(rows: Tensor) -> Tensor:

@@ -39,7 +39,7 @@ def spectral_embeddings(
 ) -> Tensor:
     """Return this worker's rows (n, D) float32 of the layer-0 embeddings [U S^(p/2); V S^(p/2)].
 
-    They are scaled to a standard deviation of 0.1. `adjacency` (n, W n) comes from
+    They are scaled to a standard deviation of 0.1. `adjacency` (n, n + H) comes from
     `normalized_adjacency` with the exponent a. Rows of nodes without edges and columns beyond the
     rank are drawn from N(0, 0.01^2) instead, so that training can use them; the number of such
     columns is logged. The result is the same for any number of workers, up to rounding. Collective.

@@ -1,13 +1,16 @@
-"""One optimizer step: propagate once, score the batch by micro-batches, propagate back once.
+"""One optimizer step: propagate once, score its batches by micro-batches, propagate back once.
 
-    loss = batch_loss(model(adjacency), partition, batch, objective, first_item=num_users)
+    scored = Scored(batch, objective, first_item=num_users)
+    (loss,) = batch_losses(model(adjacency), partition, [scored])
     (loss + l2_weight * layer0_penalty(model, batch, objective)).backward()
 
-A worker scores 1/W of the batch. If rows are partitioned, it holds its own and those that its part
-of the batch needs. The time of an epoch is steps x propagation + interactions x candidates,
-which is linear in the number of edges.
+A worker scores 1/W of a batch. If rows are partitioned, it reads its own and those of others that
+its part of the batches needs. The time of an epoch is steps x propagation + interactions x
+candidates, which is linear in the number of edges.
 """
 
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,28 +18,46 @@ from torch import Tensor
 
 from xrec.graph.lightgcn import LightGCN
 from xrec.graph.loss import Objective
-from xrec.graph.partition import Borrowed, Partition
+from xrec.graph.partition import Halo, Partition
 from xrec.graph.sampling import Batch, MicroBatch
 
 
-def batch_loss(
-    vectors: Tensor,
-    partition: Partition,
-    batch: Batch,
-    objective: Objective,
-    *,
-    first_item: int,
-    share: tuple[int, int] = (0, 1),
-) -> Tensor:
-    """Return this worker's part of the batch's mean loss, () float32; the parts add up to it.
+@dataclass(frozen=True)
+class Scored:
+    """A batch and its loss; item i is node `first_item` + i.
 
-    vectors (n, D) are this worker's propagated rows; item i is node `first_item` + i. `share` is
-    rank and world size, and chooses this worker's interactions (`Batch.part`). Forward also
-    computes the gradient, one micro-batch at a time, and is collective if the rows are partitioned;
-    backward returns it.
+    share: rank and world size, which choose this worker's interactions (`Batch.part`).
     """
-    loss: Tensor = _BatchLoss.apply(vectors, partition, batch, objective, first_item, share)  # type: ignore[no-untyped-call]
-    return loss
+
+    batch: Batch
+    objective: Objective
+    first_item: int
+    share: tuple[int, int] = (0, 1)
+
+    def parts(self) -> Iterator[tuple[MicroBatch, slice, Tensor]]:
+        """Yield the worker's micro-batches, which rows it scores, and the nodes that they need.
+
+        The nodes (P + B + M,) int64 are the P users of these rows, then all items and negatives.
+        """
+        for batch, part in self.batch.part(*self.share):
+            items = torch.cat([batch.pos_items, batch.negatives]) + self.first_item
+            yield batch, part, torch.cat([batch.users[part], items])
+
+
+def batch_losses(vectors: Tensor, partition: Partition, scored: Sequence[Scored]) -> list[Tensor]:
+    """Return this worker's part of each batch's mean loss, () float32; the parts add up to it.
+
+    vectors (n, D) are this worker's propagated rows. Forward also computes the gradients, one
+    micro-batch at a time. If the rows are partitioned, both passes are collective.
+    """
+    blocks = partition.blocks
+    rows = blocks.rows[:0]
+    if blocks.num_blocks > 1:
+        nodes = [nodes for each in scored for *_, nodes in each.parts()]
+        rows = blocks.rows[torch.cat([rows, *nodes])]
+    halo = Halo(blocks, partition.rank, rows, vectors.device)
+    gathered = halo.gather(vectors)
+    return [_BatchLoss.apply(gathered, halo, each) for each in scored]  # type: ignore[no-untyped-call]
 
 
 def layer0_penalty(model: LightGCN, batch: Batch, objective: Objective) -> Tensor:
@@ -59,42 +80,24 @@ def layer0_penalty(model: LightGCN, batch: Batch, objective: Objective) -> Tenso
 
 class _BatchLoss(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any,
-        vectors: Tensor,
-        partition: Partition,
-        batch: Batch,
-        objective: Objective,
-        first_item: int,
-        share: tuple[int, int],
-    ) -> Tensor:
-        own = list(batch.part(*share))
-        nodes = [_nodes(*of_batch, first_item) for of_batch in own]
-        borrowed = Borrowed(partition, vectors, torch.cat([*nodes, torch.empty(0).long()]))
-        gradient, total = torch.zeros_like(borrowed.rows), vectors.new_zeros(())
-        for (micro_batch, part), of_batch in zip(own, nodes, strict=True):
-            at, weight = borrowed.find(of_batch), (part.stop - part.start) / len(batch)
+    def forward(ctx: Any, gathered: Tensor, halo: Halo, scored: Scored) -> Tensor:
+        gradient, total = torch.zeros_like(gathered), gathered.new_zeros(())
+        for micro_batch, part, nodes in scored.parts():
+            at = halo.find(nodes).to(gathered.device)
+            weight = (part.stop - part.start) / len(scored.batch)
             # Only the rows in use are a leaf: the gradient of an indexed table would be a whole
             # table for each micro-batch.
-            rows = borrowed.rows[at].requires_grad_()
-            loss, of_rows = _loss_and_gradient(rows, micro_batch, objective, part, weight)
+            rows = gathered[at].requires_grad_()
+            loss, of_rows = _loss_and_gradient(rows, micro_batch, scored.objective, part, weight)
             gradient.index_add_(0, at, of_rows)
             total += loss
-        gradient = borrowed.give_back(gradient)
         ctx.save_for_backward(gradient)
         return total
 
     @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, *tuple[None, ...]]:
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None]:
         (gradient,) = ctx.saved_tensors
-        return gradient * grad_outputs[0], None, None, None, None, None
-
-
-def _nodes(batch: MicroBatch, part: slice, first_item: int) -> Tensor:
-    """Return the nodes of a micro-batch's users in `part`, then of all its items and negatives."""
-    return torch.cat(
-        [batch.users[part], torch.cat([batch.pos_items, batch.negatives]) + first_item]
-    )
+        return gradient * grad_outputs[0], None, None
 
 
 def _loss_and_gradient(
@@ -102,7 +105,7 @@ def _loss_and_gradient(
 ) -> tuple[Tensor, Tensor]:
     """Return `weight` times the loss of a micro-batch's `part`, and its gradient for `rows`.
 
-    rows (P + K, D) are the vectors of `_nodes`.
+    rows (P + B + M, D) are the vectors of the nodes that `Scored.parts` yields.
     """
     with torch.enable_grad():
         num_own = part.stop - part.start

@@ -130,8 +130,9 @@ def refresh(
     and the total is the metric `night` of the manifest, or of the error. The metrics for Prometheus
     go to the file `metrics_to`.
 
-    Old nights are deleted at the end. What fails after publishing is told, and does not fail the
-    night. Raises BudgetError if the budget is used up, and what `plan_night` and the jobs raise.
+    Old nights are deleted at the end. What fails once the night has published or failed is told,
+    and does not change its outcome. Raises BudgetError if the budget is used up, and what
+    `plan_night` and the jobs raise.
     """
     night = nights.plan_night(configs, _state, train=train, reread=reread)
     night.begin()
@@ -141,29 +142,32 @@ def refresh(
         with at_work(open_location(first.workspace, first.storage)):
             manifest = run(night.jobs, redo=True, source=source, costs=costs, tell=tell)
     except XRecError as error:
-        costs.end(error.metrics)
         outcome = f"{type(error).__name__}, exit code {error.exit_code}"
-        error.metrics = costs.report(error.metrics, outcome, tell)
-        if metrics_to:
-            nights.write_metrics(metrics_to, costs.spend, error.metrics, error.exit_code)
+        with _told(tell, "and besides"):
+            costs.end(error.metrics)
+            error.metrics = costs.report(error.metrics, outcome, tell)
+            if metrics_to:
+                nights.write_metrics(metrics_to, costs.spend, error.metrics, error.exit_code)
         raise
-    metrics = costs.report(manifest.metrics, f"published as version {manifest.version}", tell)
-    with _told(tell):
+    metrics = manifest.metrics
+    with _told(tell, "published, but"):
+        metrics = costs.report(metrics, f"published as version {manifest.version}", tell)
+    with _told(tell, "published, but"):
         if (hours := costs.spend.vacuum_hours) is not None:
             nights.prune_nights(costs.spend, timedelta(hours=hours))
-    with _told(tell):
+    with _told(tell, "published, but"):
         if metrics_to:
             nights.write_metrics(metrics_to, costs.spend, metrics, 0)
     return manifest.model_copy(update={"metrics": metrics})
 
 
 @contextmanager
-def _told(tell: Callable[[str], None]) -> Iterator[None]:
-    """Tell an error inside the `with` block instead of raising it: the night is published."""
+def _told(tell: Callable[[str], None], how: str) -> Iterator[None]:
+    """Tell an error inside the `with` block instead of raising it: the night has its outcome."""
     try:
         yield
     except XRecError as error:
-        tell(f"published, but: {error}")
+        tell(f"{how}: {error}")
 
 
 def look_ahead(configs: Mapping[str, JobConfig], *, train: bool) -> list[str]:

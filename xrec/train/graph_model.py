@@ -18,7 +18,7 @@ from xrec.config import (
     Split,
 )
 from xrec.data import Dataset
-from xrec.graph.adjacency import distinct_edges, node_degrees, normalized_adjacency
+from xrec.graph.adjacency import distinct_edges, node_degrees, normalized_adjacency, with_halo
 from xrec.graph.artifact import read_vectors
 from xrec.graph.aspects import NO_ASPECTS, AspectEdges, dataset_aspect_edges
 from xrec.graph.identity import LAYER0
@@ -29,10 +29,9 @@ from xrec.graph.partition import Partition, RowBlocks
 from xrec.graph.ranking import SeenItems, metrics_of, top_k_of_blocks, users_with_items
 from xrec.graph.sampling import Batch, NegativeSampler, epoch_batches
 from xrec.graph.spectral import spectral_embeddings
-from xrec.graph.step import batch_loss
+from xrec.graph.step import Scored
 from xrec.storage import Arrays, delete_mapped, mapped_arrays, open_location, read_manifest
 from xrec.train.deepspeed_engine import initialize_engine
-from xrec.train.ray_worker import rank, world_size
 
 if TYPE_CHECKING:
     from deepspeed import DeepSpeedEngine
@@ -58,7 +57,7 @@ that the interactions of a micro-batch share."""
 
 ASPECT_LOSS_WEIGHT = 0.1
 """Weight of the aspects' loss; that of the interactions is 1."""
-_FILES_VERSION = 1
+_FILES_VERSION = 2
 _ASPECT_SEED = 1_000_003  # so that the batches of interactions do not depend on aspects
 
 
@@ -175,12 +174,21 @@ class HeldOut:
 
 
 def build_partition(
-    parallelism: Literal["replicated", "partitioned"], data: GraphData, rank: int, world_size: int
+    parallelism: Literal["replicated", "partitioned"],
+    data: GraphData,
+    rank: int,
+    world_size: int,
+    device: torch.device,
 ) -> Partition:
-    """Return the rows of worker `rank`: all, or a block with about its share of the edges."""
+    """Return the rows of worker `rank`: all, or a block with about its share of the edges.
+
+    Collective if partitioned; the process group must be able to send from `device`.
+    """
     if parallelism == "replicated":
         return Partition.whole(data.num_nodes)
-    return Partition(RowBlocks.deal(data.degrees(), world_size), rank)
+    partition = Partition(RowBlocks.deal(data.degrees(), world_size), rank)
+    edges = (data.edges, data.num_users, data.num_items, data.aspects)
+    return with_halo(partition, *edges, device)
 
 
 def start_embeddings(
@@ -270,16 +278,9 @@ class AspectLoss:
             seed=seed,
         )
 
-    def of(self, vectors: Tensor, partition: Partition, batch: Batch) -> Tensor:
-        """Return this worker's part of the weighted loss, () float32, like `batch_loss`.
-
-        vectors (n, D): this worker's rows of users, items, and aspects.
-        """
-        first_item, share = self._num_nodes, (rank(), world_size())
-        part = batch_loss(
-            vectors, partition, batch, self._objective, first_item=first_item, share=share
-        )
-        return ASPECT_LOSS_WEIGHT * part
+    def scored(self, batch: Batch, share: tuple[int, int]) -> Scored:
+        """Return what `batch_losses` scores; the loss has the weight `ASPECT_LOSS_WEIGHT`."""
+        return Scored(batch, self._objective, self._num_nodes, share)
 
 
 def build_engine(model: LightGCN, training: GraphTrainingConfig) -> "DeepSpeedEngine":

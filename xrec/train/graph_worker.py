@@ -29,7 +29,7 @@ from xrec.graph.lightgcn import LightGCN
 from xrec.graph.loss import Objective
 from xrec.graph.partition import Partition
 from xrec.graph.sampling import Batch, epoch_batches
-from xrec.graph.step import batch_loss, layer0_penalty
+from xrec.graph.step import Scored, batch_losses, layer0_penalty
 from xrec.storage import location_of
 from xrec.train.checkpoint import (
     GraphProgress,
@@ -42,6 +42,7 @@ from xrec.train.checkpoint import (
 )
 from xrec.train.deepspeed_engine import restore_states, whole_state
 from xrec.train.graph_model import (
+    ASPECT_LOSS_WEIGHT,
     BLEND_WEIGHT,
     SCORE,
     AspectLoss,
@@ -103,7 +104,7 @@ class GraphWorker:
         self._objective: Objective = build_objective(
             config.training.loss, data.edges, data.num_users, data.num_items
         )
-        self._partition = build_partition(config.parallelism, data, rank(), world_size())
+        self._partition = build_partition(config.parallelism, data, rank(), world_size(), device)
         self._adjacency = data.adjacency(self._partition).to(device)
         self.progress, rows = _last_state(run, self._partition)
         start = start_embeddings(config, data, self._partition, device)
@@ -189,12 +190,13 @@ class GraphWorker:
         """Make an optimizer step; return this worker's part of the batch's mean loss, a scalar."""
         vectors = self._engine(self._adjacency)
         num_copies = world_size() // self._partition.blocks.num_blocks
-        first_item, share = self._data.num_users, (rank(), world_size())
-        part = batch_loss(
-            vectors, self._partition, batch, self._objective, first_item=first_item, share=share
-        )
+        share = rank(), world_size()
+        scored = [Scored(batch, self._objective, self._data.num_users, share)]
         if self._aspect_loss is not None and aspect_batch is not None:
-            part = part + self._aspect_loss.of(vectors, self._partition, aspect_batch)
+            scored.append(self._aspect_loss.scored(aspect_batch, share))
+        part, *of_aspects = batch_losses(vectors, self._partition, scored)
+        for each in of_aspects:
+            part = part + ASPECT_LOSS_WEIGHT * each
         if self._training.l2_weight:
             penalty = layer0_penalty(self._engine.module, batch, self._objective)
             part = part + self._training.l2_weight / num_copies * penalty

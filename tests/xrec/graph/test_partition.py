@@ -16,15 +16,15 @@ from torch.testing._internal.distributed.multi_threaded_pg import (
     _uninstall_threaded_pg,
 )
 
-from xrec.graph.adjacency import node_degrees, normalized_adjacency
+from xrec.graph.adjacency import node_degrees, normalized_adjacency, with_halo
 from xrec.graph.blend import blend
-from xrec.graph.lightgcn import LightGCN, random_embeddings
+from xrec.graph.lightgcn import LightGCN, random_embeddings, symmetric_product
 from xrec.graph.loss import SampledSoftmax
-from xrec.graph.partition import Partition, RowBlocks
+from xrec.graph.partition import Halo, Partition, RowBlocks
 from xrec.graph.ranking import SeenItems, top_k_items, top_k_of_blocks
 from xrec.graph.sampling import epoch_batches
 from xrec.graph.spectral import spectral_embeddings
-from xrec.graph.step import batch_loss, layer0_penalty
+from xrec.graph.step import Scored, batch_losses, layer0_penalty
 
 NUM_USERS, NUM_ITEMS, DIM = 23, 18, 6
 WORLD_SIZE = 3  # 41 nodes: the blocks need an empty row; some micro-batches have two rows
@@ -45,6 +45,7 @@ def table(partition: Partition, block: torch.Tensor) -> torch.Tensor:
 def train(partition: Partition) -> dict[str, torch.Tensor]:
     """Train for 12 steps; return starts, losses, the table at the end, and best items."""
     edges = small_edges()
+    partition = with_halo(partition, edges, NUM_USERS, NUM_ITEMS)
     start = spectral_embeddings(
         normalized_adjacency(edges, NUM_USERS, NUM_ITEMS, partition, exponent=0.35),
         NUM_USERS,
@@ -62,14 +63,9 @@ def train(partition: Partition) -> dict[str, torch.Tensor]:
             edges, objective.negatives, steps_per_epoch=4, micro_batch_size=9, seed=0, epoch=epoch
         ):
             optimizer.zero_grad()
-            loss = batch_loss(
-                model(adjacency),
-                partition,
-                batch,
-                objective,
-                first_item=NUM_USERS,
-                share=(partition.rank, partition.blocks.num_blocks),
-            )
+            share = partition.rank, partition.blocks.num_blocks
+            scored = Scored(batch, objective, NUM_USERS, share)
+            (loss,) = batch_losses(model(adjacency), partition, [scored])
             (loss + 0.1 * layer0_penalty(model, batch, objective)).backward()
             optimizer.step()
             losses.append(loss.detach())
@@ -144,19 +140,44 @@ def test_training_by_blocks_equals_that_of_one_worker():
 
 
 @pytest.mark.parametrize("num_blocks", [1, 4, 30])
-def test_products_by_columns_have_every_bit_of_the_whole_product(num_blocks):
+def test_products_with_a_halo_and_their_gradients_are_those_of_the_dense_matrix(num_blocks):
     edges, generator = small_edges(), torch.Generator().manual_seed(0)
     blocks = RowBlocks.deal(node_degrees(edges, NUM_USERS, NUM_ITEMS), num_blocks)
-    whole = torch.randn(num_blocks, blocks.block_size, 13, generator=generator)
-    plus = torch.randn(blocks.block_size, 13, generator=generator)
+    num_nodes = NUM_USERS + NUM_ITEMS
+    table, plus, weights = torch.randn(3, num_nodes, 13, generator=generator)
+    nodes = [torch.randint(num_nodes, (7,), generator=generator) for _ in range(num_blocks)]
+    dense = normalized_adjacency(edges, NUM_USERS, NUM_ITEMS).to_dense()
 
-    def products(rank: int) -> tuple[torch.Tensor, ...]:
-        partition = Partition(blocks, rank)
+    def loss(product: torch.Tensor, rows: list[torch.Tensor], of: torch.Tensor) -> torch.Tensor:
+        of_nodes = sum(each.square().sum() for each in rows)
+        return (product * of).sum() + of_nodes
+
+    def rows_of(each: torch.Tensor, rank: int) -> torch.Tensor:
+        padded = torch.cat([each, torch.zeros(1, 13)])  # node -1 is an empty row
+        return padded[blocks.node_ids(rank)]
+
+    def work(rank: int) -> tuple[torch.Tensor, ...]:
+        partition = with_halo(Partition(blocks, rank), edges, NUM_USERS, NUM_ITEMS)
         matrix = normalized_adjacency(edges, NUM_USERS, NUM_ITEMS, partition)
-        found = (partition.product(matrix, whole[rank], *more) for more in ((), (plus,)))
-        of_all = whole.flatten(0, 1)
-        return *found, matrix @ of_all, torch.addmm(plus, matrix, of_all)
+        x, y = (rows_of(each, rank).requires_grad_() for each in (table, plus))
+        product = symmetric_product(matrix, x, partition, y)
+        halo = Halo(blocks, rank, blocks.rows[nodes[rank]], torch.device("cpu"))
+        rows = halo.gather(product)[halo.find(nodes[rank])]
+        loss(product, [rows], rows_of(weights, rank)).backward()
+        assert partition.halo is not None
+        return product.detach(), x.grad, y.grad, rows.detach(), partition.halo.rows
 
-    for product, added, expected, expected_added in in_threads(num_blocks, products):
-        assert torch.equal(product, expected)
-        assert torch.equal(added, expected_added)
+    x, y = table.clone().requires_grad_(), plus.clone().requires_grad_()
+    product = dense @ x + y
+    loss(product, [product[each] for each in nodes], weights).backward()
+    for rank, (of_block, x_grad, y_grad, rows, halo_rows) in enumerate(
+        in_threads(num_blocks, work)
+    ):
+        torch.testing.assert_close(of_block, rows_of(product.detach(), rank))
+        torch.testing.assert_close(x_grad, rows_of(x.grad, rank))
+        torch.testing.assert_close(y_grad, rows_of(y.grad, rank))
+        torch.testing.assert_close(rows, product.detach()[nodes[rank]])
+        own = blocks.node_ids(rank)
+        own = own[own >= 0]
+        neighbors = dense[own].any(dim=0).nonzero().flatten().tolist()
+        assert sorted(blocks.nodes[halo_rows].tolist()) == sorted({*neighbors} - {*own.tolist()})

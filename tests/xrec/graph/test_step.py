@@ -15,7 +15,7 @@ from xrec.graph.lightgcn import LightGCN, random_embeddings
 from xrec.graph.loss import BPR, Objective, SampledSoftmax, bpr_loss, sampled_softmax_loss
 from xrec.graph.partition import Partition, RowBlocks
 from xrec.graph.sampling import Batch, NegativeSampler, epoch_batches
-from xrec.graph.step import batch_loss, layer0_penalty
+from xrec.graph.step import Scored, batch_losses, layer0_penalty
 
 NUM_USERS, NUM_ITEMS, DIM = 6, 9, 4
 CHANCE = torch.rand(NUM_USERS, NUM_ITEMS, generator=torch.Generator().manual_seed(3))
@@ -84,7 +84,7 @@ def test_batch_loss_of_all_workers_is_that_of_the_whole_batch(
     vectors, whole = torch.cat([users, items]), Partition.whole(NUM_USERS + NUM_ITEMS)
     shares = ((rank, world_size) for rank in range(world_size))
     parts = [
-        batch_loss(vectors, whole, batch, objective, first_item=NUM_USERS, share=share)
+        batch_losses(vectors, whole, [Scored(batch, objective, NUM_USERS, share)])[0]
         for share in shares
     ]
     (2 * sum(parts)).backward()

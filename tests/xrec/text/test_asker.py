@@ -80,11 +80,11 @@ def _asker(model: Scripted, folder: Path, max_tokens: float = 1e9) -> Asker:
 def test_asker_asks_equal_prompts_once_and_counts_their_cost_once(tmp_path):
     model = Scripted()
     one, other = prompts(2)
-    replies = _asker(model, tmp_path).ask([one, other, one, one])
+    replies = _asker(model, tmp_path).ask([one, one, other, one])  # in flight, and stored
     assert [reply.index for reply in replies] == [0, 1, 2, 3]
-    assert _words(replies) == ["word-0", "word-1", "word-0", "word-0"]
+    assert _words(replies) == ["word-0", "word-0", "word-1", "word-0"]
     assert sorted(model.words) == ["word-0", "word-1"]
-    assert [reply.usage for reply in replies] == [COST, COST, Usage(), Usage()]
+    assert [reply.usage for reply in replies] == [COST, Usage(), COST, Usage()]
 
 
 def test_asker_of_a_killed_process_leaves_its_replies_to_the_next_one(tmp_path):
