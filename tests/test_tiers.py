@@ -51,16 +51,6 @@ def test_skips(): pytest.skip("no paper: call the office")
 def test_fails_as_known(): assert False
 """
 MODULE = 'import pytest; pytest.importorskip("no_such_package", reason="no package")'
-DRAWS = """
-from hypothesis import given, strategies as st
-
-drawn = []
-
-@given(st.integers())
-def test_numbers(number): drawn.append(number)
-
-def test_shows(drawn_seed): print("drawn", drawn_seed, hash(tuple(drawn)))
-"""
 
 
 @pytest.mark.parametrize(
@@ -120,21 +110,6 @@ def test_skipped_test_or_module_fails_a_run_of_several_processes(run):
     done = run(*options, ini="allowed_skips = no printer", test_it=SKIPS, test_module=MODULE)
     assert done.ret == pytest.ExitCode.TESTS_FAILED
     assert re.findall(r"(\w+): no pa", done.stdout.str()) == ["py", "test_skips"]
-
-
-@pytest.mark.slow  # three runs of pytest
-def test_a_seed_draws_the_same_cases_and_another_seed_others(pytester, monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    pytester.makepyfile(DRAWS)
-
-    def drawn(seed: str) -> str:
-        monkeypatch.setenv("XREC_TEST_SEED", seed)
-        done = pytester.runpytest_subprocess("-s", "-p", "tests.seeds")
-        done.assert_outcomes(passed=2)
-        assert f"XREC_TEST_SEED={seed or 0}" in done.outlines
-        return re.findall(rf"drawn {seed or 0} (-?\d+)", done.stdout.str())[0]
-
-    assert drawn("20261201") == drawn("20261201") != drawn("")
 
 
 @given(st.dictionaries(st.text(max_size=3), st.floats(0, 1000), min_size=1), st.integers(1, 5))

@@ -1,7 +1,6 @@
 """The benchmarks of aspects: their choice, planted taste, and language models that annotate."""
 
 import json
-from typing import Any
 
 import numpy as np
 import pytest
@@ -72,29 +71,6 @@ def test_seen_pairs_and_scored_pairs_share_no_user_or_no_pair(workspace):
     for pairs in scored.values():
         assert pairs
         assert not {(pair.user_index, pair.item_index) for pair in pairs} & edges
-
-
-def _scores(*seeds: list[bool]) -> list[dict[str, Any]]:
-    """Return scores of four pairs of two users by seed, the same for both kinds of pairs."""
-    fixed = {"user_id": [f"user-{index // 2}" for index in range(4)], "chance": 0.25}
-    fixed |= {"nll": [1.0] * 4, "nll_shuffled": [1.5] * 4, "right_shuffled": [False] * 4}
-    kinds = (UNSEEN_PAIRS, UNSEEN_USERS)
-    return [{kind: {**fixed, "right": right} for kind in kinds} for right in seeds]
-
-
-def test_table_pools_the_seeds_and_pairs_each_variant_with_the_constant():
-    found = {
-        "constant": _scores([True, False, False, False], [False, False, True, True]),
-        "projected": _scores([True, True, True, False], [True, True, True, True]),
-    }
-    rows = [row for row in planted.table(found) if row["pairs"] == UNSEEN_USERS]
-    constant, projected = rows
-    assert (projected["scored"], projected["by seed"]) == (8, "0.750, 1.000")
-    assert projected["aspect accuracy"].startswith("0.875 (")
-    # The first user gains 3 of 4, the second 1 of 4: a standard error of 0.25, t is 12.706.
-    assert projected["minus constant"] == "0.500 (-2.677 to 3.677)"
-    assert projected["gain"] == "0.500 (0.500 to 0.500)"
-    assert constant["minus constant"] == ""
 
 
 @pytest.mark.slow

@@ -13,30 +13,6 @@ from benchmarks import guards, mutants
 
 ROOT = Path(__file__).parents[2]
 LISTED = guards.read_guards(guards.GUARDS.read_text())
-MODULE = '''
-class Shelf:
-    """Holds 1 or 2 books."""
-
-    def room(self, num_books: int = 0) -> bool:
-        logger.info("%d", num_books + 1)
-        if self.is_shut or not num_books >= 40:
-            raise ValueError(f"{num_books + 1} is too few")
-        self.close()
-        return max(num_books - 1, 0) == 2
-'''
-CHANGES = [
-    "0 -> 1",
-    "self.is_shut or not num_books >= 40 -> self.is_shut and (not num_books >= 40)",
-    "not num_books >= 40 -> num_books >= 40",
-    "num_books >= 40 -> num_books > 40",
-    "self.close() -> None",
-    "max(num_books - 1, 0) == 2 -> max(num_books - 1, 0) != 2",
-    "max -> min",
-    "num_books - 1 -> num_books + 1",
-    "1 -> 2",
-    "0 -> 1 #2",
-    "2 -> 3",
-]
 
 
 def test_forty_guards_are_listed_once_and_in_all_packages_that_hold_data():
@@ -52,16 +28,6 @@ def test_guard_is_in_its_file_once_and_is_python_when_broken(guard):
     ast.parse(source.replace(guard.old, guard.new))
     assert guard.meaning.endswith(".")
     assert guards.find_tests(ROOT, guard.tests)
-
-
-def test_mutants_change_one_expression_and_leave_messages_alone():
-    found = list(mutants.mutants_of(MODULE, "shelf.py"))
-    assert sorted(each.key for each in found) == sorted(
-        f"shelf.py Shelf.room: {change}" for change in CHANGES
-    )
-    for each in found:
-        assert each.source != MODULE
-        ast.parse(each.source)
 
 
 def test_results_name_the_test_of_each_found_mutant_and_have_few_equivalent_ones():

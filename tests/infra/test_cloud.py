@@ -1,18 +1,14 @@
-"""AWS and schedulers: Terraform grants what the code calls, and the examples submit nights.
+"""AWS and cron: Terraform grants what the code calls, and the crontab submits nights.
 
-Schedulers are stubs, because their packages are big. So is the program `xrec` on the path, which
-records its arguments; the real command must accept them.
+The program `xrec` on the path is a stub that records its arguments; the real command must accept
+them.
 """
 
-import json
 import os
 import re
-import runpy
 import subprocess
-import sys
 from datetime import date
 from typing import Any
-from unittest.mock import MagicMock, Mock
 
 import hcl2
 import pytest
@@ -24,9 +20,6 @@ from xrec.cli.main import app
 
 AWS = ROOT / "infra" / "aws"
 MODULE = AWS / "terraform"
-SCHEDULERS, NIGHT = ROOT / "infra" / "schedulers", "2026-11-28"
-FIGURES = {"num_carried": 940, "night.money": 2.5}
-RESULT = json.dumps({"state": "SUCCEEDED", "exit_code": 0, "result": {"metrics": FIGURES}})
 Block = dict[str, Any]
 
 
@@ -114,35 +107,14 @@ def test_launcher_file_is_valid_requires_tokens_and_uses_the_profiles_of_terrafo
     assert named == {body["name"] for body in profiles}
 
 
-@pytest.fixture
-def check_words(tmp_path, monkeypatch):
-    """Put the stub on the path; return a function that checks that it submitted a key's night."""
-    calls, program = tmp_path / "calls", tmp_path / "xrec"
-    record = f'for word; do echo "$word"; done >> {calls}'
-    write_program(program, f"{record}\necho '{RESULT}'")
+def test_cron_submits_refresh_with_the_date_as_key(tmp_path, monkeypatch):
+    write_program(tmp_path / "xrec", f'for word; do echo "$word"; done >> {tmp_path}/calls')
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
-
-    def check(key: str) -> None:
-        name, *words = calls.read_text().splitlines()
-        given = typer.main.get_command(app).commands[name].make_context(name, words).params
-        night = ("submit", key, ["refresh", "/etc/xrec/shop.yaml"])
-        assert (name, given["key"], [*given["command"]]) == night
-
-    return check
-
-
-def test_cron_submits_refresh_with_the_date_as_key(check_words):
-    lines = (SCHEDULERS / "crontab").read_text().splitlines()
+    lines = (ROOT / "infra" / "schedulers" / "crontab").read_text().splitlines()
     (*when, command) = next(line for line in lines if "xrec submit" in line).split(maxsplit=5)
     assert (when, "%" in command.replace("\\%", "")) == (["30", "2", "*", "*", "*"], False)
     subprocess.run(["/bin/sh", "-c", command.replace("\\%", "%")], check=True)
-    check_words(date.today().isoformat())
-
-
-def test_dagster_submits_refresh_with_the_partition_as_key(check_words, monkeypatch):
-    stub: Any = MagicMock(Failure=RuntimeError, MaterializeResult=dict)
-    stub.asset = lambda **_: lambda function: function
-    monkeypatch.setitem(sys.modules, "dagster", stub)
-    night = runpy.run_path(str(SCHEDULERS / "dagster_asset.py"))["explanations"]
-    assert night(Mock(partition_key=NIGHT)) == {"metadata": FIGURES}
-    check_words(NIGHT)
+    name, *words = (tmp_path / "calls").read_text().splitlines()
+    given = typer.main.get_command(app).commands[name].make_context(name, words).params
+    assert (name, given["key"]) == ("submit", date.today().isoformat())
+    assert [*given["command"]] == ["refresh", "/etc/xrec/shop.yaml"]

@@ -15,6 +15,8 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
+from xrec.config import CONFIG_TYPES, keys_of
+
 ROOT = Path(__file__).parents[2]
 PYTHONS = ["3.11", "3.12", "3.13"]
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
@@ -198,32 +200,15 @@ def test_ci_calls_targets_of_the_makefile_and_needs_no_apt(tmp_path):
     assert (tmp_path / "asked").read_text().split() == ["check", "test"]
 
 
-def test_gpu_hour_reports_each_step_and_goes_on_after_a_failure(tmp_path):
-    """Run a copy with stubs; `make test-gpu` fails."""
-    programs = tmp_path / ".venv" / "bin"
-    programs.mkdir(parents=True)
-    (tmp_path / "infra").mkdir()
-    shutil.copy(ROOT / "infra" / "gpu-hour.sh", tmp_path / "infra")
-    for name, script in {
-        "make": 'echo "made $1"; [ "$1" = bench-gpu ]',
-        "nvidia-smi": "echo H100",
-        "git": "echo 1234abc",
-        "python": "true",
-        "xrec": 'echo "$@" | tr " " "\n"',
-    }.items():
-        write_program(programs / name, script)
-    environment = {**os.environ, "PATH": f"{programs}:{os.environ['PATH']}"}
-    command = ["bash", "infra/gpu-hour.sh"]
-    subprocess.run(command, cwd=tmp_path, env=environment, check=True, timeout=60)
-    report = (tmp_path / "gpu-hour.md").read_text()
-    assert re.findall(r"exit code (\d+)", report) == ["1", "0", "0"]
-    assert re.findall(r"^made (.+)$", report, re.M) == ["test-gpu", "bench-gpu"]
-    sections = ("prepare", "pretrain-graph", "train-adapter", "backfill")
-    asked = re.findall(r"^([\w-]+\.[\w.]+)=", report, re.M)
-    assert {key.split(".")[0] for key in asked} == {"llm", *sections}
-    config = yaml.safe_load(_text("configs/sample.yaml"))
-    assert {"neighbors", *sections} <= config.keys()
-    assert "backfill.engine.kind=vllm" in report
+def test_gpu_hour_parses_and_sets_keys_that_exist():
+    subprocess.run(["bash", "-n", str(ROOT / "infra" / "gpu-hour.sh")], check=True)
+    asked = re.findall(r"\b([\w-]+)\.([\w.]+)=", _text("infra/gpu-hour.sh"))
+    assert {job for job, _ in asked} == {
+        *("llm", "prepare", "pretrain-graph", "train-adapter", "backfill"),
+    }
+    for job, key in asked:
+        if job in CONFIG_TYPES:
+            assert key in {each.name for each in keys_of(CONFIG_TYPES[job])}, key
 
 
 def _text(path: str) -> str:

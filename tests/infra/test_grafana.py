@@ -104,37 +104,33 @@ def promtool(*words: str | Path) -> None:
     assert done.returncode == 0, done.stderr + done.stdout
 
 
-def test_rules_are_valid():
-    promtool("check", "rules", "--lint-fatal", GRAFANA / "alerts.yaml")
+FIRED_AND_QUIET = {
+    "XrecServeErrors": ([series(ANSWERS, 2, status="500")], [series(ANSWERS, 0, status="500")]),
+    "XrecNightUnknown": (NIGHT[1:], NIGHT),
+    "XrecNightOld": (night("success_timestamp_seconds", -130_000), NIGHT),
+    "XrecNightRefused": (night("exit_code", 3), night("exit_code", 4)),
+    "XrecNightOverBudget": (night("exit_code", 4), NIGHT),
+    "XrecNightFailed": (night("exit_code", 1), night("exit_code", 3)),
+    "XrecNightDisk": (night("free_share", 0.05), NIGHT),
+    "XrecBackfillStalled": ([LEFT, series(PAIRS, 0)], [LEFT, series(PAIRS, 1)]),
+    "XrecBackfillFailing": (
+        [series(PAIRS, 10, outcome="empty_text")],
+        [series(PAIRS, 4, outcome="empty_text")],
+    ),
+}
 
 
-@pytest.mark.parametrize(
-    ("alert", "fired", "quiet"),
-    [
-        ("XrecServeErrors", [series(ANSWERS, 2, status="500")], [series(ANSWERS, 0, status="500")]),
-        ("XrecNightUnknown", NIGHT[1:], NIGHT),
-        ("XrecNightOld", night("success_timestamp_seconds", -130_000), NIGHT),
-        ("XrecNightRefused", night("exit_code", 3), night("exit_code", 4)),
-        ("XrecNightOverBudget", night("exit_code", 4), NIGHT),
-        ("XrecNightFailed", night("exit_code", 1), night("exit_code", 3)),
-        ("XrecNightDisk", night("free_share", 0.05), NIGHT),
-        ("XrecBackfillStalled", [LEFT, series(PAIRS, 0)], [LEFT, series(PAIRS, 1)]),
-        (
-            "XrecBackfillFailing",
-            [series(PAIRS, 10, outcome="empty_text")],
-            [series(PAIRS, 4, outcome="empty_text")],
-        ),
-    ],
-)
-def test_alert_fires(alert, fired, quiet, tmp_path):
+def test_rules_are_valid_and_fire_when_they_should(tmp_path):
     """Beside 98 good answers and 90 good pairs a minute."""
-    good = [series(ANSWERS, 98, status="200")]
-    good += [series(PAIRS, 90, outcome="explained")] if "Failing" in alert else []
-    firing = f'count(ALERTS{{alertname="{alert}", alertstate="firing"}})'
+    promtool("check", "rules", "--lint-fatal", GRAFANA / "alerts.yaml")
     tests = []
-    for given, samples in ((fired, [{"labels": "{}", "value": 1}]), (quiet, [])):
-        expected = {"expr": firing, "eval_time": "2h", "exp_samples": samples}
-        tests.append({"input_series": good + given, "promql_expr_test": [expected]})
+    for alert, (fired, quiet) in FIRED_AND_QUIET.items():
+        good = [series(ANSWERS, 98, status="200")]
+        good += [series(PAIRS, 90, outcome="explained")] if "Failing" in alert else []
+        firing = f'count(ALERTS{{alertname="{alert}", alertstate="firing"}})'
+        for given, samples in ((fired, [{"labels": "{}", "value": 1}]), (quiet, [])):
+            expected = {"expr": firing, "eval_time": "2h", "exp_samples": samples}
+            tests.append({"input_series": good + given, "promql_expr_test": [expected]})
     values = {"rule_files": [str(GRAFANA / "alerts.yaml")], "tests": tests}
     (tmp_path / "tests.yaml").write_text(yaml.safe_dump(values))
     promtool("test", "rules", tmp_path / "tests.yaml")

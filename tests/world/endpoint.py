@@ -53,13 +53,12 @@ class Answer:
 
 @dataclass(frozen=True)
 class Asked:
-    """A request: the words of its last message, how often they came before, body, headers, time."""
+    """A request: the words of its last message, how often they came before, body, headers."""
 
     words: str
     num_before: int
     body: dict[str, Any]
     headers: dict[str, str]
-    at: float
 
 
 @dataclass
@@ -112,7 +111,7 @@ def _app(stub: StubEndpoint) -> FastAPI:
         body = await request.json()
         words = body["messages"][-1]["content"]
         num_before = sum(each.words == words for each in stub.asked)
-        asked = Asked(words, num_before, body, dict(request.headers), time.monotonic())
+        asked = Asked(words, num_before, body, dict(request.headers))
         stub.asked.append(asked)
         stub.num_at_once += 1
         stub.most_at_once = max(stub.most_at_once, stub.num_at_once)
@@ -164,7 +163,7 @@ def _end(stub: StubEndpoint, batch: dict[str, Any]) -> None:
     for line in stub.files[batch["input_file_id"]].splitlines():
         row = json.loads(line)
         words = row["body"]["messages"][-1]["content"]
-        asked = Asked(words, sum(each.words == words for each in stub.asked), row["body"], {}, 0)
+        asked = Asked(words, sum(each.words == words for each in stub.asked), row["body"], {})
         stub.asked.append(asked)
         answer, made = stub.behave(asked), {"custom_id": row["custom_id"], "error": None}
         if answer.body is not None:

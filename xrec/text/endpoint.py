@@ -10,7 +10,7 @@ import json
 import queue
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from typing import Any
 
@@ -43,14 +43,19 @@ class Endpoint:
     An event loop in its own thread makes the requests, which share the config's rate limit.
 
     batches: where batches in progress are listed; needed for `config.batch`.
+    limiter: makes what limits the rate, given a number of requests and their seconds.
     """
 
     def __init__(
-        self, config: EndpointConfig, key: SecretStr | None, batches: Location | None = None
+        self,
+        config: EndpointConfig,
+        key: SecretStr | None,
+        batches: Location | None = None,
+        limiter: Callable[[float, float], AsyncLimiter] = AsyncLimiter,
     ):
         self._config, self._key = config, key
         per_minute = config.requests_per_minute
-        self._limiter = AsyncLimiter(1, 60 / per_minute) if per_minute else None
+        self._limiter = limiter(1, 60 / per_minute) if per_minute else None
         self._client = openai.AsyncOpenAI(
             api_key=key.get_secret_value() if key else "none",
             base_url=config.base_url,
@@ -147,12 +152,19 @@ class EndpointModel:
 
     All calls to `write` share the config's `concurrency` slots. A prompt holds its slot until the
     caller asks for the next reply, so a kill loses at most one reply per slot.
+
+    The arguments are those of `Endpoint`.
     """
 
     def __init__(
-        self, config: EndpointModelConfig, key: SecretStr | None, batches: Location | None = None
+        self,
+        config: EndpointModelConfig,
+        key: SecretStr | None,
+        batches: Location | None = None,
+        limiter: Callable[[float, float], AsyncLimiter] = AsyncLimiter,
     ):
-        self._form, self._endpoint = config.structured_output, Endpoint(config, key, batches)
+        self._form = config.structured_output
+        self._endpoint = Endpoint(config, key, batches, limiter)
         self._slots = threading.Semaphore(config.concurrency)
 
     def write(

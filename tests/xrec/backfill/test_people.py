@@ -58,9 +58,6 @@ def test_sentences_vary_by_pair_and_contain_the_evidence(explainer):
         assert len(counts) == len(frames()[evidence[0]])
         assert counts.most_common(1)[0][1] <= 0.22 * len(texts)
         for text in counts:
-            assert not text[0].islower()
-            assert text.endswith(".")
-            assert "{" not in text
             assert ("green teas" in text) == (evidence[2] is not None)
             assert (str(evidence[3]) in text) == (evidence[3] is not None)
             assert ("Place 1" in text) == (evidence[1] is not None)

@@ -1,6 +1,5 @@
 """What a backfill's driver reports: progress and metrics; the size of chunks; the preview."""
 
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -8,10 +7,9 @@ import pytest
 from ray.util import metrics
 
 from tests.xrec.backfill.runs import Runs
-from xrec.backfill.driver import BackfillMetrics, progress_line
+from xrec.backfill.driver import BackfillMetrics
 from xrec.backfill.plan import run_request
-from xrec.backfill.preview import preview_lines
-from xrec.bulk import Identity, Preview, Progress
+from xrec.bulk import Identity, Progress
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
 BEFORE = Progress(
@@ -23,13 +21,6 @@ BEFORE = Progress(
     working_since=NOW - timedelta(seconds=10),
     num_rows_before=3,
 )
-
-
-def test_progress_line_has_what_is_left_and_the_rate_of_this_driver():
-    line = progress_line(BEFORE, 28, NOW)
-    assert line == "6 explained, 2 failed, 20 left; 0.5 pairs/s, 40 s to go"
-    unknown = BEFORE.model_copy(update={"working_since": None})
-    assert progress_line(unknown, 28, NOW) == "6 explained, 2 failed, 20 left"
 
 
 def test_metrics_count_the_work_since_the_driver_started(monkeypatch):
@@ -51,7 +42,6 @@ def test_metrics_count_the_work_since_the_driver_started(monkeypatch):
     )
     shown = BackfillMetrics(28)
     shown.record(BEFORE)
-    assert counted == {("xrec_backfill_pairs_left", ""): 20}
     counted.clear()
     shown.record(after)
     assert counted == {
@@ -85,17 +75,3 @@ def test_chunks_are_small_enough_to_occupy_all_actors_and_to_lose_little(
     config = runs.config(**{"rows_per_chunk": None, **values})
     request = run_request(config, Identity(kind="explanations", config={}, inputs={}))
     assert request.rows_per_chunk(num_pairs) == size
-
-
-def test_preview_shows_what_is_left_and_its_costs():
-    new = Preview(100, 4, {"id": 2}, None, None, None)
-    assert preview_lines(new, 2) == [
-        "100 pairs in 4 chunks",
-        "left out: id 2",
-        "costs are unknown because no run was measured here; set limit=50 to explain and measure "
-        "the first pairs of this run",
-    ]
-    known = replace(new, rejected={}, costs_left={"seconds": 7200.0}, measured_at="s3://b/run")
-    *_, cost, source = preview_lines(known, 2)
-    assert cost == "to come: about 2.0 h of actor time; 60 min with 2 actors, plus startup"
-    assert source == "  estimated from pairs done at s3://b/run; less if any are carried over"

@@ -13,7 +13,7 @@ from xrec.backfill.driver import run_backfill
 from xrec.backfill.plan import open_backfill
 from xrec.backfill.task import load_task_explainer
 from xrec.config import EngineConfig
-from xrec.errors import ConfigError, EndpointAccessError, ModelError
+from xrec.errors import ModelError
 from xrec.text.writers import load_finisher_of, load_writer
 
 PAIRS = [f"u{user} i{item}" for user in range(4) for item in range(3)]
@@ -116,19 +116,6 @@ def test_failed_request_becomes_a_typed_row_that_can_be_retried(runs, endpoint):
     assert pairs_of(published_rows(runs.output)) == PAIRS
 
 
-def test_endpoint_that_refuses_the_key_ends_the_run_which_can_continue_later(runs, endpoint):
-    def behave(asked: Asked) -> Answer:
-        return _liked(asked) if len(stub.asked) <= 6 else Answer(status=401)
-
-    with stub_endpoint(behave) as stub:
-        values = endpoint(stub.url, concurrency=1)
-        with raises(EndpointAccessError, "key_refused"):
-            runs.run(*PAIRS, toy=load_task_explainer, **values)
-        stub.behave = _liked
-        runs.run(*PAIRS, toy=load_task_explainer, **values)
-    assert pairs_of(published_rows(runs.output)) == PAIRS
-
-
 def test_refused_text_is_sampled_again_with_another_seed_and_temperature(runs, endpoint):
     def behave(asked: Asked) -> Answer:
         return _liked(asked) if asked.num_before else Answer(text="Visit www.example.com today.")
@@ -143,17 +130,6 @@ def test_refused_text_is_sampled_again_with_another_seed_and_temperature(runs, e
     (row,) = published_rows(runs.output)
     assert (row["explanation"], row["refused"]) == ("Guest of Place 0, enjoy u0 i0.", "solicits")
     assert manifest.metrics["costs"]["num_prompt_tokens"] > 31  # the refused text is billed too
-
-
-def test_writer_without_a_language_model_cannot_be_loaded(runs):
-    with raises(ConfigError, "missing", key="llm"):
-        load_writer(runs.config(llm=None), "cpu")
-
-
-def test_missing_key_is_named_before_anything_starts(runs, endpoint, monkeypatch):
-    monkeypatch.delenv("OPENAI_API_KEY")
-    with raises(ConfigError, "key_missing", key="OPENAI_API_KEY"):
-        runs.run(*PAIRS, toy=load_task_explainer, **endpoint("http://127.0.0.1:1/v1"))
 
 
 def test_model_without_an_adapter_writes_from_words(runs):

@@ -209,21 +209,6 @@ def test_suspended_export_notices_that_another_one_took_its_folder(here):
     assert SUCCESS not in target_of(here).files()
 
 
-@pytest.mark.parametrize("hint", [b"", b'{"version":7,"size":3}'])
-def test_wrong_hint_of_the_last_checkpoint_breaks_nothing(here, hint):
-    toy = here("a odd-1")
-    toy.complete()
-    file = here.location / "_delta_log" / "_last_checkpoint"
-    file.write_bytes(hint)
-    assert rows_of(toy.published()) == toy.rows
-    assert check_output(here.uri) == []
-    table_at(here).create_checkpoint()
-    file.write_bytes(hint)
-    toy.heal()
-    assert toy.complete(retry=["odd"]).version == 1
-    assert rows_of(toy.published(), "ok") == toy.rows
-
-
 OTHERS: dict[str, Callable[[deltalake.DeltaTable], Any]] = {
     "delete": lambda table: table.delete("item = 'a'"),
     "restore": lambda table: table.restore(0),

@@ -71,18 +71,6 @@ def test_export_has_the_rows_that_succeeded(there, here, format):
     }
 
 
-def test_export_of_unknown_or_repeated_columns_is_refused(here):
-    here("a").complete()
-    for columns, code in (
-        (["status"], "unknown_column"),
-        ([], "no_or_same_columns"),
-        (["text", "text"], "no_or_same_columns"),
-    ):
-        with raises(ConfigError, code, "columns", columns):
-            export(here, columns=columns)
-    assert not target_of(here).exists()
-
-
 def test_csv_has_lists_as_json():
     aspects = [{"aspect": 'a "quiet" garden', "count": 3}]
     rows = pa.table({"text": ["one", "two"], "aspects": [aspects, None]})
@@ -114,7 +102,7 @@ def test_export_to_a_folder_that_is_not_empty_is_refused(here):
     assert schema.equals(pa.schema([toy.run.format.table_schema.field(name) for name in columns]))
 
 
-def test_export_without_a_version_or_into_the_table_is_refused(here):
+def test_export_without_a_version_of_unknown_columns_or_into_the_table_is_refused(here):
     for do in (lambda: None, here("a").drive):
         do()
         with raises(ArtifactNotFoundError, "no_table"):
@@ -122,6 +110,12 @@ def test_export_without_a_version_or_into_the_table_is_refused(here):
     here("a").publish()
     with raises(TableError, "no_version", saw=99):
         export(here, version=99)
+    for columns, code in (
+        (["status"], "unknown_column"),
+        (["text", "text"], "no_or_same_columns"),
+    ):
+        with raises(ConfigError, code, "columns", columns):
+            export(here, columns=columns)
     assert not target_of(here).exists()
     for uri in (here.uri, f"{here.uri}/export", str(Path(here.uri).parent)):
         with raises(ConfigError, "around_table", "to"):

@@ -33,7 +33,7 @@ from xrec.bulk.run import RUNS
 from xrec.bulk.status import Preview, preview
 from xrec.errors import DataError, LeaseError, TableError
 from xrec.schemas import REJECTED
-from xrec.storage import Location, read_table
+from xrec.storage import Location
 
 ROWS = [(f"u-{number}", "i") for number in range(20)]
 
@@ -116,23 +116,6 @@ def test_rule_2_each_chunk_is_read_in_one_request(there):
     assert requests == ["get_object"] * (1 + len(chunks))  # one for the index
 
 
-def test_rule_2_rejected_rows_are_listed_with_file_line_and_reason(disk):
-    table = pa.table({"user": ["u", None, "v"], "item": pa.array([1.5, 2.0, 3.0])})
-    ids = pa.table({"user": [1, 2], "item": [b"\xff", b"i"]})
-    bad = bulk.clean_keys(table, FORMAT.keys, file="one.parquet", first_line=1)
-    batches = [bad, bulk.clean_keys(ids, FORMAT.keys, file="two.parquet", first_line=100)]
-    run = bulk.open_run(toy_request(disk, batches=lambda: batches))
-    assert rows_in(run) == [("2", "i")]
-    rejected = read_table(run.folder / "plan" / "rejected.parquet", REJECTED)
-    assert [tuple(row.values())[:3] for row in rejected.to_pylist()] == [
-        ("one.parquet", 1, "float_id"),
-        ("one.parquet", 2, "null_id"),
-        ("one.parquet", 3, "float_id"),
-        ("two.parquet", 100, "invalid_utf8"),
-    ]
-    assert run.record.rejected == {"float_id": 2, "null_id": 1, "invalid_utf8": 1}
-
-
 @pytest.mark.parametrize("what", ["record", "all"])
 def test_rule_4_suspended_driver_publishes_nothing_of_an_old_plan(here, what):
     toy = here()
@@ -180,13 +163,6 @@ def clean(users: pa.Array, items: pa.Array | None = None) -> tuple[list[str], li
 )
 def test_ids_become_their_exact_text_or_are_rejected(ids, good, rejected):
     assert clean(ids) == (good, rejected)
-
-
-def test_missing_id_column_or_one_of_another_type_is_an_error():
-    with raises(DataError, "missing_column", "item", ["user"]):
-        clean_keys(pa.table({"user": ["u"]}), KEYS, file="f", first_line=1)
-    with raises(DataError, "wrong_type", saw="bool"):
-        clean(pa.array(["u"]), pa.array([True]))
 
 
 def test_bucket_of_a_key_is_the_same_in_every_version():
@@ -255,19 +231,6 @@ def test_preview_counts_rows_without_writing_and_refuses_what_the_run_would(here
     for do in (preview_at, opened):
         with raises(TableError, "other_files", "photos.zip"):
             do(other, batches=never_read)
-
-
-def test_preview_of_a_planned_run_reads_no_input_and_extrapolates_its_costs(here):
-    toy = here()
-    assert preview_at(here, batches=never_read).costs_left is None
-    progress = toy.drive(max_rows=13)
-    before = here.location.files()
-    seen = preview_at(here, batches=never_read)
-    assert here.location.files() == before
-    assert (seen.num_left, seen.measured_at) == (36 - progress.num_rows, None)
-    assert seen.costs_left["tokens"] == pytest.approx(3 * seen.num_left)
-    per_row = progress.costs["seconds"] / progress.num_rows
-    assert seen.costs_left["seconds"] == pytest.approx(per_row * seen.num_left)
 
 
 def test_given_columns_of_duplicate_rows_come_from_one_of_them():

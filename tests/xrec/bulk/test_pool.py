@@ -1,7 +1,6 @@
 """Chunks in processes on Ray: results as they finish, errors, deaths, and a used-up budget."""
 
 import time
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ from tests.errors import raises
 from tests.xrec.bulk.toy_run import Toy, ToyTask, die, rows_of
 from xrec.bulk import Outcome, Progress, Survey
 from xrec.bulk.run import Clock, now
-from xrec.errors import BudgetError, ClusterError, DataError, ModelError
+from xrec.errors import BudgetError, DataError
 from xrec.processes import RayPool
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
@@ -38,10 +37,6 @@ class WaitingTask(ToyTask):
 
 def on_ray(toy: Toy, pool: RayPool, task: Any = None, **options: Any) -> Progress:
     return toy.drive(pool, task or toy.make_task(kill=die), **options)
-
-
-def make_no_task(error: Exception | None) -> ToyTask:
-    raise error or die()
 
 
 def test_pool_raises_a_processs_error_and_then_reports_each_chunk_as_it_finishes(here):
@@ -78,35 +73,3 @@ def test_pool_starts_no_chunk_once_its_budget_is_used_up(here):
         on_ray(toy, RayPool(1), task, spent=lambda summary: "enough" if summary.num_rows else "")
     # The first chunk, which used it up, and those that started before the driver noticed.
     assert 2 <= Survey(toy.run).summary.num_rows <= 40
-
-
-@pytest.mark.slow
-def test_pool_finds_a_deadly_row_of_a_chunk_and_writes_files_in_processes(here):
-    here.patch.setattr("xrec.bulk.publisher.PART_BYTES", 3_000)
-    toy = here("deadly odd-1 bad-2 b", num_users=5, rows_per_chunk=2)
-    task = toy.make_task(kill=die, killers=[("u-3", "deadly")])
-    progress = on_ray(toy, RayPool(2), task, chunks_at_once=2)
-    assert progress.failed == {"odd": 5, "task_error": 6}
-    assert 3 <= progress.num_deaths <= 6
-    assert toy.publish() is not None
-    assert toy.published().log.files(0).num_rows > 1
-    assert rows_of(toy.published()) == toy.rows
-    failed = toy.published().dataset(status="failed").to_table().to_pylist()
-    (row,) = (row for row in failed if row["item"] == "deadly")
-    assert (row["user"], row["hint"]) == ("u-3", "a hint")
-    assert row["message"] == "2 processes died while they worked on this row alone"
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("error", "kind", "code", "saw"),
-    [
-        (ModelError("there is no model", code="gone"), ModelError, "gone", None),
-        (None, ClusterError, "processes_not_ready", 3),
-    ],
-)
-def test_pool_whose_processes_fail_or_die_while_loading_ends(here, error, kind, code, saw):
-    toy = here("a", num_users=2)
-    with raises(kind, code, saw=saw):
-        on_ray(toy, RayPool(1), partial(make_no_task, error))
-    assert Survey(toy.run).summary.num_rows == 0

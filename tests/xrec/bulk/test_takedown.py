@@ -2,7 +2,7 @@
 
 import hmac
 import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
@@ -79,8 +79,6 @@ def test_rule_13_takedown_rewrites_only_the_files_that_have_its_rows(here):
     table = toy.published()
     assert table.manifest.row_counts == {"explanations": 59, "failed": 0}
     assert rows_of(table) == [row for row in toy.rows if row != ("u-3", "a") and row[1] != "odd-1"]
-    assert table.find(table.dataset(), "user", ["u-3"]).num_rows == 1
-    assert bulk.check_output(here.uri) == []
     assert here("a odd-1 b", num_users=30).complete() == table.manifest
 
 
@@ -131,9 +129,6 @@ def test_rule_13_invalid_takedown_is_refused_and_changes_nothing(disk, rows, phr
     with raises(TableError, "unknown_takedown", saw=1):
         bulk.lift(disk.uri, 1, "no")
     assert disk.location.files() == []
-    (disk.location / "photos.zip").write_bytes(b"x")
-    with raises(TableError, "other_files", "photos.zip"):
-        bulk.take_down(disk.uri, rows=[PAIR], reason="no")
 
 
 @pytest.mark.parametrize(
@@ -227,25 +222,21 @@ def test_rule_13_takedown_after_another_program_reordered_rows_hides_no_other(he
         assert not path.startswith("part-0") or rows == sorted(rows, key=lambda r: [*r.values()])
 
 
-def lose(toys: Toys, names: Iterable[str] = ()) -> None:
-    """Delete entries of the list by hand; without names, all of `_xrec`."""
-    for name in names or [each for each in toys.location.files() if each.startswith("_xrec/")]:
-        (toys.location / name).delete()
-
-
 def users_of(toy: Toy) -> set[str]:
     return {user for user, _ in rows_of(toy.published())}
 
 
 @pytest.mark.parametrize("lost", [(), (1,), (3,)])
 def test_rule_13_nothing_is_committed_while_takedowns_are_missing(here, lost):
+    """Entries of the list are deleted by hand, or all of `_xrec`."""
     toy, uri = here(), here.uri
     toy.complete()
     for user in ("u-1", "u-2", "u-3"):
         down(here, user=user)
     names = [f"_xrec/takedowns/{number:06d}.json" for number in lost]
     kept = {name: (here.location / name).read_bytes() for name in names}
-    lose(here, names)
+    for name in names or [each for each in here.location.files() if each.startswith("_xrec/")]:
+        (here.location / name).delete()
     for command in (
         lambda: down(here, user="u-4"),
         lambda: bulk.take_down(uri, phrase="tea", reason="no"),

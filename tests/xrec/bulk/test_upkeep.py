@@ -29,7 +29,6 @@ from xrec import bulk
 from xrec.bulk import read_published
 from xrec.bulk.request import PROBES
 from xrec.bulk.run import RUNS
-from xrec.bulk.status import Finding
 from xrec.errors import ArtifactNotFoundError, TableError
 
 HOUR = timedelta(hours=1)
@@ -204,64 +203,27 @@ def test_read_status_before_during_and_after_a_run(here):
     assert (status().phase, status().num_left) == ("stopped", 0)
     toy.drive()
     assert status().phase == "done"  # the retry is not published
-    toy.publish()
-    assert status().phase == "published"
     other = here("a", identity=OTHER)
     assert (status().phase, status().record) == ("planned", other.run.record)
     other.complete()
-    assert status().phase == "published"
     bulk.rollback(here.uri, 0)
     assert (status().phase, status().is_published) == ("replaced", False)
 
 
-def findings_at(place: Place) -> list[Finding]:
-    """Check the output, and that this changes no file."""
-    with unchanged(place):
-        return bulk.check_output(place.uri, place.storage)
+def test_check_changes_nothing_and_reports_a_missing_output_other_files_and_an_unfinished_run(here):
+    def check() -> list[tuple[str, bool]]:
+        with unchanged(here):
+            found = bulk.check_output(here.uri, here.storage)
+        return [(each.severity, each.what.startswith(here.uri)) for each in found]
 
-
-def the_finding(place: Place, severity: str) -> str:
-    """Return the text of the only finding, which has this severity."""
-    (finding,) = findings_at(place)
-    assert finding.severity == severity
-    return finding.what
-
-
-def test_check_reports_a_missing_output_and_other_files(disk):
-    assert "there is no table and no run; check the URI" in the_finding(disk, "error")
-    (disk.location / "photos.zip").write_bytes(b"x")
-    assert "contains other files, such as photos.zip" in the_finding(disk, "error")
-
-
-def test_check_names_a_missing_or_changed_file(here):
-    toy = here("a")
-    toy.complete()
-    (path,) = files_of(toy)
-    file = here.location / path
-    for spoil in (lambda: file.write_bytes(b"x"), file.delete):
-        spoil()
-        text = the_finding(here, "error")
-        assert f"1 files of version 0 are missing or have the wrong size, such as {path}" in text
-        assert "run the job again to go back to a version that is whole" in text
-
-
-def test_check_reports_how_far_a_run_is_once_no_driver_works_on_it(here):
-    toy, during, pool = here(), [], stopped_after(2)
-    stop = pool.before
-    pool.before = lambda chunk: (during.extend(findings_at(here)), stop(chunk))
-    with pytest.raises(KeyboardInterrupt):
-        toy.drive(pool)
-    assert during == []
-    text = the_finding(here, "warning")
-    assert "12 of 36 rows done: it was stopped before it was done; run the job again" in text
+    assert check() == [("error", True)]
+    other = here.at("other")
+    (other.location / "photos.zip").write_bytes(b"x")
+    (found,) = bulk.check_output(other.uri)
+    assert "contains other files, such as photos.zip" in found.what
+    other.location.delete()
+    toy = here()
     kill(toy, 1, term=timedelta(0))
-    assert "its driver stopped reporting" in the_finding(here, "warning")
-    part = toy.run.folder / "plan" / "part-00000.arrow"
-    content = part.read_bytes()
-    part.delete()
-    assert any("files of the plan are missing" in finding.what for finding in findings_at(here))
-    part.write_bytes(content)
-    toy.drive()
-    assert "36 of 36 rows done: it is not published" in the_finding(here, "warning")
+    assert check() == [("warning", True)]
     here("b", identity=OTHER).complete()
-    assert findings_at(here) == []  # a newer run is published
+    assert check() == []  # a newer run is published

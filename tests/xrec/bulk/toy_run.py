@@ -217,11 +217,6 @@ def stopped_after(num_chunks: int, error: type[BaseException] = KeyboardInterrup
     return pool
 
 
-def interrupt(toy: Toy, num_chunks: int, **settings: Any) -> None:
-    with pytest.raises(KeyboardInterrupt):
-        toy.drive(stopped_after(num_chunks), **settings)
-
-
 def kill(toy: Toy, num_chunks: int, holder: str = "", term: timedelta = TERM) -> None:
     """Kill a driver after this many chunks, so that it reports neither its end nor its counts.
 

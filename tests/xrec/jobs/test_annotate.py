@@ -47,7 +47,7 @@ def _states(project: str, *overrides: str) -> dict[str, str]:
     return {artifact.kind: artifact.state for artifact in artifacts}
 
 
-def test_annotate_command_stops_at_its_limit_and_continues_without(project):
+def test_annotate_stops_at_its_limit_continues_without_and_refuses_other_reviews(project, tmp_path):
     assert "reached limit=7; " in said("annotate", project, "limit=7")
     assert _states(project) == {"annotations": "begun", "dataset": "missing"}
     assert f"explanations {4 * NUM_USERS}" in said("annotate", project)
@@ -56,12 +56,7 @@ def test_annotate_command_stops_at_its_limit_and_continues_without(project):
     out = said("table", "status", uri)
     assert ("kind: annotations\n" in out, "\nphase: published\n" in out) == (True, True)
     assert f"{uri}: nothing is wrong" in said("table", "check", uri)
-
-
-def test_finished_annotate_does_nothing_and_refuses_other_reviews(project, tmp_path):
-    manifest = annotate_job.run(_annotate(project))
-    assert annotate_job.output(_annotate(project)).found().state == "up to date"
-    assert annotate_job.run(_annotate(project)) == manifest
+    assert annotate_job.run(_annotate(project)) == annotate_job.run(_annotate(project))
     write_json_lines(tmp_path / "reviews.jsonl", [review("a", "1", time=1)])
     assert annotate_job.output(_annotate(project), exact=False).found().state == "up to date"
     assert annotate_job.output(_annotate(project)).found().state == "stale"

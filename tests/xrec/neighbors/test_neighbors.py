@@ -93,12 +93,6 @@ def test_blocks_change_nothing(choices, monkeypatch):
         assert (getattr(whole, name) == getattr(cut, name)).all()
 
 
-def test_no_interactions_have_no_neighbors():
-    found = build(np.empty((2, 0), np.int64), 3, 4)
-    assert len(found.targets) == 0
-    assert found.starts.tolist() == [0] * 5
-
-
 @given(numbers=st.lists(st.integers(0, 10**7)), least=st.integers(3, 300))
 def test_lower_bounds_hold_and_hide_small_groups(numbers, least):
     bounds = lower_bounds(numbers, least)
@@ -122,14 +116,6 @@ def test_scores_of_a_user_do_not_copy_the_weights_of_all_items():
     assert sums.tolist() == [2.0] * num_items
     assert np.shares_memory(matrix.indices, targets)
     assert most - before < targets.nbytes / 2
-
-
-def test_scores_are_the_sums_over_the_history(choices, found, seen):
-    users = torch.tensor([5, 0, 9])
-    rows, items, sums = NeighborScores(weights_of(found), seen).of(users)
-    made = torch.zeros(3, NUM_ITEMS).index_put((rows, items), sums)
-    expected = choices[users] @ weights_of(found).toarray()
-    assert made.numpy() == pytest.approx(expected, rel=1e-5)
 
 
 def test_ranking_adds_the_neighbors_part(choices, found, seen, vectors):

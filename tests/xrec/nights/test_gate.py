@@ -187,16 +187,16 @@ def shop(num_users: int, per_user: int, num_items: int, offset: int = 0) -> tupl
 def test_gate_by_default_stops_a_night_that_lost_part_of_the_shop(runs):
     """The small dataset knows few of these users, so most pairs fail, which is not judged here."""
     small = {"gate": {"coverage": None}, "rows_per_chunk": 1024}
-    runs.run(*shop(1000, 20, 500), **small)
+    runs.run(*shop(200, 20, 100), **small)
     for tonight, stops in (
-        (shop(1000, 1, 3), {"rows", "items", "pairs"}),  # each gets one of three bestsellers
-        (shop(1000, 1, 500)[:200], {"rows", "users", "items", "pairs"}),  # 1 % of the rows
-        (shop(400, 20, 25), {"rows", "users", "items", "pairs"}),
+        (shop(200, 1, 3), {"rows", "items", "pairs"}),  # each gets one of three bestsellers
+        (shop(200, 1, 100)[:40], {"rows", "users", "items", "pairs"}),  # 1 % of the rows
+        (shop(80, 20, 25), {"rows", "users", "items", "pairs"}),
     ):
         with raises(GateError, "gate_not_passed", "gate") as raised:
             runs.run(*tonight, **small)
         assert set(raised.value.saw) == stops
-    assert runs.run(*shop(1000, 20, 500)[1000:], **small).version == 1
+    assert runs.run(*shop(200, 20, 100)[200:], **small).version == 1
 
 
 def test_bound_is_tightened_by_the_last_nights_and_never_loosened():
@@ -247,13 +247,8 @@ def test_candidate_that_does_not_pass_stays_until_it_is_published_by_force(runs,
     assert finish(config, run, make_gate(config, run, "again")).version == 3
     assert runs.run(*PAIRS, toy=never, **{**bad, "gate": None}).version == 3
     vacuum(uri, timedelta(0))
-    for versions in (("0", "3"), ("3", "0")):
-        code, _, err = xrec("table", "diff", uri, *versions)
-        assert (
-            code,
-            "version 0 cannot be read because its file part-" in err,
-            "choose another" in err,
-        ) == (1, True, True), err
+    code, _, err = xrec("table", "diff", uri, "3", "0")
+    assert (code, "version 0 cannot be read because its file part-" in err) == (1, True), err
 
 
 @pytest.mark.usefixtures("actors_here")

@@ -5,10 +5,9 @@ import os
 import pkgutil
 import shutil
 import signal
-import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from itertools import chain, pairwise
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +30,7 @@ from tests.world.shop import SAMPLE, review, write_json_lines, write_project, wr
 from tests.world.workspace import make_town
 from tests.xrec.jobs.conftest import DECODING, train_in_process, work_here
 from tests.xrec.serve.local_endpoint import ITEMS, USERS, held_port, serve_config, sse
-from xrec.backfill import present, read_explanations, read_failed
+from xrec.backfill import read_explanations, read_failed
 from xrec.backfill.identity import PARTS
 from xrec.bulk import check_output, take_down
 from xrec.config import JobConfig, SampleSource, read_project
@@ -42,11 +41,8 @@ from xrec.errors import (
     ConfigError,
     GateError,
     LeaseError,
-    TrainingError,
 )
 from xrec.graph.artifact import read_graph
-from xrec.jobs import backfill as backfill_job
-from xrec.jobs import job_named
 from xrec.jobs import pipeline as pipeline_job
 from xrec.jobs.pipeline import chosen_configs
 from xrec.nights.metrics import HELP
@@ -99,11 +95,8 @@ class ProjectHere:
             train_in_process(patch)
             pipeline_job.run(self.configs("pretrain-graph.folds=0"), tell=print)
 
-    def refresh(self, *overrides: str, train: bool = False) -> tuple[Manifest, list[str]]:
-        lines: list[str] = []
-        configs = self.configs(*overrides)
-        manifest = pipeline_job.refresh(configs, train=train, tell=lines.append)
-        return manifest, [line for line in lines if "done in" not in line]
+    def refresh(self, *overrides: str, train: bool = False) -> Manifest:
+        return pipeline_job.refresh(self.configs(*overrides), train=train, tell=print)
 
     def costs(self, night: int) -> tuple[dict[str, dict[str, float]], dict[str, float]]:
         """Return what each job of a night cost, and their total."""
@@ -209,64 +202,26 @@ def _check_night(
     assert {part for reason in again for part in reason.split(" + ")} <= {"new", "failed", *PARTS}
 
 
-def _killed(config: JobConfig) -> Manifest:
-    raise TrainingError("killed")
-
-
 @pytest.mark.slow
 @pytest.mark.usefixtures("trains_here")
-def test_two_nights_keep_what_did_not_change(town, monkeypatch):
-    first, raw = town.texts(), town.folder / "raw"
-    vectors = [town.vectors("")]
-    write_day(raw, ("resident-7",), 78, 7)
-
-    # Killed in the last job: readers see the earlier texts, and the next call continues.
-    with monkeypatch.context() as patch:
-        patch.setattr(backfill_job, "run", _killed)
-        with pytest.raises(TrainingError):
-            town.refresh()
-    assert town.texts() == first
-    base = town.configs()["backfill"]
-    assert present(base).artifact("graph") == str(town.workspace / "graph")
-    manifest, lines = town.refresh()
-    skipped = [line.split()[2].rstrip(":") for line in lines if "skipped" in line]
-    assert skipped == ["prepare", "pretrain-graph", "recommend"]
-    second = town.texts()
-    _check_night(town, first, second, manifest)
-    keys = {pair: row["content_key"] for pair, row in first.items()}
-    assert (
-        sum(row["content_key"] == keys.get(pair) for pair, row in second.items()) > len(first) / 2
-    )
+def test_night_keeps_what_did_not_change(town):
+    before, earlier = town.texts(), town.vectors("")
+    write_day(town.folder / "raw", ("resident-7",), 78, 7)
+    manifest = town.refresh()
+    now, later = town.texts(), town.vectors("nights/1")
+    _check_night(town, before, now, manifest)
+    assert manifest.metrics["num_carried"] > len(before) / 2
     assert manifest.metrics["written_again"].keys() & {"new", "item_texts"}
 
-    # The same files again: nothing to do.
-    version = manifest.version
-    manifest, lines = town.refresh()
-    assert lines[0] == "the raw files did not change"
-    assert manifest.version == version
-    assert all("skipped" in line for line in lines[1:])
-    assert present(base).artifact("graph") == str(town.workspace / "nights/1/graph")
-    assert job_named("backfill").output(present(base), exact=False).found().state == "up to date"
-
-    write_day(raw, ("resident-7", "resident-70"), 80, 8)
-    manifest, _ = town.refresh()
-    third = town.texts()
-    _check_night(town, second, third, manifest)
-    assert manifest.metrics["made_from"]["dataset"] == "workspace:nights/2/dataset"
-
-    # Users who are gone leave holes. Others keep their index and, unless it moved, their vector.
-    gone = ("resident-7", "resident-70")
-    left = ["" if user in gone else user for user in town.users("dataset")]
-    assert town.users("nights/2/dataset")[:FIRST] == left
-    assert not {user for user, _ in third} & {*gone, ""}
-    vectors += [town.vectors("nights/1"), town.vectors("nights/2")]
-    for night, (earlier, later) in enumerate(pairwise(vectors), start=1):
-        location = open_location(str(town.workspace / f"nights/{night}/graph"))
-        metrics, rows = read_manifest(location, "graph").metrics, later[: len(earlier)]
-        moved = (rows != earlier).any(dim=1)
-        assert int(moved.sum()) <= metrics["num_moved"] < metrics["num_known"] / 2
-        far = (rows - earlier).norm(dim=1) > 0.1 * earlier.norm(dim=1)
-        assert torch.equal(moved, far)
+    # Who is gone leaves a hole. Others keep their index and, unless it moved, their vector.
+    users = ["" if user == "resident-7" else user for user in town.users("dataset")]
+    assert town.users("nights/1/dataset")[:FIRST] == users
+    assert not {user for user, _ in now} & {"resident-7", ""}
+    metrics = read_manifest(open_location(f"{town.workspace}/nights/1/graph"), "graph").metrics
+    moved = (later[:FIRST] != earlier).any(dim=1)
+    assert int(moved.sum()) <= metrics["num_moved"] < metrics["num_known"] / 2
+    far = (later[:FIRST] - earlier).norm(dim=1) > 0.1 * earlier.norm(dim=1)
+    assert torch.equal(moved, far)
 
 
 @pytest.mark.slow
@@ -306,15 +261,12 @@ def test_night_with_training_rewrites_all_texts_and_its_candidate_can_be_inspect
     metrics = published["metrics"]
     assert metrics["made_from.adapter"] == "workspace:nights/2/adapter"
     assert metrics["num_carried"] == 0
-    others = {"written_again.new", "written_again.failed"}
-    reasons = {name for name in metrics if name.startswith("written_again.")} - others
-    assert all("settings" in name for name in reasons)
     graph = read_manifest(open_location(str(town.workspace / "nights/2/graph")), "graph")
     assert graph.metrics["num_moved"] > 0
 
     # The next night has the trained adapter, and carries its texts over.
     write_day(town.folder / "raw", (), 79, 8)
-    manifest, _ = town.refresh(a_second)
+    manifest = town.refresh(a_second)
     assert manifest.metrics["made_from"]["adapter"] == "workspace:nights/2/adapter"
     assert manifest.metrics["num_carried"] > 0
     night, (jobs, costs) = manifest.metrics["night"], town.costs(3)
@@ -627,8 +579,6 @@ def test_forgotten_person_is_in_no_byte_and_stays_away_wherever_the_command_is_k
         (("--users", "none.txt"), "unreadable_file", "none.txt"),
         (("--users", "blank.txt"), "blanks_beside_id", 3),
         (("--user", " "), "nobody_to_forget", None),
-        (("--user", "u1", "--retention", "-1"), "", None),
-        (("--user", "u1", "--retention", "inf"), "", None),
     ],
 )
 def test_forget_refuses_bad_input_and_writes_nothing(tmp_path, monkeypatch, arguments, code, saw):
@@ -636,11 +586,8 @@ def test_forget_refuses_bad_input_and_writes_nothing(tmp_path, monkeypatch, argu
     path = write_yaml(tmp_path / "shop.yaml", values)
     (tmp_path / "blank.txt").write_text("u1\n\nu2 \n")
     monkeypatch.chdir(tmp_path)
-    if code:
-        error = refused("forget", path, *arguments)
-        assert (error.exit_code, error.code, error.saw) == (2, code, saw)
-    else:
-        assert xrec("forget", path, *arguments)[0] == 2
+    error = refused("forget", path, *arguments)
+    assert (error.exit_code, error.code, error.saw) == (2, code, saw)
     assert not (tmp_path / "workspace").exists()
 
 
@@ -758,16 +705,6 @@ def test_init_and_run_turn_csv_files_of_other_names_into_explanations(command, t
     assert explained.num_rows > 30
     assert set(explained["rank"].to_pylist()) == {1}
     assert read_manifest(workspace / "evaluation", "evaluation").metrics
-
-
-def test_serve_with_a_port_in_use_or_a_bad_tls_file_is_refused(tmp_path, monkeypatch):
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    config, path = serve_config(make_town(tmp_path)), tmp_path / "serve.yaml"
-    with socket.create_server(("127.0.0.1", 0), reuse_port=True) as taken:
-        for http in ({"port": taken.getsockname()[1]}, {"tls": str(path)}):
-            error = refused("serve", write_project(path, config, http=http))
-            assert error.code == "not_started"
-            assert all(f"http.{name}={value}" in str(error) for name, value in http.items())
 
 
 @pytest.mark.slow

@@ -53,3 +53,11 @@ def test_last_chunks_are_left_for_processes_that_are_still_loading():
     marks.done(0)
     marks.done(3)
     assert marks.next("w1") == WAIT  # w2 may die
+
+
+def test_processes_that_die_before_they_are_ready_end_the_run():
+    marks = Marks(1, range(3))
+    goes_on = [marks.starting(f"w{number}", "actor", "node") for number in range(4)]
+    assert (goes_on, marks.is_over()) == ([True, True, True, False], True)
+    _, error = marks.news()
+    assert error.code == "processes_not_ready"

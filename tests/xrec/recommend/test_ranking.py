@@ -24,7 +24,6 @@ from xrec.graph.artifact import GraphEmbeddings, read_graph
 from xrec.graph.index import ItemIndex
 from xrec.graph.ranking import SeenItems
 from xrec.recommend import identify, read_recommendations
-from xrec.recommend.eligible import read_eligibility
 from xrec.recommend.ranking import Ranker, recommend
 from xrec.storage import Manifest, location_of, open_location
 
@@ -210,7 +209,11 @@ def test_items_are_recommended_only_to_users_who_may_get_them(
     assert {item for _, item, *_ in _expected(config, 5, out)} >= {"i0", "i1"}
 
 
-def test_identity_has_the_content_of_the_eligible_items(make_config, tmp_path):
+def test_identity_has_inputs_settings_and_the_content_of_the_eligible_items(make_config, tmp_path):
+    plain = identify(make_config())
+    assert set(plain[1]) == {"dataset", "graph"}
+    for values in ({"k": 2}, {"index": "hnsw"}):
+        assert identify(make_config(**values), lambda name: name) != plain
     stock, other = (str(tmp_path / f"{name}.csv") for name in "ab")
     for path in (stock, other):
         Path(path).write_text("item_id\ni1\n")
@@ -218,26 +221,7 @@ def test_identity_has_the_content_of_the_eligible_items(make_config, tmp_path):
     assert one == identify(make_config(eligible={"items": other}))
     Path(other).write_text("item_id\ni2\n")
     assert one[1] != identify(make_config(eligible={"items": other}))[1]
-    assert one != identify(make_config())
-
-
-@pytest.mark.parametrize(
-    ("text", "code"), [("sku\ni1\n", "missing_column"), ("a,b\n1,2,3\n", "broken_file")]
-)
-def test_unusable_table_of_eligible_items_is_refused(make_config, tmp_path, text, code):
-    (tmp_path / "stock.csv").write_text(text)
-    config = make_config(eligible={"items": str(tmp_path / "stock.csv")})
-    with raises(DataError, code):
-        read_eligibility(config, read_dataset(location_of(config, "dataset")))
-
-
-@needs_faiss
-def test_run_by_an_index_reports_its_recall(make_config, tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    config = make_config(index="hnsw")
-    metrics = _run(config).metrics
-    assert (metrics["recall_of_index"], metrics["compared_users"]) == (1, 23)  # of 15 items
-    _check(config)
+    assert one != plain
 
 
 def _dataset(num_users: int, num_items: int, edges: Tensor, lost: list[int]) -> Dataset:
@@ -255,10 +239,6 @@ def _dataset(num_users: int, num_items: int, edges: Tensor, lost: list[int]) -> 
     )
 
 
-def _rough_index(items: Tensor, lost: Any) -> ItemIndex:
-    return ItemIndex("items", items, lost, num_links=4, num_build=8, num_search=16)
-
-
 @needs_faiss
 def test_index_finds_nearly_all_of_the_best_and_no_seen_or_lost_item(tmp_path, monkeypatch):
     """This includes users who have seen nearly all items, for whom the index finds too few."""
@@ -274,7 +254,9 @@ def test_index_finds_nearly_all_of_the_best_and_no_seen_or_lost_item(tmp_path, m
     graph = GraphEmbeddings(users, items, dataset.manifest)
     asked = np.array([0, 5, *range(9, 300)])
     found = Ranker(dataset, graph, 10)
-    found.index, found.compared = _rough_index(items, dataset.lost_items), np.arange(0, 99)
+    rough = {"num_links": 4, "num_build": 8, "num_search": 16}
+    found.index = ItemIndex("items", items, dataset.lost_items, **rough)
+    found.compared = np.arange(0, 99)
     (mine, recalls), (theirs, none) = found.rank(asked), Ranker(dataset, graph, 10).rank(asked)
     rows, expected = mine.to_pandas(), theirs.to_pandas()
     assert rows.user_id.nunique() < len(asked)  # some have seen all
@@ -309,14 +291,6 @@ def test_index_is_a_file_of_the_node_and_is_built_again_if_truncated(tmp_path, m
     assert file.read_bytes() == content
     for each in (again, rebuilt):
         assert all(map(torch.equal, each, first))
-
-
-def test_identity_has_inputs_k_and_index(make_config, tmp_path):
-    one = identify(make_config())
-    assert set(one[1]) == {"dataset", "graph"}
-    assert list(tmp_path.iterdir()) == []
-    for values in ({"k": 2}, {"index": "hnsw"}):
-        assert identify(make_config(**values), lambda name: name) != one
 
 
 def test_unusable_settings_and_artifacts_are_refused(make_config, tmp_path):

@@ -152,19 +152,12 @@ def test_footer_longer_than_the_first_request_is_read(output, num_bytes):
     assert read_footer(output / "file").num_rows == 2
 
 
-@pytest.mark.parametrize(
-    ("columns", "error"),
-    [
-        ({"user_id": ["a"], "profile": [""]}, KeyError),
-        ({"user_id": ["a"], "user_index": ["one"], "profile": [""]}, pa.ArrowInvalid),
-        ({"user_id": ["a"], "user_index": [2**40], "profile": [""]}, pa.ArrowInvalid),
-        ({"user_id": [None], "user_index": [0], "profile": [""]}, ValueError),
-    ],
-)
-def test_write_table_writes_nothing_if_a_value_does_not_fit(tmp_path, columns, error):
+@pytest.mark.parametrize("changes", [{"user_index": 2**40}, {"user_id": None}])
+def test_write_table_writes_nothing_if_a_value_does_not_fit(tmp_path, changes):
     location = open_location(str(tmp_path / "users.parquet"))
-    with pytest.raises(error):
-        write_table(location, pa.table(columns), USERS)
+    row = {"user_id": "a", "user_index": 0, "profile": "", **changes}
+    with pytest.raises(ValueError):  # noqa: PT011  Arrow's, or of a null
+        write_table(location, pa.Table.from_pylist([row]), USERS)
     assert not location.exists()
 
 

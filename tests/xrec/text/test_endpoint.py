@@ -7,16 +7,18 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
+from unittest.mock import AsyncMock, Mock, call
 
 import pytest
 from pydantic import ValidationError
 
 from tests.errors import raises
 from tests.world.endpoint import Answer, Asked, StubEndpoint, stub_endpoint
-from tests.xrec.text.asked import KEY, Said, endpoint_model, prompts, right
+from tests.xrec.text.asked import KEY, Said, endpoint_config, endpoint_model, prompts, right
 from xrec.config import EndpointModelConfig, SamplingConfig
 from xrec.errors import ConfigError, EndpointAccessError, EndpointError, EndpointUnreachableError
 from xrec.text import Reply, ask, endpoint_key
+from xrec.text.endpoint import EndpointModel
 from xrec.text.replies import strict_schema
 
 SAMPLING = SamplingConfig()
@@ -78,11 +80,14 @@ def test_endpoint_limits_the_rate_of_all_requests_including_retries():
     def behave(asked: Asked) -> Answer:
         return Answer(status=500) if asked.num_before < 1 else right(asked)
 
-    stub, replies = _asked(behave, 20, requests_per_minute=3000, concurrency=50)
+    make, limiter = Mock(), AsyncMock()
+    make.return_value = limiter
+    with stub_endpoint(behave) as stub:
+        config = endpoint_config(stub, requests_per_minute=3000, concurrency=50)
+        replies = list(ask(EndpointModel(config, KEY, limiter=make), prompts(20), SAMPLING))
     assert len(_words(replies)) == 20
-    times = [each.at for each in stub.asked]
-    assert len(times) == 40
-    assert times[-1] - times[0] >= 30 * 60 / 3000  # a limit on first requests alone: 20
+    assert make.mock_calls[0] == call(1, 60 / 3000)
+    assert limiter.acquire.await_count == len(stub.asked) == 40
 
 
 @pytest.mark.parametrize(
