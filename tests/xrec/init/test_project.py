@@ -91,8 +91,9 @@ def test_init_without_explanations_plans_reasons_from_what_people_did(tmp_path, 
     (shop / "clients.csv").unlink()
     out = said("init", tmp_path / "project", "--from", shop)
     values = _written(tmp_path)
-    jobs = "prepare pretrain-graph neighbors recommend backfill"
+    jobs = "prepare pretrain-graph neighbors recommend backfill serve"
     assert " ".join(values) == f"workspace workers {jobs}"
+    assert values["serve"] == {"llm": None}
     words = {"chose": "bought", "this": "this item"}
     assert values["backfill"] == {"llm": None, "decoding": {"text": {"people": words}}}
     assert "too few explanations to train on (0 for train, 0 for validation, 0 for test;" in out
