@@ -219,10 +219,10 @@ def test_s3_table_is_opened_with_the_settings_and_with_the_environment(s3, monke
 
 
 def test_request_each_runs_several_at_once_in_order_and_raises_their_errors():
-    barrier, numbers = threading.Barrier(4, timeout=30), itertools.count()
+    barriers, numbers = [threading.Barrier(4, timeout=60) for _ in range(16)], itertools.count()
 
     def request(number: int) -> int:
-        barrier.wait()  # passes only if four run at once
+        barriers[number // 4].wait()  # passes only if these four run at once
         if number == 52:
             raise OSError("no answer")
         return number
