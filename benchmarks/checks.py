@@ -33,7 +33,7 @@ from xrec.adapter.pairs import Pair
 from xrec.config import BackfillConfig, DecodingConfig, TextConfig, load_config
 from xrec.data import drawn_pairs, held_out_pairs
 from xrec.generate.explainer import Explainer
-from xrec.text.writers import load_writer
+from xrec.text.writers import load_explainer
 
 app = command_line()
 
@@ -78,7 +78,7 @@ def _variants(
 
 
 def _explainer(config: BackfillConfig, adapter: str) -> Explainer:
-    return load_writer(config.with_artifacts({"adapter": adapter}), config.actors.device)
+    return load_explainer(config.with_artifacts({"adapter": adapter}), config.actors.device)
 
 
 def run_variant(explainer: Explainer, decoding: DecodingConfig, num_pairs: int) -> Record:

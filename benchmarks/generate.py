@@ -36,9 +36,9 @@ from benchmarks.report import (
     Rounds,
     Threads,
     command_line,
+    explaining,
     known,
     peak_gib,
-    sources_of,
     summary,
     take_turns,
     write_tables,
@@ -48,7 +48,7 @@ from xrec.config import DecodingConfig, EngineConfig, LLMConfig
 from xrec.generate.builtin.engine import load_engine
 from xrec.generate.engine import text_params
 from xrec.generate.explainer import Explainer
-from xrec.generate.loading import load_explainer
+from xrec.text.writers import load_explainer
 
 app = command_line(__doc__)
 
@@ -89,8 +89,8 @@ class Setup:
 def prepare(contest: Contest) -> Setup:
     """Load the workspace's artifacts and the language model, and build the prompts."""
     torch.set_num_threads(contest.threads)
-    sources = sources_of(contest.workspace, LLMConfig(model=contest.llm, dtype=contest.dtype))
-    explainer = load_explainer(sources, device=contest.device, engine=_ENGINE)
+    llm = LLMConfig(model=contest.llm, dtype=contest.dtype)
+    explainer = load_explainer(explaining(contest.workspace, llm, _ENGINE), contest.device)
     model = explainer.model
     assert model is not None
     unpack_linears(model)

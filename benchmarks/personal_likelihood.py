@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.personal_data import Indices, Pairs
-from benchmarks.report import Values, sources_of
+from benchmarks.report import Values, explaining
 from xrec.adapter.pairs import Pair
 from xrec.checks import AspectNames
 from xrec.config import EngineConfig, LLMConfig
@@ -18,11 +18,11 @@ from xrec.data import Dataset, read_dataset
 from xrec.data.language import composed
 from xrec.errors import ArtifactMismatchError, DataError
 from xrec.generate.explainer import Explainer
-from xrec.generate.loading import load_explainer
 from xrec.generate.scoring import token_log_likelihoods
 from xrec.llm.loss import Example
 from xrec.llm.prompt import PromptBuilder, PromptTooLongError
 from xrec.storage import open_location, read_manifest
+from xrec.text.writers import load_explainer
 
 Ask = tuple[Pair, int]
 """A prompt, and the row of the reference that follows it."""
@@ -178,5 +178,4 @@ def same_dataset(sources: Sequence[str]) -> Dataset:
 def load_model_of(source: str, llm: LLMConfig) -> Explainer:
     """The model of WORKSPACE, or of WORKSPACE#URI with another adapter."""
     workspace, _, adapter = source.partition("#")
-    sources = sources_of(workspace, llm, adapter or None)
-    return load_explainer(sources, device="auto", engine=EngineConfig())
+    return load_explainer(explaining(workspace, llm, EngineConfig(), adapter))

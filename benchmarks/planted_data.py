@@ -15,23 +15,21 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
-from benchmarks.report import sources_of
+from benchmarks.report import explaining
 from xrec.adapter.pairs import Pair, PairPrompts
 from xrec.config import EngineConfig, SampleSource, Split, TrainAdapterConfig
 from xrec.data import Dataset, HeldOutPair, held_out_pairs, read_dataset
 from xrec.errors import DataError
 from xrec.generate.builtin.engine import load_engine
 from xrec.generate.explainer import Explainer, checker_of
-from xrec.generate.loading import load_explainer
 from xrec.graph.artifact import read_graph
-from xrec.lab.compare.text_only import frozen_model
-from xrec.llm.model import load_tokenizer, stop_token_ids
+from xrec.llm.model import load_llm, load_tokenizer, stop_token_ids
 from xrec.llm.prompt import PairTexts, PromptBuilder
 from xrec.llm.source import resolve_model
 from xrec.sample import ASPECTS, generate_town
 from xrec.sample.texts import taste_sentence
 from xrec.storage import location_of
-from xrec.text.writers import builder_from_words
+from xrec.text.writers import builder_from_words, load_explainer
 from xrec.train.adapter import train_adapter
 from xrec.train.example_shards import explained_pairs
 
@@ -113,14 +111,16 @@ class Town:
         seen = partial(seen_pairs, unseen=self.unseen(seed))
         with mock.patch("xrec.train.example_shards.explained_pairs", seen):
             train_adapter(config)
-        sources = sources_of(config.workspace, config.llm, adapter)
-        return load_explainer(sources, device="cpu", engine=EngineConfig())
+        return load_explainer(
+            explaining(config.workspace, config.llm, EngineConfig(), adapter), "cpu"
+        )
 
     def _stated(self) -> Explainer:
         """The language model without an adapter, which is told of the favourite in words."""
         config = self.config
-        model = frozen_model(sources_of(config.workspace, config.llm), torch.device("cpu"))
-        tokenizer = load_tokenizer(resolve_model(config.llm, config.storage))
+        folder = resolve_model(config.llm, config.storage)
+        model = load_llm(config.llm, folder, torch.device("cpu"))
+        tokenizer = load_tokenizer(folder)
         builder = builder_from_words(self.dataset, tokenizer, config.prompt)
         prompts = StatedTaste(self.dataset, builder, self.favourites)
         engine = load_engine(model, stop_token_ids(model, tokenizer), EngineConfig())

@@ -16,9 +16,8 @@ import torch
 import typer
 from numpy.typing import NDArray
 
-from xrec.config import LLMConfig, StorageConfig
+from xrec.config import EngineConfig, ExplanationsJobConfig, LLMConfig
 from xrec.evaluate.intervals import mean_interval
-from xrec.generate.loading import Sources
 
 Record = dict[str, Any]
 Values = NDArray[np.float64]
@@ -164,15 +163,12 @@ def write_tables(
     typer.echo(f"\n{text}")
 
 
-def sources_of(workspace: str, llm: LLMConfig, adapter: str | None = None) -> Sources:
-    """The artifacts of a workspace with the model `llm`, or with the adapter at another URI."""
-    return Sources(
-        dataset=f"{workspace}/dataset",
-        graph=f"{workspace}/graph",
-        adapter=adapter or f"{workspace}/adapter",
-        llm=llm,
-        storage=StorageConfig(),
-    )
+def explaining(
+    workspace: str, llm: LLMConfig, engine: EngineConfig, adapter: str | None = None
+) -> ExplanationsJobConfig:
+    """Return a job on a workspace's artifacts, or with the adapter at another URI."""
+    config = ExplanationsJobConfig(workspace=workspace, llm=llm, engine=engine)
+    return config.with_artifacts({"adapter": adapter})
 
 
 def _cell(value: object) -> str:

@@ -19,10 +19,10 @@ from transformers import GenerationConfig
 from benchmarks.generate import unpack_linears
 from xrec.adapter.pairs import Pair
 from xrec.cluster import ensure_ray
-from xrec.config import EngineConfig, ServeConfig, load_config
+from xrec.config import ServeConfig, load_config
 from xrec.generate.engine import Completion
-from xrec.generate.loading import load_explainer, sources_of
 from xrec.llm.model import stop_token_ids
+from xrec.text.writers import load_explainer
 
 api = FastAPI()
 
@@ -34,9 +34,7 @@ class Plain:
 
     def __init__(self, config: ServeConfig):
         torch.set_num_threads(config.models.cpus)
-        engine = config.engine
-        assert isinstance(engine, EngineConfig)
-        self._explainer = load_explainer(sources_of(config), device="cpu", engine=engine)
+        self._explainer = load_explainer(config, "cpu")
         self._decoding = config.decoding
         model = self._explainer.model
         assert model is not None

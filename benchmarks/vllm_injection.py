@@ -22,7 +22,7 @@ from benchmarks.report import (
     Output,
     Rounds,
     command_line,
-    sources_of,
+    explaining,
     summary,
     take_turns,
     write_tables,
@@ -67,18 +67,16 @@ def one(contestant: str, settings: str) -> None:
     from benchmarks.generate import prompts_of
     from xrec.config import EngineConfig, LLMConfig
     from xrec.generate.engine import TextParams
-    from xrec.generate.loading import load_explainer
+    from xrec.text.writers import load_explainer
 
     given = json.loads(settings)
-    explainer: Any = load_explainer(
-        sources_of(given["workspace"], LLMConfig(model=given["llm"], dtype=given["dtype"])),
-        device=given["device"],
-        engine=EngineConfig(
-            kind="builtin" if contestant == "ours" else "vllm",
-            max_rows=given["max_rows"],
-            kv_cache_gib=given["kv_cache_gib"],
-        ),
+    llm = LLMConfig(model=given["llm"], dtype=given["dtype"])
+    engine = EngineConfig(
+        kind="builtin" if contestant == "ours" else "vllm",
+        max_rows=given["max_rows"],
+        kv_cache_gib=given["kv_cache_gib"],
     )
+    explainer: Any = load_explainer(explaining(given["workspace"], llm, engine), given["device"])
     prompts = prompts_of(explainer, given["num_pairs"], given["items_per_user"])
     if contestant == TEXT_ONLY:
         first = explainer.pairs.builder.vocabulary.num_text_tokens

@@ -18,16 +18,15 @@ if TYPE_CHECKING:
     from xrec.backfill.lookup import read_explanations
     from xrec.data import Dataset, open_dataset
     from xrec.generate.explainer import Explainer
-    from xrec.generate.loading import Sources, load_explainer
     from xrec.serve.client import Client
     from xrec.serve.messages import PairRequest
+    from xrec.text.writers import load_explainer
 
 __all__ = [
     "Client",
     "Dataset",
     "Explainer",
     "PairRequest",
-    "Sources",
     "TrainedAdapter",
     "__version__",
     "load_explainer",
@@ -40,9 +39,8 @@ _MODULES = {
     "Dataset": "xrec.data",
     "Explainer": "xrec.generate.explainer",
     "PairRequest": "xrec.serve.messages",
-    "Sources": "xrec.generate.loading",
     "TrainedAdapter": "xrec.adapter.artifact",
-    "load_explainer": "xrec.generate.loading",
+    "load_explainer": "xrec.text.writers",
     "open_dataset": "xrec.data",
     "read_explanations": "xrec.backfill.lookup",
 }

@@ -80,11 +80,11 @@ def check_writer(config: ExplanationsJobConfig) -> dict[str, str]:
 
     Raises ArtifactNotFoundError, ArtifactMismatchError or ModelError.
     """
-    if config.writer != "adapter":
-        return model_of(config, download=True)
-    from xrec.generate.loading import check_sources, sources_of
+    if config.writer == "adapter":
+        from xrec.text.writers import check_adapter
 
-    return check_sources(sources_of(config)).model  # also that llm.model is the adapter's model
+        check_adapter(config, manifest_of(config, "dataset"), manifest_of(config, "graph"))
+    return model_of(config, download=True)
 
 
 def pairs_location(config: BackfillConfig, pairs: TablePairs | RecommendedPairs) -> Location:

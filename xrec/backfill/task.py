@@ -18,7 +18,7 @@ from xrec.generate.explainer import Explainer
 from xrec.schemas import PAIRS
 from xrec.storage import location_of
 from xrec.text.endpoint_engine import EndpointCore
-from xrec.text.writers import load_writer, writer_key, writer_replies
+from xrec.text.writers import load_explainer, writer_key, writer_replies
 
 # What torch, transformers and vLLM raise if a batch fails, including out of memory.
 _ENGINE_ERRORS = (RuntimeError, ValueError, ArithmeticError, LookupError)
@@ -60,7 +60,7 @@ LoadExplainer = Callable[[MakeExplainTask], Explainer]
 def load_task_explainer(made: MakeExplainTask) -> Explainer:
     """Load the explainer that the config asks for; raise ModelError, and what reading raises."""
     replies = writer_replies(made.config, made.run, made.attempt)
-    return load_writer(made.config, made.config.actors.device, made.endpoint_key, replies)
+    return load_explainer(made.config, made.config.actors.device, made.endpoint_key, replies)
 
 
 def explain_task(

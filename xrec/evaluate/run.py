@@ -11,7 +11,7 @@ from xrec.evaluate.metrics import compute_metrics
 from xrec.evaluate.scores import score_pairs
 from xrec.llm.source import public_name
 from xrec.storage import Manifest, location_of
-from xrec.text.writers import load_writer, writer_key, writer_replies
+from xrec.text.writers import load_explainer, writer_key, writer_replies
 
 logger = logging.getLogger("xrec")
 
@@ -25,7 +25,7 @@ def evaluate(
     that is evaluated. Raises DataError if fewer than two users have held-out pairs.
     """
     replies = writer_replies(config, "evaluation")
-    explainer = load_writer(config, "auto", writer_key(config), replies)
+    explainer = load_explainer(config, "auto", writer_key(config), replies)
     held_out = held_out_pairs(explainer.dataset, "test")
     if len({pair.user_id for pair in held_out}) < 2:
         raise DataError(

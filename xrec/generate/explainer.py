@@ -1,6 +1,6 @@
-"""Explain pairs with a dataset, graph, adapter, language model and engine (see loading)."""
+"""Explain pairs with a dataset, graph, adapter, language model and engine."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from transformers import PreTrainedModel
@@ -15,6 +15,7 @@ from xrec.generate.shared_engine import SharedEngine
 from xrec.generate.text_rules import ExplanationKind, TextFinisher
 from xrec.graph.artifact import GraphEmbeddings
 from xrec.llm.prompt import PairTexts
+from xrec.storage import fingerprint_of
 
 MOST_TEXTS = 5
 """Maximum number of texts drawn for a pair."""
@@ -182,6 +183,11 @@ class Asked:
             kind=kind,
             refused=self._refused,
         )
+
+
+def model_fingerprint_of(inputs: Mapping[str, str]) -> str:
+    """Return the combined fingerprint of what writes texts, for example `model_inputs`."""
+    return fingerprint_of([*inputs.values()])
 
 
 def checker_of(dataset: Dataset, storage: StorageConfig | None = None) -> Checker:

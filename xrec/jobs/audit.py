@@ -8,18 +8,18 @@ from xrec.bulk import published, take_down
 from xrec.config import BackfillConfig
 from xrec.jobs import check_readable
 from xrec.schemas import GENERATED
-from xrec.text.writers import load_finisher_of
+from xrec.text.writers import load_finisher
 
 
 def audit(config: BackfillConfig, *, takes_down: bool) -> Iterator[str]:
     """Yield a line for each published text that would be refused, and a summary.
 
     With `takes_down`, makes one takedown per reason. Writes no texts, and does not load the
-    language model. Raises what `load_finisher_of` and `take_down` raise.
+    language model. Raises what `load_finisher` and `take_down` raise.
     """
     check_readable(config)
     rules, uri = config.decoding.text, config.artifact("explanations")
-    table, finisher = published(uri, storage=config.storage), load_finisher_of(config)
+    table, finisher = published(uri, storage=config.storage), load_finisher(config)
     num_rows, by_reason = 0, defaultdict[str, list[FailedPair]](list)
     for rows in table.batches(GENERATED.names):
         num_rows += rows.num_rows

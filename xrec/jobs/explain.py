@@ -4,13 +4,13 @@ from xrec.adapter.pairs import Pair
 from xrec.config import BackfillConfig, EndpointConfig, EngineConfig
 from xrec.generate.explainer import Explanation
 from xrec.jobs import check_readable
-from xrec.text.writers import load_writer, writer_key
+from xrec.text.writers import load_explainer, writer_key
 
 
 def explain(config: BackfillConfig, user_id: str, item_id: str) -> list[str]:
     """Return lines that show the pair's texts, its prompt and its explanation.
 
-    Raises UnknownIdError for an id that is not in the dataset, and what `load_writer` raises.
+    Raises UnknownIdError for an id that is not in the dataset, and what `load_explainer` raises.
     """
     check_readable(config)
     engine = config.engine
@@ -19,7 +19,7 @@ def explain(config: BackfillConfig, user_id: str, item_id: str) -> list[str]:
         config = config.model_copy(update={"engine": engine.model_copy(update={"kind": "builtin"})})
     if isinstance(engine, EndpointConfig):  # a batch takes hours
         config = config.model_copy(update={"engine": engine.model_copy(update={"batch": False})})
-    explainer = load_writer(config, config.actors.device, writer_key(config))
+    explainer = load_explainer(config, config.actors.device, writer_key(config))
     dataset, pairs = explainer.dataset, explainer.pairs
     pair = Pair(dataset.user_index(user_id), dataset.item_index(item_id))
     prompt, texts = pairs.prompt(pair), pairs.texts(pair)

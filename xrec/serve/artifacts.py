@@ -15,7 +15,7 @@ from xrec.backfill.lookup import ExplanationLookup, open_lookup
 from xrec.bulk import newest_entry, read_takedowns
 from xrec.config import ArtifactName, ServeConfig, identity_of
 from xrec.errors import ArtifactNotFoundError, ConfigError, XRecError
-from xrec.generate.loading import model_fingerprint_of
+from xrec.generate.explainer import model_fingerprint_of
 from xrec.serve.metrics import Metrics
 from xrec.storage import differing_fields, fingerprint_of, location_of, manifest_of
 

@@ -33,7 +33,7 @@ from xrec.serve.model import (
 )
 from xrec.serve.money import DailyMoney, Reserved
 from xrec.storage import open_location
-from xrec.text.writers import load_writer
+from xrec.text.writers import load_explainer
 
 MAX_WAITING_PAIRS = 256
 """Maximum waiting pairs per replica; further requests get a 429 with Retry-After.
@@ -342,7 +342,7 @@ def load_live(
     max_waiting_pairs: int = MAX_WAITING_PAIRS,
     like: LiveExplainer | None = None,
 ) -> LiveExplainer:
-    """Load the live explainer; raise what `load_writer` raises.
+    """Load the live explainer; raise what `load_explainer` raises.
 
     This is slow, so call it in a thread. It also indexes all titles and aspects. Otherwise the
     first request would do that on the event loop, and all others would wait.
@@ -350,7 +350,7 @@ def load_live(
     key: of the endpoint, if one writes. like: an explainer of other artifacts, whose language model
     is used too.
     """
-    explainer = load_writer(
+    explainer = load_explainer(
         config,
         config.models.device,
         key,

@@ -9,16 +9,24 @@ OpenAI API. `ask` parses and repairs them, and retries a prompt once if its repl
 `Asker` also looks for a stored reply first (`ReplyStore`), and has a budget of tokens.
 """
 
-from xrec.text.asker import Asker, ask
-from xrec.text.loading import (
+from xrec.text.asker import (
+    Asker,
+    ask,
     endpoint_key,
     load_language_model,
     make_asker,
     model_identity,
 )
-from xrec.text.messages import LanguageModel, Message, Prompt, Reply, Usage, about_tokens
+from xrec.text.messages import (
+    LanguageModel,
+    Message,
+    Prompt,
+    Reply,
+    Usage,
+    about_tokens,
+    parse_reply,
+)
 from xrec.text.prompt_file import PromptFile, parse_prompt_file, read_prompt_file
-from xrec.text.replies import parse_reply
 
 __all__ = [
     "Asker",

@@ -1,4 +1,4 @@
-"""Sends prompts to a language model and parses the replies.
+"""Loads a language model, sends it prompts, and parses the replies.
 
 `ask` retries a prompt once if its reply is invalid. An `Asker` also sends no prompt whose reply is
 stored, and stops when its token budget is used up.
@@ -7,13 +7,25 @@ stored, and stops when its token budget is used up.
 import itertools
 import json
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
-from typing import Any, NoReturn
+from typing import Any
 
-from xrec.config import SamplingConfig
-from xrec.errors import BudgetError, EndpointError, Failure
+from pydantic import SecretStr
+
+from xrec.config import (
+    Device,
+    EndpointConfig,
+    EndpointModelConfig,
+    EngineModelConfig,
+    JobConfig,
+    SamplingConfig,
+    StorageConfig,
+    identity_of,
+)
+from xrec.errors import BudgetError, ConfigError, EndpointError, Failure
+from xrec.llm.source import known_fingerprint, public_name
 from xrec.text.messages import (
     LanguageModel,
     Message,
@@ -22,13 +34,71 @@ from xrec.text.messages import (
     Reply,
     Usage,
     about_tokens,
+    parse_reply,
+    strict_schema,
 )
-from xrec.text.replies import parse_reply, strict_schema
-from xrec.text.reply_store import ReplyStore
+from xrec.text.reply_store import ReplyStore, batches_of, open_replies
 
 _MAX_QUOTED_CHARACTERS = 2000
 _MAX_REFUSALS = 8  # without any reply, after which the settings are to blame, not the prompts
 _REPEATED = ("empty_reply", "cut_off", "invalid_json", "invalid_object", "failed_check")
+
+ModelConfig = EngineModelConfig | EndpointModelConfig
+
+
+def endpoint_key(config: EndpointConfig, environment: Mapping[str, str]) -> SecretStr | None:
+    """Return the endpoint's key, or None if `api_key_variable` is null.
+
+    Raises ConfigError if the environment variable is unset or empty.
+    """
+    variable = config.api_key_variable
+    if variable is None:
+        return None
+    if not (key := environment.get(variable, "").strip()):
+        raise ConfigError(
+            f"the environment variable {variable} is not set; set it to the key for "
+            f"{config.base_url}, or set api_key_variable to null if no key is needed",
+            code="key_missing",
+            key=variable,
+        )
+    return SecretStr(key)
+
+
+def load_language_model(
+    config: ModelConfig,
+    *,
+    job: JobConfig | None = None,
+    device: Device = "auto",
+    num_threads: int = 1,
+    key: SecretStr | None = None,
+) -> LanguageModel:
+    """Load a language model into this process; raises ModelError if that fails.
+
+    job: whose workspace and storage are used. device, num_threads: an engine's device, and the
+        number of torch threads. key: the endpoint's key (`endpoint_key`).
+    """
+    if isinstance(config, EndpointModelConfig):
+        from xrec.text.endpoint import Endpoint, EndpointModel  # engines do not need openai
+
+        batches = None if job is None else batches_of(job)
+        return EndpointModel(config, Endpoint(config, key, batches))
+    from xrec.text.engine_model import load_engine_model  # endpoints do not need torch
+
+    storage = StorageConfig() if job is None else job.storage
+    return load_engine_model(config, storage, device, num_threads)
+
+
+def model_identity(config: ModelConfig, storage: StorageConfig | None = None) -> dict[str, Any]:
+    """Return the settings that replies depend on, with the fingerprint of an engine's weights.
+
+    The weights' name takes its place if they are not on disk.
+    """
+    settings = identity_of(config)
+    if isinstance(config, EndpointModelConfig):
+        return settings
+    name = f"{public_name(config.llm.model)}@{config.llm.revision}".removesuffix("@None")
+    fingerprint = known_fingerprint(config.llm, storage or StorageConfig(), download=False)
+    return {**settings, "base_model": fingerprint or name}
 
 
 def ask(
@@ -93,7 +163,7 @@ class Asker:
         replies: ReplyStore,
         max_tokens: float = float("inf"),
     ):
-        self._model, self._sampling, self._replies = model, sampling, replies
+        self._model, self._sampling, self.replies = model, sampling, replies
         self._max_tokens, self._num_spent, self._num_reserved = max_tokens, 0, 0
         self._num_refused, self._has_replied = 0, False  # refused prompts count until a reply
         self._num_asking = 0  # calls of `ask` in progress
@@ -115,14 +185,19 @@ class Asker:
             with self._changed:
                 self._num_asking -= 1
                 self._changed.notify_all()
-            self._replies.flush()
-        if len(replies) < len(prompts):
-            self._end()
-        return replies
-
-    def take_maybe_paid_twice(self) -> int:
-        """See `ReplyStore`."""
-        return self._replies.take_maybe_paid_twice()
+            self.replies.flush()
+        if len(replies) == len(prompts):
+            return replies
+        with self._changed:  # the replies that others wait for are already paid for
+            self._changed.wait_for(lambda: not self._num_asking)
+        raise BudgetError(
+            f"budget.tokens is used up: {self._max_tokens:,.0f} tokens were available, "
+            f"{self._num_spent:,} were spent; raise the budget and rerun to continue; replies are "
+            "kept",
+            code="budget_used_up",
+            key="budget.tokens",
+            saw=self._num_spent,
+        )
 
     def write(
         self, prompts: Iterable[Prompt[Any]], sampling: SamplingConfig
@@ -131,49 +206,47 @@ class Asker:
 
         Raises EndpointError if the model refuses all of the first prompts.
         """
-        claimed: dict[int, tuple[int, str, Prompt[Any]]] = {}  # by the index at the model
+        claimed: dict[int, tuple[int, str, Prompt[Any], int]] = {}  # by the index at the model
         numbers = itertools.count()
         known: list[tuple[int, Future[Reply[Any]], bool]] = []  # is it stored?
 
         def unknown() -> Iterator[Prompt[Any]]:
             for index, prompt in enumerate(prompts):
-                key = self._key(prompt)
+                schema = prompt.schema.model_json_schema()
+                key = self.replies.key(prompt.messages, schema, prompt.seed)
                 is_over = self._num_spent + self._num_reserved >= self._max_tokens
-                future = self._replies.find(key) if is_over else self._replies.claim(key)
+                future = self.replies.find(key) if is_over else self.replies.claim(key)
                 if future is not None:
                     known.append((index, future, is_stored := future.done()))
-                    with self._changed:
-                        self._num_spent += future.result().usage.num_tokens if is_stored else 0
+                    self._pay(future.result().usage.num_tokens if is_stored else 0)
                 elif not is_over:
-                    with self._changed:
-                        self._num_reserved += self._most_tokens(prompt, sampling)
-                    claimed[next(numbers)] = index, key, prompt
+                    words = sum(about_tokens(message.content) for message in prompt.messages)
+                    most = words + sampling.max_tokens
+                    self._pay(0, reserved=most)
+                    claimed[next(numbers)] = index, key, prompt, most
                     yield prompt
 
         try:
             for reply in self._model.write(unknown(), sampling):
-                index, key, prompt = claimed.pop(reply.index)
-                with self._changed:
-                    self._num_spent += reply.usage.num_tokens
-                    self._num_reserved -= self._most_tokens(prompt, sampling)
-                self._replies.settle(key, prompt.user_ids, reply)
+                index, key, prompt, most = claimed.pop(reply.index)
+                self._pay(reply.usage.num_tokens, reserved=-most)
+                self.replies.settle(key, prompt.user_ids, reply)
                 self._count_refusal(reply.failure)
                 yield replace(reply, index=index)
         except BaseException as error:
-            for _, key, prompt in claimed.values():
-                self._replies.settle(key, (), error)
-                with self._changed:
-                    self._num_reserved -= self._most_tokens(prompt, sampling)
+            for _, key, _, most in claimed.values():
+                self.replies.settle(key, (), error)
+                self._pay(0, reserved=-most)
             raise
         for index, future, is_stored in known:
             reply = future.result()
             self._has_replied |= reply.failure is None
             yield replace(reply, index=index, usage=reply.usage if is_stored else Usage())
 
-    @staticmethod
-    def _most_tokens(prompt: Prompt[Any], sampling: SamplingConfig) -> int:
-        words = sum(about_tokens(message.content) for message in prompt.messages)
-        return words + sampling.max_tokens
+    def _pay(self, spent: int, reserved: int = 0) -> None:
+        with self._changed:
+            self._num_spent += spent
+            self._num_reserved += reserved
 
     def _count_refusal(self, failure: Failure | None) -> None:
         with self._changed:
@@ -190,19 +263,24 @@ class Asker:
                 saw=self._num_refused,
             )
 
-    def _end(self) -> NoReturn:
-        """Wait for other calls, whose replies are already paid for, and raise BudgetError."""
-        with self._changed:
-            self._changed.wait_for(lambda: not self._num_asking)
-        raise BudgetError(
-            f"budget.tokens is used up: {self._max_tokens:,.0f} tokens were available, "
-            f"{self._num_spent:,} were spent; raise the budget and rerun to continue; replies are "
-            "kept",
-            code="budget_used_up",
-            key="budget.tokens",
-            saw=self._num_spent,
-        )
 
-    def _key(self, prompt: Prompt[Any]) -> str:
-        schema = prompt.schema.model_json_schema()
-        return self._replies.key(prompt.messages, schema, prompt.seed)
+def make_asker(
+    job: JobConfig,
+    config: ModelConfig,
+    model: LanguageModel,
+    *,
+    run: str,
+    attempt: int = 0,
+    max_tokens: float = float("inf"),
+) -> Asker:
+    """Return what asks `model`, with the replies that the job's workspace has of it.
+
+    run, attempt: see `ReplyStore`; max_tokens: see `Asker`.
+    """
+    if isinstance(config, EndpointModelConfig):
+        at_once = config.concurrency
+    else:
+        at_once = config.engine.max_rows
+    identity = model_identity(config, job.storage)
+    replies = open_replies(job, identity, run=run, at_once=at_once, attempt=attempt)
+    return Asker(model, config.sampling, replies, max_tokens)

@@ -23,8 +23,7 @@ from xrec.config import EndpointConfig, EndpointModelConfig, SamplingConfig
 from xrec.errors import EndpointAccessError, EndpointError, EndpointUnreachableError, Failure
 from xrec.storage import Location, fingerprint_of
 from xrec.text.batches import Batches, completion_of
-from xrec.text.messages import Message, Prompt, Reply, Usage, about_tokens
-from xrec.text.replies import strict_schema
+from xrec.text.messages import Message, Prompt, Reply, Usage, about_tokens, strict_schema
 
 _OUTAGES = ("rate_limited", "endpoint_error", "timeout", "unreachable")
 """Failures that are caused by the endpoint, not by the prompt."""
@@ -98,7 +97,6 @@ class Endpoint:
         words = "".join(message["content"] for message in fields["messages"])
         started_at, num_requests = time.monotonic(), 1
         try:
-            answer: object
             if self._batches is not None:
                 row = await self._batches.complete(fields)
                 self._replied_at = time.monotonic()
@@ -152,19 +150,10 @@ class EndpointModel:
 
     All calls to `write` share the config's `concurrency` slots. A prompt holds its slot until the
     caller asks for the next reply, so a kill loses at most one reply per slot.
-
-    The arguments are those of `Endpoint`.
     """
 
-    def __init__(
-        self,
-        config: EndpointModelConfig,
-        key: SecretStr | None,
-        batches: Location | None = None,
-        limiter: Callable[[float, float], AsyncLimiter] = AsyncLimiter,
-    ):
-        self._form = config.structured_output
-        self._endpoint = Endpoint(config, key, batches, limiter)
+    def __init__(self, config: EndpointModelConfig, endpoint: Endpoint):
+        self._form, self._endpoint = config.structured_output, endpoint
         self._slots = threading.Semaphore(config.concurrency)
 
     def write(

@@ -29,8 +29,7 @@ from xrec.generate.engine import (
     failed,
 )
 from xrec.storage import Location
-from xrec.text.messages import Message, Reply
-from xrec.text.replies import without_thoughts
+from xrec.text.messages import Message, Reply, without_thoughts
 from xrec.text.reply_store import ReplyStore
 
 _WORD = re.compile(r"\s?\w+|\s|[^\w\s]")
@@ -95,7 +94,8 @@ class _Sent:
 class EndpointCore:
     """An `EngineCore` over an endpoint; at most `concurrency` requests wait for it at a time.
 
-    Words cannot be banned, so another text for a prompt differs by its temperature and seed only.
+    It keeps no prompt, but counts the texts of each, so that another text is another request to the
+    store. Words cannot be banned, so another text for a prompt differs by its temperature and seed only.
     `step` raises EndpointError if no request can get a reply.
 
     replies: where replies are kept; None to keep none. batches: see `Endpoint`.
@@ -122,16 +122,13 @@ class EndpointCore:
 
     @property
     def is_idle(self) -> bool:
-        """Whether there are no requests."""
         return not (self._running or self._waiting or self._refused)
 
     @property
     def num_rows(self) -> int:
-        """Number of requests that wait for the endpoint now."""
         return len(self._running)
 
     def refusal(self, prompt: Sequence[int], params: RequestParams) -> Failure | None:
-        """Return why the request cannot be completed, or None if it can."""
         if not prompt:
             return Failure("empty_prompt", "the prompt is empty; give at least one token")
         if isinstance(params, TextParams) and params.constraint is None:
@@ -141,7 +138,6 @@ class EndpointCore:
         )
 
     def add(self, prompt: Sequence[int], params: RequestParams, after: int | None = None) -> int:
-        """Add a request and return its ID; an endpoint keeps no prompt, but texts are counted."""
         self._num_requests += 1
         if (failure := self.refusal(prompt, params)) is not None:
             self._refused.append(failed(self._num_requests, failure))
@@ -187,14 +183,13 @@ class EndpointCore:
                 "top_p": params.top_p if params.top_p < 1 else None,
                 "seed": params.seed,
             }
-            key = ""
-            known: Future[Reply[Any]] | None = None
+            key, future = None, None
             if self.replies is not None:
                 key = self.replies.key(text, fields, self._num_texts.get(request_id, 0))
-                known = self.replies.claim(key)
-            future = known or self._endpoint.send(request_id, [Message("user", text)], **fields)
-            own_key = key if known is None else None
-            self._running[request_id] = _Sent(future, params.user_id, own_key)
+                if (future := self.replies.claim(key)) is not None:
+                    key = None
+            future = future or self._endpoint.send(request_id, [Message("user", text)], **fields)
+            self._running[request_id] = _Sent(future, params.user_id, key)
             future.add_done_callback(partial(self._end, request_id))
 
     def _end(self, request_id: int, _: Future[Reply[Any]]) -> None:

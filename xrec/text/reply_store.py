@@ -24,7 +24,6 @@ from functools import lru_cache
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from xrec.config import JobConfig
 from xrec.errors import EndpointError, Failure, StorageError, StorageNotFoundError
@@ -35,7 +34,9 @@ from xrec.storage import (
     fingerprint_of,
     location_of,
     open_list,
+    read_table,
     request_each,
+    write_table,
 )
 from xrec.text.messages import Reply, Usage
 
@@ -202,39 +203,33 @@ class ReplyStore:
         return Reply(0, row["raw"], usage, is_cut=row["is_cut"], failure=failure)
 
     def _read(self, name: str) -> dict[str, dict[str, Any]]:
-        table = pq.read_table(pa.BufferReader((self._folder / name).read_bytes()))
-        return {row["key"]: row for row in table.to_pylist()}
+        return {row["key"]: row for row in read_table(self._folder / name, _SCHEMA).to_pylist()}
 
     def _look(self) -> None:
         """List the objects, and find processes that died; merge the objects if they are many."""
-        self._objects, tables, limits = {}, dict[str, pa.Table](), dict[str, int]()
+        self._objects, tables, limits = {}, list[pa.Table](), dict[str, int]()
         names = [name for name in sorted(self._folder.sizes()) if name.endswith(".parquet")]
         others = [name for name in names if not name.startswith(self._process)]
-        read = request_each(lambda name: (self._folder / name).read_bytes(), names)
-        for name, data in zip(names, read, strict=True):
-            table = pq.read_table(pa.BufferReader(data))
-            self._objects |= dict.fromkeys(table["key"].to_pylist(), name)
+        is_merged = len(others) > _MANY_OBJECTS
+        merged = f"{uuid.uuid4().hex[:12]}-000000.parquet"
+        read = request_each(lambda name: read_table(self._folder / name, _SCHEMA), names)
+        for name, table in zip(names, read, strict=True):
             limits[name.partition("-")[0]] = int(table.schema.metadata[_LIMIT])
-            if len(others) > _MANY_OBJECTS:
-                tables[name] = table
+            if is_other := is_merged and name in others:
+                tables.append(table)
+            keys = table["key"].to_pylist()
+            self._objects |= dict.fromkeys(keys, merged if is_other else name)
         for process, limit in limits.items():
             is_dead = limit and process != self._process
             if is_dead and (self._folder / f"{process}.counted").create_bytes(b""):
                 self._num_lost += limit
-        if len(others) > _MANY_OBJECTS:
-            merged = f"{uuid.uuid4().hex[:12]}-000000.parquet"
-            _write(self._folder / merged, pa.concat_tables([tables[name] for name in others]), 0)
-            self._objects |= {
-                key: merged for name in others for key in tables[name]["key"].to_pylist()
-            }
+        if tables:
+            _write(self._folder / merged, pa.concat_tables(tables), 0)
             list(request_each(lambda name: (self._folder / name).delete(), others))
 
 
 def _write(location: Location, rows: pa.Table, limit: int) -> None:
-    sink = pa.BufferOutputStream()
-    rows = rows.replace_schema_metadata({_LIMIT: str(limit)})
-    pq.write_table(rows, sink, compression="zstd")
-    location.write_bytes(sink.getvalue().to_pybytes())
+    write_table(location, rows, _SCHEMA.with_metadata({_LIMIT: str(limit)}))
 
 
 def open_replies(
@@ -266,7 +261,7 @@ def forget_replies(config: JobConfig, people: Forgotten) -> int:
     for name in (replies / _name(people)).files():
         if name.endswith(".parquet"):
             location = replies / _name(people) / name
-            table = pq.read_table(pa.BufferReader(location.read_bytes()))
+            table = read_table(location, _SCHEMA)
             is_kept = [people.hashes.isdisjoint(users) for users in table["users"].to_pylist()]
             if not all(is_kept):
                 limit = int(table.schema.metadata[_LIMIT])

@@ -10,13 +10,12 @@ from tests.world.town import make_dataset, pair_rows
 from tests.world.workspace import make_adapter, save_random_graph
 from tests.xrec.backfill.runs import Runs
 from xrec.adapter.pairs import PairPrompts
-from xrec.config import EngineConfig
 from xrec.errors import Failure
 from xrec.generate.engine import Completion
 from xrec.generate.explainer import Explainer
-from xrec.generate.loading import load_explainer, sources_of
 from xrec.generate.shared_engine import Again, Requests
 from xrec.llm.source import model_fingerprint
+from xrec.text.writers import load_explainer
 
 NUM_USERS, NUM_ITEMS = 12, 6
 
@@ -46,8 +45,7 @@ def workspace(tmp_path_factory):
 @pytest.fixture(scope="session")
 def explainer(workspace):
     """The workspace's explainer with its own engine; tests must not change it."""
-    sources = sources_of(Runs(workspace, workspace).config())
-    return load_explainer(sources, device="cpu", engine=EngineConfig())
+    return load_explainer(Runs(workspace, workspace).config(), "cpu")
 
 
 @pytest.fixture

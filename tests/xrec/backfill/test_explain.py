@@ -24,7 +24,6 @@ from xrec.checks import Checker
 from xrec.config import DecodingConfig, TextConfig
 from xrec.data import AspectEvidence
 from xrec.generate.explainer import Explainer
-from xrec.generate.loading import sources_of
 from xrec.schemas import FAILED, GENERATED, SUPPORT, USER_ASPECTS
 from xrec.storage import run_fingerprint
 
@@ -107,12 +106,6 @@ def test_identity_of_other_settings_differs(runs, key, values):
     assert one.run == run_fingerprint("explanations", one.config, one.inputs)
     assert (shared_key(one) == shared_key(other)) is (key == "pairs")
     assert identify_unchecked(configs[1]) == other
-
-
-def test_sources_can_be_opened_from_anywhere(runs, monkeypatch):
-    monkeypatch.chdir(runs.folder)
-    sources = sources_of(runs.config(adapter="mine", graph="s3://bucket/graph"))
-    assert (sources.adapter, sources.graph) == (str(runs.folder / "mine"), "s3://bucket/graph")
 
 
 RULES = TextConfig()

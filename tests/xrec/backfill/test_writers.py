@@ -14,7 +14,7 @@ from xrec.backfill.plan import open_backfill
 from xrec.backfill.task import load_task_explainer
 from xrec.config import EngineConfig
 from xrec.errors import ModelError
-from xrec.text.writers import load_finisher_of, load_writer
+from xrec.text.writers import load_explainer, load_finisher
 
 PAIRS = [f"u{user} i{item}" for user in range(4) for item in range(3)]
 ASKED = re.compile(r"Guest number (\d+)\.\nItem:  Place (\d+)\.")
@@ -136,9 +136,9 @@ def test_model_without_an_adapter_writes_from_words(runs):
     config = runs.config(*PAIRS[:3], prompt=PROMPT).model_copy(update={"adapter": None})
     run_backfill(config, open_backfill(config))
     assert pairs_of(published_rows(runs.output)) == PAIRS[:3]
-    dataset, pairs, _finisher = load_finisher_of(config)
+    dataset, pairs, _finisher = load_finisher(config)
     assert pairs.builder.vocabulary.num_ids == pairs.builder.vocabulary.num_text_tokens
     assert dataset.num_users == 12
     vllm = config.model_copy(update={"engine": EngineConfig(kind="vllm")})
     with raises(ModelError, "needs_adapter", key="engine.kind", saw="vllm"):
-        load_writer(vllm, "cpu")
+        load_explainer(vllm, "cpu")

@@ -14,31 +14,27 @@ from tests.errors import raises
 from tests.world.models import explanation_nll, save_toy_model, toy_tokenizer
 from tests.world.workspace import make_adapter, make_town, save_random_graph
 from tests.xrec.generate.cores import generate
+from xrec.adapter.artifact import TrainedAdapter
 from xrec.adapter.pairs import Pair
 from xrec.config import (
     ChecksConfig,
     DecodingConfig,
     EngineConfig,
+    ExplanationsJobConfig,
     LLMConfig,
-    StorageConfig,
     TextConfig,
 )
 from xrec.data import AspectEvidence
 from xrec.errors import ArtifactMismatchError, ModelError
 from xrec.generate.engine import Completion, TextParams
 from xrec.generate.explainer import MOST_TEXTS, Explainer, Explanation
-from xrec.generate.loading import (
-    Sources,
-    check_sources,
-    choose_engine,
-    load_explainer,
-    model_fingerprint_of,
-)
+from xrec.generate.loading import choose_engine
 from xrec.generate.scoring import reference_nll
 from xrec.generate.shared_engine import Again, Requests
 from xrec.llm.prompt import PairTexts
 from xrec.llm.source import model_fingerprint
-from xrec.storage import open_location, read_manifest
+from xrec.storage import fingerprint_of, manifest_of, open_location, read_manifest
+from xrec.text.writers import check_adapter, load_explainer
 
 SHORT = DecodingConfig(max_new_tokens=5)
 
@@ -48,17 +44,22 @@ def workspace(tmp_path_factory):
     return make_town(tmp_path_factory.mktemp("workspace"))
 
 
-def sources(workspace: Path, **changes: Path) -> Sources:
-    folders = {
-        name: str(changes.get(name, workspace / name)) for name in ("dataset", "graph", "adapter")
-    }
-    llm = LLMConfig(model=str(changes.get("llm", workspace / "llm")), dtype="float32")
-    return Sources(**folders, llm=llm, storage=StorageConfig())
+def job(workspace: Path, **changes: Path) -> ExplanationsJobConfig:
+    llm = LLMConfig(model=str(changes.pop("llm", workspace / "llm")), dtype="float32")
+    engine = EngineConfig(max_rows=3)
+    config = ExplanationsJobConfig(workspace=str(workspace), llm=llm, engine=engine)
+    return config.with_artifacts({name: str(folder) for name, folder in changes.items()})
+
+
+def checked(config: ExplanationsJobConfig) -> TrainedAdapter:
+    dataset, graph = (manifest_of(config, name) for name in ("dataset", "graph"))
+    adapter, _ = check_adapter(config, dataset, graph)
+    return adapter
 
 
 @pytest.fixture
 def explainer(workspace):
-    return load_explainer(sources(workspace), device="cpu", engine=EngineConfig(max_rows=3))
+    return load_explainer(job(workspace), "cpu")
 
 
 def explained(
@@ -89,8 +90,9 @@ def test_explainer_explains_each_prompt_and_counts_its_tokens(workspace, explain
         ids = completions[explanation.index].token_ids
         assert explanation.num_generated_tokens == len(ids)
         assert explanation.text == toy_tokenizer().decode(ids, skip_special_tokens=True).strip()
-    checked = check_sources(sources(workspace))
-    assert explainer.model_fingerprint == model_fingerprint_of(checked.model)
+    adapter, graph = checked(job(workspace)), manifest_of(job(workspace), "graph")
+    inputs = [model_fingerprint(workspace / "llm"), adapter.fingerprint, graph.fingerprint]
+    assert explainer.model_fingerprint == fingerprint_of(inputs)
     assert "Why?" in explainer.pairs.builder.show(prompts[0])  # the prompt is the adapter's
 
 
@@ -108,11 +110,8 @@ def test_another_prompt_is_another_model(workspace, tmp_path):
     base_model = model_fingerprint(workspace / "llm")
     graph = read_manifest(open_location(str(workspace / "graph")), "graph").fingerprint
     make_adapter(tmp_path, graph, base_model, untitled="this place")
-    own, other = (
-        check_sources(each) for each in (sources(workspace), sources(workspace, adapter=tmp_path))
-    )
-    assert own.adapter.fingerprint != other.adapter.fingerprint  # which the content keys hold
-    assert model_fingerprint_of(own.model) != model_fingerprint_of(other.model)
+    own, other = (checked(each) for each in (job(workspace), job(workspace, adapter=tmp_path)))
+    assert own.fingerprint != other.fingerprint  # which the content keys hold
 
 
 class ScriptedEngine:
@@ -228,7 +227,7 @@ def test_explainer_generates_no_text_that_would_be_refused(explainer, fallback, 
     assert len(engine.asked) == 2
 
 
-def test_check_sources_of_artifacts_that_do_not_belong_together_is_refused(workspace, tmp_path):
+def test_check_of_artifacts_that_do_not_belong_together_is_refused(workspace, tmp_path):
     save_random_graph(tmp_path / "graph", 12, 10, "another")
     make_adapter(tmp_path / "adapter", "another", "irrelevant")
     save_toy_model(tmp_path / "llm", seed=1)
@@ -238,7 +237,7 @@ def test_check_sources_of_artifacts_that_do_not_belong_together_is_refused(works
         ("llm", "another_model"),
     ):
         with raises(ArtifactMismatchError, code):
-            check_sources(sources(workspace, **{name: tmp_path / name}))
+            checked(job(workspace, **{name: tmp_path / name}))
 
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")

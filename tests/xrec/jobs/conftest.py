@@ -155,7 +155,7 @@ def without_work(monkeypatch):
     work = Mock(side_effect=AssertionError("the job started to work"))
     for name in ("xrec.cluster.ready_cluster", "xrec.cluster.ensure_ray"):
         monkeypatch.setattr(name, work)
-    monkeypatch.setattr("xrec.evaluate.run.load_writer", work)
+    monkeypatch.setattr("xrec.evaluate.run.load_explainer", work)
 
 
 @pytest.fixture

@@ -34,17 +34,17 @@ from tests.xrec.serve.local_endpoint import (
 )
 from xrec.adapter.pairs import Pair
 from xrec.backfill.lookup import Explained
-from xrec.config import DecodingConfig, EngineConfig
+from xrec.config import DecodingConfig
 from xrec.errors import ModelError
 from xrec.generate.engine import Completion
 from xrec.generate.explainer import MOST_TEXTS
-from xrec.generate.loading import load_explainer, sources_of
 from xrec.graph.fold_in import FoldIn
 from xrec.llm.prompt import PairTexts
 from xrec.serve.live_explainer import LiveExplainer, load_live
 from xrec.serve.messages import PairRequest
 from xrec.serve.model import ModelHandle, PairError
 from xrec.serve.problems import ProblemError
+from xrec.text.writers import load_explainer
 
 Answers = list[Explained | PairError]
 WRITTEN = DecodingConfig.model_validate(DECODING)
@@ -58,8 +58,8 @@ def live(endpoint):
 @pytest.fixture(scope="module")
 def closed(town):
     """An explainer for batches, with a row for a new user."""
-    sources, engine = sources_of(backfill_config(town, "unused")), EngineConfig(max_rows=4)
-    return load_explainer(sources, device="cpu", engine=engine, num_reserved_users=1)
+    config = backfill_config(town, "unused", engine={"max_rows": 4})
+    return load_explainer(config, "cpu", num_reserved_users=1)
 
 
 def asked(user: str, item: str, history: tuple[str, ...] = (), **values: Any) -> PairRequest:

@@ -9,7 +9,7 @@ from tests.world.endpoint import Answer, Asked, StubEndpoint
 from xrec.config import EndpointModelConfig
 from xrec.storage import Forgotten, open_location
 from xrec.text import Message, Prompt
-from xrec.text.endpoint import EndpointModel
+from xrec.text.endpoint import Endpoint, EndpointModel
 from xrec.text.reply_store import ReplyStore
 
 PEOPLE = Forgotten(b"a key")
@@ -38,7 +38,8 @@ def right(asked: Asked) -> Answer:
 
 
 def endpoint_model(stub: StubEndpoint, **settings: Any) -> EndpointModel:
-    return EndpointModel(endpoint_config(stub, **settings), KEY)
+    config = endpoint_config(stub, **settings)
+    return EndpointModel(config, Endpoint(config, KEY))
 
 
 def endpoint_config(stub: StubEndpoint, **settings: Any) -> EndpointModelConfig:

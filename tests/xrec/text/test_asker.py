@@ -17,7 +17,7 @@ from tests.xrec.text.asked import Said, prompts, replies_in
 from xrec.config import SamplingConfig
 from xrec.errors import BudgetError, EndpointError, Failure
 from xrec.text import Asker, Prompt, Reply, Usage, ask, parse_reply
-from xrec.text.replies import strict_schema
+from xrec.text.messages import strict_schema
 
 SAMPLING = SamplingConfig(max_tokens=2)
 

@@ -15,7 +15,7 @@ from xrec.config import SamplingConfig
 from xrec.errors import EndpointError
 from xrec.storage import open_location
 from xrec.text import Reply, ask
-from xrec.text.endpoint import EndpointModel
+from xrec.text.endpoint import Endpoint, EndpointModel
 
 
 @pytest.fixture(autouse=True)
@@ -26,7 +26,7 @@ def short_waits(monkeypatch):
 
 def _model(stub: StubEndpoint, folder: Path, **values: Any) -> EndpointModel:
     config = endpoint_config(stub, **{"batch": True, "concurrency": 100, **values})
-    return EndpointModel(config, KEY, open_location(str(folder)))
+    return EndpointModel(config, Endpoint(config, KEY, open_location(str(folder))))
 
 
 def _asked(

@@ -18,8 +18,8 @@ from tests.xrec.text.asked import KEY, Said, endpoint_config, endpoint_model, pr
 from xrec.config import EndpointModelConfig, SamplingConfig
 from xrec.errors import ConfigError, EndpointAccessError, EndpointError, EndpointUnreachableError
 from xrec.text import Reply, ask, endpoint_key
-from xrec.text.endpoint import EndpointModel
-from xrec.text.replies import strict_schema
+from xrec.text.endpoint import Endpoint, EndpointModel
+from xrec.text.messages import strict_schema
 
 SAMPLING = SamplingConfig()
 TEXT = '{"word": "a"}'
@@ -84,7 +84,9 @@ def test_endpoint_limits_the_rate_of_all_requests_including_retries():
     make.return_value = limiter
     with stub_endpoint(behave) as stub:
         config = endpoint_config(stub, requests_per_minute=3000, concurrency=50)
-        replies = list(ask(EndpointModel(config, KEY, limiter=make), prompts(20), SAMPLING))
+        replies = list(
+            ask(EndpointModel(config, Endpoint(config, KEY, limiter=make)), prompts(20), SAMPLING)
+        )
     assert len(_words(replies)) == 20
     assert make.mock_calls[0] == call(1, 60 / 3000)
     assert limiter.acquire.await_count == len(stub.asked) == 40

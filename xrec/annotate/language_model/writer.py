@@ -72,7 +72,7 @@ class LanguageModelWriter:
             "reply_tokens": usage.num_reply_tokens,
             "requests": usage.num_requests,
             "equal_prompts": sum(reply.usage == Usage() for reply in replies),
-            "maybe_paid_twice": self.asker.take_maybe_paid_twice(),
+            "maybe_paid_twice": self.asker.replies.take_maybe_paid_twice(),
         }
         return Written(texts, costs)
 

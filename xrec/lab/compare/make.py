@@ -11,10 +11,9 @@ from transformers import PreTrainedModel
 
 from xrec.adapter.artifact import read_adapter
 from xrec.backfill.identity import identify
-from xrec.config import ADAPTERS, BASELINES, BaselineKind, CompareConfig
+from xrec.config import ADAPTERS, BASELINES, BaselineKind, CompareConfig, ExplanationsJobConfig
 from xrec.data import Dataset, drawn_explanations
 from xrec.errors import DataError
-from xrec.generate.loading import Sources
 from xrec.graph.artifact import read_graph
 from xrec.graph.identity import check_graph_of_dataset
 from xrec.lab.baselines.artifact import read_baseline
@@ -115,7 +114,7 @@ def baseline_texts(config: CompareConfig, entry: Entry, pairs: ComparedPairs) ->
     logger.info("%s: writing texts", entry.title)
     if baseline.kind == "lora":
 
-        def merged(sources: Sources, device: torch.device) -> PreTrainedModel:
+        def merged(_: ExplanationsJobConfig, device: torch.device) -> PreTrainedModel:
             model = read_baseline(baseline, device).model
             assert isinstance(model, LoRA)
             return model.merged()

@@ -13,9 +13,8 @@ from transformers import PreTrainedModel
 
 from xrec.backfill.task import MakeExplainTask
 from xrec.bulk import Identity
-from xrec.config import CompareConfig, identity_of
+from xrec.config import CompareConfig, ExplanationsJobConfig, identity_of
 from xrec.generate.explainer import Explainer
-from xrec.generate.loading import Sources, sources_of
 from xrec.lab.compare.entries import ComparedPairs, Entry, backfill_of
 from xrec.lab.compare.texts import EntryTexts, write_texts
 from xrec.llm.model import load_llm, resolve_device
@@ -25,14 +24,14 @@ from xrec.text.writers import explainer_from_words
 
 logger = logging.getLogger("xrec")
 
-LoadModel = Callable[[Sources, torch.device], PreTrainedModel]
+LoadModel = Callable[[ExplanationsJobConfig, torch.device], PreTrainedModel]
 """Loads the model that writes, on the device."""
 
 
-def frozen_model(sources: Sources, device: torch.device) -> PreTrainedModel:
+def frozen_model(config: ExplanationsJobConfig, device: torch.device) -> PreTrainedModel:
     """The language model as it is; raises ModelError if it cannot be had."""
-    folder = resolve_model(sources.llm, sources.storage)
-    return load_llm(sources.llm, folder, device)
+    assert config.llm is not None
+    return load_llm(config.llm, resolve_model(config.llm, config.storage), device)
 
 
 def text_only_texts(
@@ -69,5 +68,5 @@ def text_only_texts(
 
 def load_text_only(load: LoadModel, made: MakeExplainTask) -> Explainer:
     """Return the explainer in an actor's process, whose prompts have no collaborative tokens."""
-    model = load(sources_of(made.config), resolve_device(made.config.actors.device))
+    model = load(made.config, resolve_device(made.config.actors.device))
     return explainer_from_words(made.config, model, fingerprint_of(made.shared_key))
