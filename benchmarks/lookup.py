@@ -92,8 +92,8 @@ def fill(run: BulkRun) -> None:
     def do(chunk: int) -> None:
         planned = whole.plan.rows(chunk)
         failed = EXPLANATIONS.failed_schema.empty_table()
-        done = EXPLANATIONS.as_done(Outcome(_explained(planned, aspects, chunk), failed))
-        rows = EXPLANATIONS.as_results(planned, done.rows)
+        outcome = Outcome(_explained(planned, aspects, chunk), failed)
+        rows = EXPLANATIONS.sorted(EXPLANATIONS.rows_of(outcome, planned))
         whole.results.create(chunk, rows, Summary(num_ok=rows.num_rows))
 
     for _ in request_each(do, range(run.record.size.num_chunks)):
