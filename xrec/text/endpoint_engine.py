@@ -95,8 +95,8 @@ class EndpointCore:
     """An `EngineCore` over an endpoint; at most `concurrency` requests wait for it at a time.
 
     It keeps no prompt, but counts the texts of each, so that another text is another request to the
-    store. Words cannot be banned, so another text for a prompt differs by its temperature and seed only.
-    `step` raises EndpointError if no request can get a reply.
+    store. Words cannot be banned, so another text for a prompt differs by its temperature and seed
+    only. `step` raises EndpointError if no request can get a reply.
 
     replies: where replies are kept; None to keep none. batches: see `Endpoint`.
     """
