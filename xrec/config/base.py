@@ -22,7 +22,7 @@ from pydantic import (
     model_validator,
 )
 from pydantic.fields import FieldInfo
-from pydantic_core import PydanticCustomError
+from pydantic_core import PydanticCustomError, to_jsonable_python
 
 from xrec.errors import ConfigError
 
@@ -209,11 +209,7 @@ def config_error(
 
 def resolved_yaml(config: Config | Mapping[str, Config]) -> str:
     """Return a config, or several by name, as YAML with all defaults; secrets are masked."""
-    values = (
-        config.model_dump(mode="json")
-        if isinstance(config, Config)
-        else {name: each.model_dump(mode="json") for name, each in config.items()}
-    )
+    values = to_jsonable_python(config)
     return str(yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
 
 
