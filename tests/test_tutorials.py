@@ -1,6 +1,7 @@
 """docs/tutorials: their commands, YAML and Python are run in order, here, on small files.
 
-Commands of kubectl and the like, and `serve`, are only checked (test_documented_commands).
+Commands of kubectl and the like are only checked (test_documented_commands). Of `serve`, it is
+checked that the endpoint would start.
 """
 
 import csv
@@ -20,6 +21,8 @@ from tests.world.program import said
 from tests.world.shop import review, write_json_lines, write_shop
 from tests.xrec.jobs.conftest import train_in_process, work_here
 from xrec.backfill import read_explanations
+from xrec.config import ServeConfig, load_config
+from xrec.jobs.serve import checked
 
 TUTORIALS = Path(__file__).parents[1] / "docs" / "tutorials"
 TRAINING = (
@@ -50,11 +53,13 @@ def follow(page: str, more: Mapping[str, Sequence[str]], write_yaml: Any = None)
         elif kind == "yaml":
             write_yaml(block)
         else:
-            for (program, *words), _ in commands(block):
+            for (_, *words), _ in commands(block):
                 given = [
                     each for key in more if " ".join(words).startswith(key) for each in more[key]
                 ]
-                if (program, words[0]) != ("xrec", "serve"):
+                if words[0] == "serve":
+                    checked(load_config(ServeConfig, Path(words[1])))
+                else:
                     printed[" ".join(words)] = said(*words, *given)
     return printed
 

@@ -63,7 +63,6 @@ from xrec.config.job import (
     RayJobConfig,
     Split,
     StorageConfig,
-    TrainingJobConfig,
     Workers,
 )
 from xrec.config.keys import (

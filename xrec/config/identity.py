@@ -29,7 +29,6 @@ from xrec.config.job import (
     Processes,
     RayJobConfig,
     SourceJobConfig,
-    TrainingJobConfig,
     Workers,
 )
 from xrec.config.lab import ElsewhereConfig
@@ -63,8 +62,7 @@ CHANGES_NOTHING: Mapping[type[Config], str] = {
     RecommendConfig: "unnamed categories keeps",
     AnnotateConfig: "carry_from",
     LanguageModelAnnotator: "prompts drift",
-    # Training: processes, memory, checkpoints, and trackers.
-    TrainingJobConfig: "tracker",
+    # Training: processes, memory, and checkpoints.
     Workers: "max_failures",
     AdapterTrainingJobConfig: "deepspeed.zero_optimization",
     AdapterTrainingConfig: "prefix_cache_gib steps_per_checkpoint gradient_checkpointing",

@@ -154,6 +154,3 @@ class TrainingJobConfig(RayJobConfig):
     """A job with data-parallel workers."""
 
     workers: Workers = Workers()
-    tracker: Literal["tensorboard", "mlflow", "wandb"] | None = None
-    """Experiment tracker for the settings and each epoch's figures. TensorBoard's files are at
-    <workspace>/tensorboard; the other trackers read their own environment variables."""

@@ -3,7 +3,7 @@
 import logging
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
 
 from xrec.backfill import present
@@ -28,8 +28,13 @@ def run(
     If that config cannot be read or served, logs the error and keeps the earlier one.
 
     Raises what `check_writer` and `writer_key` raise, ArtifactMismatchError for a backfill of
-    another model, and ClusterError.
+    another model, and ClusterError; KeyboardInterrupt on SIGINT and SIGTERM.
     """
+    hung_up = threading.Event()
+    signal.signal(signal.SIGHUP, lambda *_: hung_up.set())
+    # SIGINT too: it is ignored in a process that a shell started in the background.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
     config = checked(config)
     with (
         ExitStack() as end,
@@ -37,7 +42,10 @@ def run(
         deployed(config, end) as url,
     ):
         ready(url)
-        for _ in _hang_ups():
+        while True:
+            if not hung_up.wait(1):
+                continue
+            hung_up.clear()
             try:
                 config = checked(reload())
                 deploy(config)
@@ -54,16 +62,3 @@ def checked(config: ServeConfig) -> ServeConfig:
     writer_key(current)
     read_lookup(current, check_writer(current))
     return config
-
-
-def _hang_ups() -> Iterator[None]:
-    """Yield at each SIGHUP; SIGINT and SIGTERM raise KeyboardInterrupt."""
-    happened = threading.Event()
-    signal.signal(signal.SIGHUP, lambda *_: happened.set())
-    # SIGINT too: it is ignored in a process that a shell started in the background.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.default_int_handler)
-    while True:
-        if happened.wait(1):
-            happened.clear()
-            yield

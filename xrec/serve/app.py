@@ -80,8 +80,7 @@ class Frontend:
     ):
         self._config, self._generator, self._metrics = config, generator, metrics or Metrics()
         self._chosen = config
-        self._seen: tuple[ServeConfig, str] | None = None  # the choice and version last looked at
-        self._wanted, self._uses_wanted = (config, ""), False
+        self._followed: tuple[ServeConfig, str] | None = None  # the choice and version in use
         self._current: ReadThrough | None = None
         self._next: ReadThrough | None = None  # replaces the current one once all models are loaded
         self._in_use = WeakSet[ReadThrough]()  # by new requests and by requests in flight
@@ -131,34 +130,37 @@ class Frontend:
         return self._current
 
     async def _follow(self) -> None:
-        """Use the chosen artifacts; for those not named, the ones of the newest version."""
-        newest = await asyncio.to_thread(newest_entry, location_of(self._chosen, "explanations"))
-        if self._seen != (seen := (self._chosen, newest)):
-            config = await asyncio.to_thread(present, self._chosen)
-            self._wanted = config, await asyncio.to_thread(models_of, config)
-            self._seen, self._uses_wanted = seen, False
-        if not self._uses_wanted:
-            self._uses_wanted = await self._use(*self._wanted)
+        """Use the chosen artifacts; for those not named, the ones of the newest version.
 
-    async def _use(self, config: ServeConfig, models: str) -> bool:
-        """Switch to these artifacts if all model replicas have loaded the models."""
-        key, seconds = (models, config.artifact("explanations")), config.http.deadline_seconds
+        They replace the current ones once all model replicas have loaded the models.
+        """
+        choice = self._chosen
+        newest = await asyncio.to_thread(newest_entry, location_of(choice, "explanations"))
+        if self._followed == (choice, newest):
+            return
+        config = await asyncio.to_thread(present, choice)
+        models = await asyncio.to_thread(models_of, config)
+        key = models, config.artifact("explanations")
         if self._current is not None and self._current.of == key:
-            self._next = None
-            return await self._current.published.look()
-        if self._next is None or self._next.of != key:
-            model: ModelHandle = NoModel()
-            if self._generator is not None:
-                model = ModelHandle(self._generator, models, choice_of(config))
-            contents = await asyncio.to_thread(read_contents, config, self._metrics)
-            self._next = ReadThrough(*contents, model, self._metrics, seconds, key)
-        is_newest = await self._next.published.look()
-        if not is_newest or (self._current and not await self._next.model.is_loaded()):
-            return False
-        self._current, self._next = self._next, None
-        self._in_use.add(self._current)
-        logger.info("now using the artifacts of %s", config.artifact("explanations"))
-        return True
+            if not await self._current.published.look():
+                return
+        else:
+            if self._next is None or self._next.of != key:
+                self._next = await self._opened(config, key)
+            is_newest = await self._next.published.look()
+            if not is_newest or (self._current and not await self._next.model.is_loaded()):
+                return
+            self._current = self._next
+            self._in_use.add(self._current)
+            logger.info("now using the artifacts of %s", key[1])
+        self._next, self._followed = None, (choice, newest)
+
+    async def _opened(self, config: ServeConfig, key: tuple[str, str]) -> ReadThrough:
+        model: ModelHandle = NoModel()
+        if self._generator is not None:
+            model = ModelHandle(self._generator, key[0], choice_of(config))
+        contents = await asyncio.to_thread(read_contents, config, self._metrics)
+        return ReadThrough(*contents, model, self._metrics, config.http.deadline_seconds, key)
 
     async def _check(self) -> None:
         """Read new takedowns, and ask the model replicas which models they have loaded."""
@@ -212,10 +214,12 @@ class Generator:
     async def has(self, models: str, choice: Mapping[str, str | None]) -> bool:
         """Return whether the models of these artifacts are loaded; if not, start loading them.
 
-        Models that were not asked for in the last `KEPT_SECONDS` are dropped.
+        Drop those that no frontend asked for in the last `KEPT_SECONDS`, except the last ones.
         """
-        self._asked_at[models] = time.monotonic()
-        self._drop_unused()
+        now = self._asked_at[models] = time.monotonic()
+        for each in sorted(self._loaded, key=self._asked_at.__getitem__)[:-1]:
+            if self._asked_at[each] < now - KEPT_SECONDS and not self._loaded[each].num_pending:
+                del self._loaded[each], self._asked_at[each]
         if models not in self._loaded and models not in self._loading:
             config = chosen(self._config, choice)
             self._loading[models] = asyncio.create_task(self._try_to_load(models, config))
@@ -249,13 +253,6 @@ class Generator:
             del self._loading[models]
         self._metrics.swaps.inc(1, {"deployment": "generator", "outcome": outcome})
 
-    def _drop_unused(self) -> None:
-        """Drop models that no frontend has asked for recently, except the last ones."""
-        oldest = time.monotonic() - KEPT_SECONDS
-        for models in sorted(self._loaded, key=self._asked_at.__getitem__)[:-1]:
-            if self._asked_at[models] < oldest and not self._loaded[models].num_pending:
-                del self._loaded[models], self._asked_at[models]
-
 
 def read_contents(config: ServeConfig, metrics: Metrics) -> tuple[Catalogue, PublishedTexts]:
     """Read the catalog and the published texts; raise what their constructors raise."""
@@ -283,6 +280,26 @@ def _log_to_replica() -> None:
 def build(config: ServeConfig) -> Any:
     """Return the application for `serve.run`; raise ConfigError if an endpoint's key is not set."""
     models = config.models
+    # Serve starts new replicas if the version changes, so it must not depend on the artifacts. The
+    # access log of Serve is off, because the paths in it contain user IDs.
+    settings = config.model_dump(mode="json", exclude={"artifacts"})
+    shared: dict[str, Any] = {
+        "version": fingerprint_of([__version__, settings]),
+        "user_config": choice_of(config),
+        "graceful_shutdown_timeout_s": config.http.deadline_seconds + 5,
+        "logging_config": {"enable_access_log": False},
+        "_internal": True,  # otherwise Ray warns that `version` is set
+    }
+    frontend = serve.deployment(serve.ingress()(Frontend)).options(
+        name=FRONTEND,
+        num_replicas=config.frontends.num_processes,
+        ray_actor_options={"num_cpus": config.frontends.cpus},
+        max_ongoing_requests=MAX_REQUESTS,
+        max_queued_requests=MAX_REQUESTS,
+        **shared,
+    )
+    if config.writer == "sentences":
+        return frontend.bind(config, None)
     generator = serve.deployment(Generator).options(
         name=GENERATOR,
         num_replicas=config.num_models,
@@ -294,35 +311,9 @@ def build(config: ServeConfig) -> Any:
         # not queue in Serve, where they could not be refused.
         max_ongoing_requests=10 * (config.texts_at_once + MAX_WAITING_PAIRS),
         health_check_period_s=2,
-        **_shared_options(config),
+        **shared,
     )
-    frontend = serve.deployment(serve.ingress()(Frontend)).options(
-        name=FRONTEND,
-        num_replicas=config.frontends.num_processes,
-        ray_actor_options={"num_cpus": config.frontends.cpus},
-        max_ongoing_requests=MAX_REQUESTS,
-        max_queued_requests=MAX_REQUESTS,
-        **_shared_options(config),
-    )
-    if config.writer == "sentences":
-        return frontend.bind(config, None)
     return frontend.bind(config, generator.bind(config, writer_key(config)))
-
-
-def _shared_options(config: ServeConfig) -> dict[str, Any]:
-    """Return the options of both deployments.
-
-    Serve starts new replicas if the version changes, so it must not depend on the artifacts. The
-    access log of Serve is off, because the paths in it contain user IDs.
-    """
-    settings = config.model_dump(mode="json", exclude={"artifacts"})
-    return {
-        "version": fingerprint_of([__version__, settings]),
-        "user_config": choice_of(config),
-        "graceful_shutdown_timeout_s": config.http.deadline_seconds + 5,
-        "logging_config": {"enable_access_log": False},
-        "_internal": True,  # otherwise Ray warns that `version` is set
-    }
 
 
 def serve_options(config: ServeConfig) -> dict[str, Any]:

@@ -58,7 +58,9 @@ def read_lookup(config: ServeConfig, fingerprints: dict[str, str]) -> Explanatio
     try:
         lookup = open_lookup(uri, fingerprints, _KEPT_BYTES, config.storage)
     except ArtifactNotFoundError as error:
-        logger.warning("%s; generating all texts until it is published", error)
+        is_silent = config.writer == "sentences"
+        then = "pairs get the problem not_published" if is_silent else "the model writes all texts"
+        logger.warning("%s; until it is published, %s", error, then)
         return None
     if config.writer == "sentences":
         return lookup

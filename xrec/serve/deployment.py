@@ -35,7 +35,8 @@ def deployed(config: ServeConfig, end: ExitStack) -> Iterator[str]:
     try:
         deploy(config)
         try:
-            yield _url(http)
+            host = f"[{http.host}]" if ":" in http.host else http.host
+            yield f"{'https' if http.tls else 'http'}://{host}:{http.port}"
         finally:
             drain(config)
     finally:  # even if a second signal interrupts the drain
@@ -56,11 +57,6 @@ def drain(config: ServeConfig) -> None:
     with suppress(TimeoutError, *DEAD):  # a frontend has died, or there is none
         drained = serve.get_app_handle(APP).broadcast("drain")
         drained.results(timeout_s=config.http.deadline_seconds + 5, return_exceptions=True)
-
-
-def _url(http: HTTPConfig) -> str:
-    host = f"[{http.host}]" if ":" in http.host else http.host
-    return f"{'https' if http.tls else 'http'}://{host}:{http.port}"
 
 
 @contextmanager

@@ -59,9 +59,8 @@ class LiveExplainer:
         max_waiting_pairs: int = MAX_WAITING_PAIRS,
         money: DailyMoney | None = None,
     ):
-        self._money = money
         self.explainer, self._decoding, self._metrics = explainer, decoding, metrics
-        self._builder = explainer.pairs.builder
+        self._builder, self._money = explainer.pairs.builder, money
         dataset, graph = explainer.dataset, explainer.graph
         self._free_rows: list[int] = []  # one per pending pair
         if graph is not None:
@@ -84,11 +83,6 @@ class LiveExplainer:
         self._preparing = ThreadPoolExecutor(1, "xrec-prepare")
 
     @property
-    def model_fingerprint(self) -> str:
-        """The fingerprint of what writes the texts."""
-        return self.explainer.model_fingerprint
-
-    @property
     def num_pending(self) -> int:
         """Number of pairs that are being explained or wait."""
         return self._pending.total()
@@ -108,6 +102,11 @@ class LiveExplainer:
         finally:
             for task in tasks:  # those still running if one raised
                 task.cancel()
+
+    async def _explain_one(self, pair: PairRequest) -> Explained | PairError:
+        events = self._events(pair, None)
+        (text,) = [event async for event in events if not isinstance(event, Draft)]
+        return text
 
     async def stream(
         self, pair: PairRequest, parts: Parts, key: str = ""
@@ -138,11 +137,6 @@ class LiveExplainer:
     def _count(self, key: str, change: int) -> None:
         self._pending[key] += change
         self._metrics.model_pairs.set(self.num_pending)
-
-    async def _explain_one(self, pair: PairRequest) -> Explained | PairError:
-        events = self._events(pair, None)
-        (text,) = [event async for event in events if not isinstance(event, Draft)]
-        return text
 
     async def _events(self, pair: PairRequest, parts: Parts | None) -> AsyncGenerator[Event, None]:
         """Yield drafts, if `parts` asks for them, then the text or an error."""
@@ -185,13 +179,16 @@ class LiveExplainer:
                 f"user {pair.user_id!r} is known and has a vector; remove the history, "
                 "or use another user_id",
             )
-        has_row = user is None and self.explainer.graph is not None
-        index = self._free_rows.pop() if has_row else self.explainer.dataset.num_users
-        try:
-            yield index if user is None else user
-        finally:
-            if has_row:
-                self._free_rows.append(index)
+        if user is not None:
+            yield user
+        elif self.explainer.graph is None:
+            yield self.explainer.dataset.num_users
+        else:
+            row = self._free_rows.pop()
+            try:
+                yield row
+            finally:
+                self._free_rows.append(row)
 
     def _prepare(self, user: int, pair: PairRequest) -> Asked:
         """Return the engine's request for a pair, whose own texts replace the dataset's.
@@ -200,20 +197,22 @@ class LiveExplainer:
         the client sent, so it runs in a separate thread, one pair at a time. Raises PairError,
         UnknownIdError, DataError or PromptTooLongError if the engine cannot complete the request.
         """
-        item = self.explainer.dataset.item_index(pair.item_id)
-        is_known = user < self.explainer.dataset.num_users
-        if not is_known and self.explainer.graph is not None:
-            self._graph.users[user] = self._histories.vector(pair.history)
-        stored = self.explainer.pairs.texts(
-            Pair(user, item) if is_known else Pair(0, item, aspects_user_index=-1)
-        )
-        texts = replace(stored if is_known else replace(stored, user_profile=""), **pair.own_texts)
-        finisher, rules = self.explainer.finisher, self._decoding.text
+        explainer = self.explainer
+        item = explainer.dataset.item_index(pair.item_id)
+        if user < explainer.dataset.num_users:
+            texts = explainer.pairs.texts(Pair(user, item))
+        else:
+            texts = explainer.pairs.texts(Pair(0, item, aspects_user_index=-1))
+            texts = replace(texts, user_profile="")
+            if explainer.graph is None:
+                user = 0  # only an index of a vector
+            else:
+                self._graph.users[user] = self._histories.vector(pair.history)
+        texts = replace(texts, **pair.own_texts)
+        finisher, rules = explainer.finisher, self._decoding.text
         if (refused := finisher.failure_of_any(texts, rules)) is not None:
             _raise(finisher.fallback(texts, rules, refused)[1])
-        has_index = is_known or self.explainer.graph is not None
-        prompt = self._builder.build(user if has_index else 0, item, texts)
-        asked = Asked(self.explainer.finisher, prompt, texts, self._decoding)
+        asked = Asked(finisher, self._builder.build(user, item, texts), texts, self._decoding)
         _raise(self.engine.core.refusal(asked.prompt_ids, asked.params))
         return asked
 
@@ -225,14 +224,18 @@ class LiveExplainer:
         Texts are decoded and checked in threads, so that neither the event loop nor the engine
         waits.
         """
-        is_checked = parts == "checked"
-        advances = _Advances(with_drafts=bool(parts))
+        is_checked, advances = parts == "checked", _Advances(with_drafts=bool(parts))
         request = EngineRequest(asked.prompt_ids, asked.params, advances.take)
 
         def read(ids: list[int], seen: str) -> tuple[str, bool]:
             text = asked.whole_sentences(ids) if is_checked else asked.unfinished(ids)
             is_longer = len(text) > len(seen)
             return text, is_longer and (not is_checked or asked.passes(text, ids))
+
+        def finished(completion: Completion) -> tuple[Explanation, tuple[NamedEvidence, ...]]:
+            """Return the explanation and its evidence, marked where the text names it."""
+            made = asked.explanation(0, completion)
+            return made, self.explainer.checker.evidence(made.text, asked.texts)
 
         reserved = await self._reserve(asked)
         with self.engine.at_work([request]):
@@ -250,16 +253,21 @@ class LiveExplainer:
                     break
                 reserved, seen = await self._reserve(asked), ""
                 self.engine.resubmit(request, params)
-        result, evidence = await asyncio.to_thread(self._explanation, asked, completion)
-        _raise(result.failure)
-        self._record(result, advances.first_token_at - started, time.perf_counter() - started)
+        made, evidence = await asyncio.to_thread(finished, completion)
+        _raise(made.failure)
+        metrics = self._metrics
+        metrics.tokens.inc(made.num_prompt_tokens, {"kind": "prompt"})
+        if made.num_generated_tokens:  # Ray's counters refuse zeros
+            metrics.tokens.inc(made.num_generated_tokens, {"kind": "generated"})
+        metrics.first_token_seconds.observe(advances.first_token_at - started)
+        metrics.generation_seconds.observe(time.perf_counter() - started)
         yield Explained(
-            text=result.text,
-            num_prompt_tokens=result.num_prompt_tokens,
-            num_generated_tokens=result.num_generated_tokens,
-            finish_reason=result.finish_reason,
-            model_fingerprint=self.model_fingerprint,
-            kind=result.kind,
+            text=made.text,
+            num_prompt_tokens=made.num_prompt_tokens,
+            num_generated_tokens=made.num_generated_tokens,
+            finish_reason=made.finish_reason,
+            model_fingerprint=self.explainer.model_fingerprint,
+            kind=made.kind,
             aspects=evidence,
         )
 
@@ -282,21 +290,6 @@ class LiveExplainer:
             counted = completion.num_tokens or (len(asked.prompt_ids), len(completion.token_ids))
             spent = 0.0 if completion.failure is not None else self._money.cost(*counted)
             self._money.settle(reserved, spent)
-
-    def _explanation(
-        self, asked: Asked, completion: Completion
-    ) -> tuple[Explanation, tuple[NamedEvidence, ...]]:
-        """Return a pair's explanation, and its evidence, marked where the text names it."""
-        result = asked.explanation(0, completion)
-        return result, self.explainer.checker.evidence(result.text, asked.texts)
-
-    def _record(self, result: Explanation, first_token_seconds: float, seconds: float) -> None:
-        metrics = self._metrics
-        metrics.tokens.inc(result.num_prompt_tokens, {"kind": "prompt"})
-        if result.num_generated_tokens:  # Ray's counters refuse zeros
-            metrics.tokens.inc(result.num_generated_tokens, {"kind": "generated"})
-        metrics.first_token_seconds.observe(first_token_seconds)
-        metrics.generation_seconds.observe(seconds)
 
 
 class _Advances:

@@ -250,7 +250,7 @@ class ReadThrough:
         except StorageNotFoundError:
             raise
         except XRecError as error:  # the store does not respond, or a file is damaged
-            logger.error("cannot read the backfill; generating the text instead: %s", error)
+            logger.error("cannot read the backfill; answering without it: %s", error)
             return None
 
     def _generated(

@@ -30,7 +30,6 @@ from xrec.train.data import training_vectors
 from xrec.train.example_shards import write_examples
 from xrec.train.leak import measure_leak
 from xrec.train.ray_driver import fit, train_once
-from xrec.train.tracking import tracked
 
 logger = logging.getLogger("xrec")
 
@@ -131,15 +130,14 @@ def _check_batch_sizes(config: TrainAdapterConfig) -> None:
 
 def _train(config: TrainAdapterConfig, run: str) -> tuple[AdapterProgress, Tensors]:
     """Run the workers; return the run's progress and the adapter of its best epoch."""
-    with tracked(config, "train-adapter", _log_epoch) as on_report:
-        checkpoint = fit(
-            train_worker,
-            {"config": config, "run": run},
-            workers=config.workers,
-            storage=location_of(config, "adapter") / CHECKPOINTS,
-            name="train-adapter",
-            on_report=on_report,
-        )
+    checkpoint = fit(
+        train_worker,
+        {"config": config, "run": run},
+        workers=config.workers,
+        storage=location_of(config, "adapter") / CHECKPOINTS,
+        name="train-adapter",
+        on_report=_log_epoch,
+    )
 
     def read(name: str) -> bytes:
         return (checkpoint / name).read_bytes()

@@ -45,7 +45,6 @@ from xrec.train.graph_model import (
 )
 from xrec.train.graph_worker import train_worker
 from xrec.train.ray_driver import fit, train_once
-from xrec.train.tracking import tracked
 
 logger = logging.getLogger("xrec")
 
@@ -188,16 +187,14 @@ def _train(
     aspects), mapped from deleted files.
     """
     name = "pretrain-graph" if fold is None else f"pretrain-graph-without-{fold}"
-    log = _log_epoch if fold is None else lambda _: None  # of folds, only steps are logged
-    with tracked(config, name, log) as on_report:
-        checkpoint = fit(
-            train_worker,
-            {"config": config, "run": run, "fold": fold},
-            workers=config.workers,
-            storage=location_of(config, "graph") / CHECKPOINTS,
-            name=name,
-            on_report=on_report,
-        )
+    checkpoint = fit(
+        train_worker,
+        {"config": config, "run": run, "fold": fold},
+        workers=config.workers,
+        storage=location_of(config, "graph") / CHECKPOINTS,
+        name=name,
+        on_report=_log_epoch if fold is None else None,  # of folds, only steps are logged
+    )
     progress = read_progress(GraphProgress, lambda name: (checkpoint / name).read_bytes(), run)
     with TemporaryDirectory() as folder:
 

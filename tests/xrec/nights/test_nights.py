@@ -7,6 +7,7 @@ import shutil
 import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -472,9 +473,9 @@ def test_forgotten_person_is_in_no_byte_of_a_project(shop):
 
 @pytest.fixture
 def interrupts():
-    """Let Ctrl-C interrupt this process, and restore the handlers of signals after the test."""
+    """Ignore Ctrl-C as in a shell's background, and restore the signals' handlers at the end."""
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = [signal.signal(number, signal.default_int_handler) for number in numbers]
+    before = [signal.signal(number, signal.SIG_IGN) for number in numbers]
     yield
     for number, handler in zip(numbers, before, strict=True):
         signal.signal(number, handler)
@@ -487,13 +488,19 @@ def test_command_serves_what_the_project_published_until_ctrl_c(
     monkeypatch.setenv("RAY_ADDRESS", ray.get_runtime_context().gcs_address)
     (user, item), row = next(each for each in shop.texts().items() if each[0][0] != PERSON)
 
+    def is_ready(url: str) -> bool:
+        with suppress(requests.exceptions.ConnectionError):
+            return requests.get(f"{url}/readyz", timeout=60).ok
+        return False
+
     def ask_and_interrupt(url: str) -> tuple[list[dict[str, Any]], list[tuple[str, Any]]]:
         """Return the stored text and the one of an unknown user, and the events of a live one."""
-        wait_until(lambda: signal.getsignal(signal.SIGHUP) is not signal.default_int_handler)
+        wait_until(lambda: is_ready(url))
         fresh = {"pairs": [{"user_id": user, "item_id": item, "fresh": True}]}
+        route = f"{url}/v1/explanations"
         try:
-            got = [requests.get(f"{url}/{n}/{item}", timeout=60).json() for n in (user, "nobody")]
-            return got, sse(requests.post(f"{url}/stream", json=fresh, timeout=120))
+            got = [requests.get(f"{route}/{n}/{item}", timeout=60).json() for n in (user, "nobody")]
+            return got, sse(requests.post(f"{route}/stream", json=fresh, timeout=120))
         finally:
             os.kill(os.getpid(), signal.SIGINT)
 
@@ -505,7 +512,7 @@ def test_command_serves_what_the_project_published_until_ctrl_c(
         }
         values = {**yaml.safe_load(shop.path.read_text()), "serve": serving}
         url = f"http://127.0.0.1:{port}"
-        asked = threads.submit(ask_and_interrupt, f"{url}/v1/explanations")
+        asked = threads.submit(ask_and_interrupt, url)
         code, out, err = xrec("serve", write_yaml(tmp_path / "serve.yaml", values))
         assert (code, f"serving at {url} " in out + err) == (130, True), err
         (answer, unknown), events = asked.result()

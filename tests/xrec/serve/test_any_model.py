@@ -68,7 +68,7 @@ def test_endpoint_writes_what_is_not_stored_for_known_and_new_users(values, tmp_
     assert sum("Collects old clocks." in each.words for each in words.asked) == 1
 
 
-def test_endpoint_without_a_model_says_what_is_not_published(town, tmp_path):
+def test_endpoint_without_a_model_says_what_is_not_published(town, tmp_path, caplog):
     made = {"dataset": str(town / "dataset"), "llm": None, "neighbors": None}
     with local_endpoint(tmp_path, **made) as endpoint:
         missing = "/problems/not_published"
@@ -78,6 +78,7 @@ def test_endpoint_without_a_model_says_what_is_not_published(town, tmp_path):
         assert (response.status_code, response.json()["type"]) == (404, missing)
         stream = sse(endpoint.post("/v1/explanations/stream", {"pairs": [LIVE]}))
         assert [name for name, _ in stream] == ["explanation", "done"]
+    assert "until it is published, pairs get the problem not_published" in caplog.text
 
 
 def test_money_of_a_day_ends_live_texts_and_leaves_stored_ones(values, tmp_path, words):

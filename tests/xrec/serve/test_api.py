@@ -93,7 +93,7 @@ def test_pair_outside_the_backfill_is_generated_once_and_kept(endpoint):
     path = f"/v1/explanations/{USERS[8]}/{ITEMS[7]}"
     first, asked = endpoint.get(path).json(), len(endpoint.model.asked)
     assert (first["source"], first["is_cached"]) == ("live", False)
-    assert first["model_fingerprint"] == endpoint.model.live.model_fingerprint
+    assert first["model_fingerprint"] == endpoint.model.live.explainer.model_fingerprint
     assert endpoint.get(path).json() == {**first, "is_cached": True}
     assert len(endpoint.model.asked) == asked
 

@@ -1,7 +1,5 @@
-"""`fit` on a real Ray cluster, its metrics for Prometheus, and experiment trackers."""
+"""`fit` on a real Ray cluster, and its metrics for Prometheus."""
 
-import importlib.util
-import os
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -9,11 +7,10 @@ from typing import Any
 import pytest
 
 from tests.errors import raises
-from xrec.config import TrainAdapterConfig, Workers
+from xrec.config import Workers
 from xrec.errors import ConfigError, DataError
 from xrec.storage import Location, open_location
 from xrec.train.ray_driver import TrainingMetrics, fit, uses_gpu
-from xrec.train.tracking import tracked
 
 
 def run(loop: Any, folder: Path, sizes: dict[str, int], **settings: Any) -> Location:
@@ -104,52 +101,3 @@ def test_metrics_of_an_epoch_are_exported_and_running_ends_at_0():
         raise KeyboardInterrupt
     expected |= {("running",): 0, ("loss", "train"): 0.4, ("score", "ndcg@20"): 0.2}
     assert values == expected
-
-
-# Trackers
-
-HAS_WANDB = importlib.util.find_spec("wandb") is not None
-ROW = {"epoch": 2, "train_loss": 1.5, "ndcg@20": 0.25, "time": 1e9, "note": "a word"}
-
-
-def config(workspace, tracker):
-    return TrainAdapterConfig(workspace=str(workspace), llm={"model": "toy"}, tracker=tracker)
-
-
-def test_tensorboard_has_each_figure_of_an_epoch_and_the_settings(tmp_path):
-    seen = []
-    with tracked(config(tmp_path, "tensorboard"), "train-adapter", seen.append) as on_report:
-        on_report(ROW)
-    assert seen == [ROW]
-    folder = tmp_path / "tensorboard" / "train-adapter"
-    events = b"".join(file.read_bytes() for file in folder.rglob("events.*"))
-    assert all(name in events for name in (b"train_loss", b"ndcg_at_20", b"workers.num_processes"))
-    assert b"a word" not in events
-    with tracked(config(tmp_path / "none", None), "train-adapter", print) as on_report:
-        assert on_report is print
-    assert not (tmp_path / "none").exists()
-
-
-def test_mlflow_has_a_run_with_parameters_and_metrics(tmp_path, monkeypatch):
-    mlflow = pytest.importorskip("mlflow", reason="mlflow is not installed")
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/runs.db")
-    with tracked(config(tmp_path / "shop", "mlflow"), "train-adapter", print) as on_report:
-        on_report(ROW)
-    (run,) = mlflow.search_runs(experiment_names=["shop"], output_format="list")
-    assert run.data.metrics["train_loss"] == 1.5
-    assert run.data.metrics["ndcg_at_20"] == 0.25
-    assert run.data.params["workers.num_processes"] == "2"
-    assert run.info.status == "FINISHED"
-
-
-@pytest.mark.parametrize(
-    ("tracker", "workspace", "code", "key"),
-    [
-        *([] if HAS_WANDB else [("wandb", "here", "package_missing", "tracker")]),
-        ("tensorboard", "s3://bucket/shop", "workspace_not_local", "workspace"),
-    ],
-)
-def test_tracker_that_cannot_work_is_refused(tracker, workspace, code, key):
-    with raises(ConfigError, code, key), tracked(config(workspace, tracker), "", print):
-        pass
-    assert not os.path.exists(workspace)

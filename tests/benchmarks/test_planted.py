@@ -1,4 +1,4 @@
-"""The benchmarks of aspects: their choice, planted taste, and language models that annotate."""
+"""The benchmarks of planted taste and of language models that annotate."""
 
 import json
 
@@ -8,52 +8,13 @@ import yaml
 
 import benchmarks.planted as planted
 from benchmarks import annotators
-from benchmarks.aspects import HeldOut, app, ndcg
 from benchmarks.planted_data import UNSEEN_PAIRS, UNSEEN_USERS, Town, seen_pairs
 from tests.world.endpoint import Answer, Asked, stub_endpoint
 from tests.world.shop import review, write_json_lines
-from tests.world.town import dataset_of, prepared_town, with_aspects
 from tests.world.workspace import SOURCE
 from tests.xrec.train.adapter_town import make_config
 from xrec.data import read_dataset
 from xrec.storage import open_location
-
-
-def test_ndcg_is_1_for_a_perfect_order_and_less_after_a_swap():
-    mentioned = np.array([[1, 0, 1], [1, 0, 1], [1, 0, 0], [0, 1, 0]], dtype=np.bool_)
-    order = np.array([[0, -1, -1], [1, 0, -1], [0, 2, 1], [0, 2, -1]])
-    expected = [1, 1 / np.log2(3), 1, np.nan]
-    np.testing.assert_allclose(ndcg(order, mentioned), expected)
-
-
-def test_one_review_of_each_user_with_three_is_held_out_and_not_counted():
-    visits = [(user, item) for user in range(4) for item in range(4) if user or item < 2]
-    said = [(user, item, (user + item) % 3) for user, item in visits]
-    dataset = dataset_of(
-        4,
-        4,
-        interactions=[(*pair, "train") for pair in visits],
-        aspects=["a", "b", "c"],
-        trained=said,
-    )
-    drawn = [HeldOut.draw(dataset, seed) for seed in (0, 1)]
-    for held_out in drawn:
-        assert held_out.users.tolist() == [1, 2, 3]  # user 0 has two reviews
-        assert held_out.mentioned.sum(axis=1).tolist() == [1, 1, 1]
-        assert sum(held_out.dataset.item_aspects["num_reviews"].to_pylist()) == len(said) - 3
-        pairs = set(zip(held_out.users.tolist(), held_out.items.tolist(), strict=True))
-        edges = set(zip(*held_out.dataset.interaction_edges("train").tolist(), strict=True))
-        assert edges == set(visits) - pairs
-    assert drawn[0].items.tolist() != drawn[1].items.tolist()
-
-
-def test_aspects_writes_a_row_for_each_order(run, tmp_path):
-    plain = prepared_town(tmp_path / "plain")
-    workspace = with_aspects(plain, tmp_path / "town", sentiments=["positive"])
-    found = run(app, f"{workspace}/dataset", seed=0)
-    (rows,) = (table for title, table in found.items() if title.startswith("NDCG@10"))
-    assert [row["order"] for row in rows] == ["formula", "item", "user", "all"]
-    assert rows[0]["formula minus it"].startswith("0.0000")
 
 
 def test_seen_pairs_and_scored_pairs_share_no_user_or_no_pair(workspace):
