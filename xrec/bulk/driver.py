@@ -32,7 +32,7 @@ from xrec.bulk.results import BrokenResultError
 from xrec.bulk.rows import FAILED, Amounts, ChunkTask, Summary, added, bare
 from xrec.bulk.run import BulkRun, Pass, final_rows
 from xrec.bulk.takedown import read_takedowns
-from xrec.bulk.worker import WorkerSettings, chunk_work
+from xrec.bulk.worker import ChunkWorker
 from xrec.errors import BudgetError, ClusterError, DataError, GateError, StorageError
 from xrec.storage import Kind, Manifest, row_groups, this_process, traffic, with_backoff
 
@@ -46,7 +46,7 @@ logger = logging.getLogger("xrec")
 class DriveOptions:
     """Options for `drive`.
 
-    chunks_at_once: see `WorkerSettings`.
+    chunks_at_once: see `ChunkWorker`.
     retry: once all rows are done, do the rows that failed for these reasons again.
     max_failed_share: end the run if a larger share of its rows failed, 0 to 1.
     max_rows: stop once this many rows are done, including those of earlier calls. Chunks are not
@@ -74,7 +74,7 @@ def drive(
 ) -> Progress:
     """Do what is left of a run, and then its retry.
 
-    make_task: see `WorkerSettings`. then: called once everything is done, while this driver still
+    make_task: see `ChunkWorker`. then: called once everything is done, while this driver still
         holds the lease.
 
     Return the progress, which is done unless `max_rows` ended the run. Raise LeaseError if another
@@ -284,10 +284,9 @@ class _Driver:
             logger.info("%d of %d chunks left", len(chunks), work.size.num_chunks)
             self._update(pass_number=work.number, reasons=work.reasons)
             at_once, kept_at = self._options.chunks_at_once, time.monotonic()
-            settings = WorkerSettings(work, self._run.format, self._make_task, at_once)
             self._meter.read(self._pool.held(len(chunks)))
-            work_on = partial(chunk_work, settings)
-            for chunk, summary in self._pool.run(work_on, chunks, self._is_over, at_once):
+            make = partial(ChunkWorker, work, self._run.format, self._make_task, at_once)
+            for chunk, summary in self._pool.run(make, chunks, self._is_over, at_once):
                 tally.add(chunk, summary)
                 self._check()
                 if time.monotonic() - kept_at >= self._clock.seconds_between_signs:

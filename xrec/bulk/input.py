@@ -1,4 +1,4 @@
-"""The input of a run: rows with invalid IDs are rejected, the others are sorted on the local disk.
+"""The input of a run: rows with invalid IDs are rejected, the others are sorted by DuckDB.
 
 An ID is a string or an integer. Rows with other IDs (null, float, NaN, bytes that are not UTF-8)
 are rejected with a reason, because these have no exact text.
@@ -7,7 +7,6 @@ are rejected with a reason, because these have no exact text.
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Literal
 
@@ -133,22 +132,18 @@ def _shown(keys: Sequence[str], row: Sequence[bytes | float | None]) -> str:
 
 MEMORY, THREADS = "1GB", 2
 """DuckDB's limits. Its threads share the memory; by default there is one per core."""
-_NUM_FILES = 256
-"""A power of two. With 1e9 rows and IDs of 10 characters, a file has 4e6 rows: 120 MB."""
-ROWS_AT_ONCE, BYTES_AT_ONCE = 2**16, 2**24
+ROWS_AT_ONCE = 2**16
 
 
 class Input:
-    """The rows of an input on the local disk, until it is closed.
+    """The rows of an input in DuckDB, which spills them to the local disk, until it is closed.
 
     Good rows are distinct in the columns of `keys`, and have the columns of `given` too. Of rows
     with the same keys, the one with the least values is kept whole; the first column decides before
     the second. Rows of `forgotten` users are rejected without their IDs.
 
-    A hash of the first key divides the rows into files, and each file is sorted on its own, so
-    memory use depends neither on the number of rows nor on the number of cores. `fingerprint` is a
-    hash of the set of good rows, and `rejected` the number of other rows by reason. Raises
-    StorageError if the disk is full.
+    `fingerprint` is a hash of the set of good rows, and `rejected` the number of other rows by
+    reason. Raises StorageError if the disk is full.
     """
 
     def __init__(
@@ -160,10 +155,7 @@ class Input:
     ):
         self._schema = pa.schema([*keys, *given])
         names, values = ([f'"{name}"' for name in schema.names] for schema in (keys, given))
-        self._keys, self._first = ", ".join(names), names[0]
-        least = f"min(struct_pack({', '.join(f'{value} := {value}' for value in values)}))"
-        kept = (f"struct_extract({least}, '{name}') AS \"{name}\"" for name in given.names)
-        self._rows = ", ".join([self._keys, *kept])
+        self._first, self._keys = names[0], ", ".join(names)
         self._folder = TemporaryDirectory(prefix="xrec-rows-")
         self._database = duckdb.connect(
             config={
@@ -174,9 +166,15 @@ class Input:
             }
         )
         self._query("CREATE TABLE rejected(file TEXT, line BIGINT, reason TEXT, text TEXT)")
+        self._query("CREATE TABLE given AS FROM batch", batch=self._schema.empty_table())
         good = (self._good(*batch, forgotten) for batch in batches)
         for rows in row_groups(good, ROWS_AT_ONCE):
-            self._append(rows)
+            self._query("INSERT INTO given FROM batch", batch=rows)
+        least = f"min(struct_pack({', '.join(f'{value} := {value}' for value in values)}))"
+        kept = (f"struct_extract({least}, '{name}') AS \"{name}\"" for name in given.names)
+        columns = ", ".join([self._keys, *kept])
+        self._query(f"CREATE TABLE good AS SELECT {columns} FROM given GROUP BY {self._keys}")
+        self._query("DROP TABLE given")
         counts = self._query("SELECT reason, count(*) AS n FROM rejected GROUP BY ALL").to_pylist()
         self.rejected = {row["reason"]: row["n"] for row in counts}
         # The length before each key keeps different rows from becoming the same text.
@@ -186,16 +184,10 @@ class Input:
                 *(f"' ' || coalesce({value}::VARCHAR, '')" for value in values),
             ]
         )
-        sql = (
-            f"SELECT count(*) AS n, coalesce(bit_xor(md5_number({text})), 0)::VARCHAR AS digest "
-            f"FROM (SELECT {self._rows} FROM rows GROUP BY {self._keys})"
-        )
-        self.num_rows, digest = 0, 0
-        for numbers in self._groups(1):
-            (row,) = self._query(sql, rows=self._read(numbers)).to_pylist()
-            self.num_rows += row["n"]
-            digest ^= int(row["digest"])
-        self.fingerprint = fingerprint_of([self.num_rows, digest])
+        digest = f"coalesce(bit_xor(md5_number({text})), 0)::VARCHAR"
+        (row,) = self._query(f"SELECT count(*) AS n, {digest} AS digest FROM good").to_pylist()
+        self.num_rows: int = row["n"]
+        self.fingerprint = fingerprint_of([self.num_rows, int(row["digest"])])
 
     def chunks(
         self,
@@ -209,7 +201,11 @@ class Input:
         unless there are more than that. num_buckets: a power of two. prepare: called with many rows
         at a time, in order; may drop rows and add columns.
         """
-        return _chunked(map(prepare, self._sorted(num_buckets)), rows_per_chunk)
+        schema = pa.schema([*self._schema, pa.field("bucket", pa.int32(), nullable=False)])
+        bucket = f"((md5_number_upper({self._first}) >> 32) * {num_buckets} >> 32)::INTEGER"
+        sql = f"SELECT *, {bucket} AS bucket FROM good ORDER BY bucket, {self._keys}"
+        rows = (table.cast(schema) for table in self._stream(sql))
+        return _chunked(map(prepare, row_groups(rows, ROWS_AT_ONCE)), rows_per_chunk)
 
     def first_rejected(self) -> pa.Table:
         """Return a table with the first rejected row, or an empty table."""
@@ -236,66 +232,18 @@ class Input:
         )
         return good.select(self._schema.names)
 
-    def _append(self, rows: pa.Table) -> None:
-        """Append rows to the files that their hashes select."""
-        sql = f"SELECT *, md5_number_upper({self._first}) >> 32 AS hash FROM batch ORDER BY hash"
-        rows = self._query(sql, batch=rows)
-        starts = np.arange(_NUM_FILES + 1, dtype=np.uint64) * np.uint64(2**32 // _NUM_FILES)
-        ends = np.searchsorted(rows["hash"].to_numpy(), starts)
-        options = pa.ipc.IpcWriteOptions(compression="lz4")
-        for number in np.flatnonzero(np.diff(ends)).tolist():
-            with (
-                self._disk_errors(),
-                open(self._file(number), "ab") as file,
-                pa.ipc.new_stream(file, rows.schema, options=options) as writer,
-            ):
-                writer.write_table(rows.slice(ends[number], ends[number + 1] - ends[number]))
-
-    def _file(self, number: int) -> Path:
-        """Return the path of a file of consecutive Arrow streams."""
-        return Path(self._folder.name) / f"rows-{number:03d}"
-
-    def _groups(self, multiple: int) -> Iterator[range]:
-        """Yield consecutive file numbers in groups that are large enough for a DuckDB query.
-
-        The size of a group is a multiple of `multiple`.
-        """
-        start, num_bytes = 0, 0
-        for stop in range(multiple, _NUM_FILES + 1, multiple):
-            paths = map(self._file, range(stop - multiple, stop))
-            num_bytes += sum(path.stat().st_size for path in paths if path.exists())
-            if num_bytes >= BYTES_AT_ONCE or stop == _NUM_FILES:
-                yield range(start, stop)
-                start, num_bytes = stop, 0
-
-    def _read(self, numbers: Iterable[int]) -> pa.Table:
-        """Return the rows of some files, with duplicates and the column `hash`."""
-        schema = pa.schema([*self._schema, pa.field("hash", pa.uint64())])
-        tables = [schema.empty_table()]
-        for path in filter(Path.exists, map(self._file, numbers)):
-            with pa.OSFile(str(path)) as file:
-                while file.tell() < file.size():
-                    with pa.ipc.open_stream(file) as reader:
-                        tables.append(reader.read_all().cast(schema))
-        return pa.concat_tables(tables).combine_chunks()
-
-    def _sorted(self, num_buckets: int) -> Iterator[pa.Table]:
-        """Yield the distinct rows, sorted by bucket and keys; no bucket spans two groups."""
-        schema = pa.schema([*self._schema, pa.field("bucket", pa.int32(), nullable=False)])
-        columns = f"{self._rows}, (hash * {num_buckets} >> 32)::INTEGER AS bucket"
-        sql = (
-            f"SELECT {columns} FROM rows GROUP BY {self._keys}, hash ORDER BY bucket, {self._keys}"
-        )
-        for numbers in self._groups(max(1, _NUM_FILES // num_buckets)):
-            rows = self._query(sql, rows=self._read(numbers)).cast(schema)
-            yield from row_groups([rows], ROWS_AT_ONCE)
-
     def _query(self, sql: str, **tables: pa.Table) -> pa.Table:
         """Return the rows of a query, which may name `tables`."""
         with self._disk_errors():
             for name, table in tables.items():
                 self._database.register(name, table)
             return self._database.execute(sql).to_arrow_table()
+
+    def _stream(self, sql: str) -> Iterator[pa.Table]:
+        """Yield the rows of a query, some at a time."""
+        with self._disk_errors():
+            for batch in self._database.execute(sql).to_arrow_reader(ROWS_AT_ONCE):
+                yield pa.Table.from_batches([batch])
 
     @contextmanager
     def _disk_errors(self) -> Iterator[None]:
@@ -306,7 +254,7 @@ class Input:
             if isinstance(error.__cause__, KeyboardInterrupt):  # it came during a query
                 raise error.__cause__ from None
             raise
-        except (duckdb.Error, OSError) as error:
+        except (duckdb.Error, pa.ArrowException, OSError) as error:
             raise StorageError(
                 f"{self._folder.name}: cannot sort the rows of the run on this disk: "
                 f"{first_line_of(error)}; set TMPDIR to a folder on a larger disk",

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import reduce
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -88,12 +88,6 @@ class RowFormat:
         )
 
     @property
-    def done_schema(self) -> pa.Schema:
-        """The columns of the table that do not come with the planned rows."""
-        planned = {"bucket", *self.given.names}
-        return pa.schema([field for field in self.table_schema if field.name not in planned])
-
-    @property
     def all_reasons(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys((*self.reasons, self.error_reason)))
 
@@ -133,8 +127,11 @@ class RowFormat:
             parts += [pc.cast(pc.binary_length(rows[name]), pa.string()), rows[name]]
         return pc.binary_join_element_wise(*parts, " ")
 
-    def as_done(self, outcome: "Outcome") -> "Done":
-        """Return the rows of an outcome in the columns `done_schema`."""
+    def rows_of(self, outcome: "Outcome", planned: pa.Table) -> pa.Table:
+        """Return the outcome of planned rows as rows of the table.
+
+        Raise ValueError unless it has each row exactly once, with known reasons.
+        """
         tables = ((outcome.ok, self.ok_schema, OK), (outcome.failed, self.failed_schema, FAILED))
         marked = [
             rows.select(schema.names)
@@ -143,14 +140,31 @@ class RowFormat:
             for rows, schema, status in tables
         ]
         rows = pa.concat_tables(marked, promote_options="default")
-        return Done(rows.select(self.done_schema.names).cast(self.done_schema), outcome.costs)
+        done, wanted = (
+            self.sorted(each.select(self.keys).cast(self.key_schema)) for each in (rows, planned)
+        )
+        if not done.equals(wanted):
+            raise ValueError(
+                f"the task got {planned.num_rows} rows and returned {outcome.ok.num_rows} that "
+                f"succeeded and {outcome.failed.num_rows} that failed; expected each row once"
+            )
+        if unknown := {*outcome.failed["reason"].to_pylist()} - {*self.all_reasons}:
+            raise ValueError(
+                f"the task failed rows for unknown reasons {sorted(unknown)}; expected some of "
+                f"{', '.join(self.all_reasons)}"
+            )
+        return self.with_planned(rows, planned)
 
-    def as_results(self, planned: pa.Table, rows: pa.Table) -> pa.Table:
-        """Add the bucket and the columns `given` of `planned` to rows with `done_schema`."""
+    def with_planned(self, rows: pa.Table, planned: pa.Table) -> pa.Table:
+        """Return rows of the table with the bucket and the columns `given` of `planned`."""
         places = pc.index_in(self.joined_keys(rows), value_set=self.joined_keys(planned))
-        for name in ("bucket", *self.given.names):
-            rows = rows.append_column(name, planned[name].take(places))
-        return self.sorted(rows.select(self.table_schema.names).cast(self.table_schema))
+        columns = {
+            field.name: planned[field.name].take(places)
+            if field.name in ("bucket", *self.given.names)
+            else rows[field.name]
+            for field in self.table_schema
+        }
+        return pa.table(columns).cast(self.table_schema)
 
 
 @dataclass(frozen=True)
@@ -165,13 +179,6 @@ class Outcome:
     ok: pa.Table
     failed: pa.Table
     costs: Mapping[str, float] = field(default_factory=dict)
-
-
-class Done(NamedTuple):
-    """Rows with `RowFormat.done_schema`, and their costs by name."""
-
-    rows: pa.Table
-    costs: Mapping[str, float]
 
 
 class ChunkTask(Protocol):

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import reduce
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -19,10 +19,8 @@ from xrec.bulk.plan import EARLIER
 from xrec.bulk.rows import (
     AGAIN,
     FAILED,
-    OK,
     CarryingTask,
     ChunkTask,
-    Done,
     Outcome,
     RowFormat,
     Summary,
@@ -44,18 +42,11 @@ _OUT_OF_MEMORY = re.compile(r"out of memory", re.IGNORECASE)
 POISONED_EXIT_CODE = 70
 
 
-@dataclass(frozen=True)
-class WorkerSettings:
-    """All settings of a worker process, which reads no others and no environment variables.
+class Done(NamedTuple):
+    """Rows with `RowFormat.table_schema`, and their costs by name."""
 
-    work: the pass to do. make_task: called once in each process. chunks_at_once: the number of
-    chunks that a process does concurrently, in threads.
-    """
-
-    work: Pass
-    format: RowFormat
-    make_task: Callable[[], ChunkTask]
-    chunks_at_once: int = 1
+    rows: pa.Table
+    costs: Mapping[str, float]
 
 
 @dataclass(eq=False)
@@ -104,17 +95,28 @@ class Room:
 
 
 class ChunkWorker:
-    """Does chunks of a pass, several at a time in threads."""
+    """Does chunks of a pass in one process, which reads no other settings.
 
-    def __init__(self, settings: WorkerSettings, marks: "Marks", node: str, name: str):
-        self._format = settings.format
-        self._plan, self._results = settings.work.plan, settings.work.results
-        self._at_once, self._room = settings.chunks_at_once, Room()
-        self._marks = marks
-        self._name, self._node = name, node
-        self._task = settings.make_task()
+    make_task: called once. chunks_at_once: the number of chunks that are done concurrently, in
+    threads. node, name: those of this process.
+    """
 
-    def do(self, number: int) -> Summary:
+    def __init__(
+        self,
+        work: Pass,
+        format: RowFormat,
+        make_task: Callable[[], ChunkTask],
+        chunks_at_once: int,
+        marks: "Marks",
+        node: str,
+        name: str,
+    ):
+        self._plan, self._results, self._format = work.plan, work.results, format
+        self._at_once, self._room = chunks_at_once, Room()
+        self._marks, self._node, self._name = marks, node, name
+        self._task = make_task()
+
+    def __call__(self, number: int) -> Summary:
         """Make sure that the chunk has a result; return its summary, and report it to the marks.
 
         Raise StorageError if the store fails for about 20 seconds, ClusterError if too many
@@ -134,7 +136,7 @@ class ChunkWorker:
         attempts, num_deaths = answer
         parts = [self._attempt(number, planned, attempt, len(attempts) > 1) for attempt in attempts]
         done = joined(parts)
-        rows = self._format.as_results(planned, done.rows)
+        rows = self._format.sorted(done.rows)
         reasons = planned["reason"].to_pylist() if "reason" in planned.column_names else []
         summary = summary_of(
             rows,
@@ -172,95 +174,61 @@ class ChunkWorker:
         return done
 
     def _done(self, rows: pa.Table, num_deaths: int, *, halve: bool) -> Done:
-        schema = self._format.planned_schema
-        left = rows.select(schema.names).cast(schema)
-        carried = Done(self._format.done_schema.empty_table(), {})
-        if not num_deaths:
-            carried = self._carried(rows)
-            if carried.rows.num_rows:
-                left = left.filter(pc.invert(self._format.are_among(left, carried.rows)))
-        if not left.num_rows:
-            return carried
         if num_deaths:
             message = f"{num_deaths} processes died while they worked on this row alone"
-            done = self._failed(left, message)
-        else:
-            done = self._do_or_halve(left) if halve else self._do(left)
-        self._check(left, done.rows)
-        return joined([carried, done])
+            return self._failed(rows, message)
+        carried = self._carried(rows)
+        if carried.rows.num_rows:
+            rows = rows.filter(pc.invert(self._format.are_among(rows, carried.rows)))
+        if not rows.num_rows:
+            return carried
+        return joined([carried, self._do(rows, halve=halve)])
 
     def _carried(self, rows: pa.Table) -> Done:
         """Return the earlier rows that are carried over, and counts."""
-        counts, schema = Counter({"carried": 0}), self._format.table_schema
-        good = schema.empty_table()
+        counts = Counter({"carried": 0})
+        good = self._format.table_schema.empty_table()
         if EARLIER in rows.schema.names and isinstance(self._task, CarryingTask):
-            column = rows[EARLIER].combine_chunks()
-            is_earlier = pc.is_valid(column)
-            structs = column.filter(is_earlier)
+            structs = rows[EARLIER].combine_chunks().drop_null()
             counts[f"{AGAIN}new"] = rows.num_rows - len(structs)
             if len(structs):
-                earlier = pa.Table.from_struct_array(structs).cast(schema)
-                for name in self._format.given.names:
-                    place = earlier.schema.get_field_index(name)
-                    given = rows[name].filter(is_earlier)
-                    earlier = earlier.set_column(place, earlier.field(place), given)
+                earlier = self._format.with_planned(pa.Table.from_struct_array(structs), rows)
                 why = self._task.why_again(earlier)
                 counts.update(f"{AGAIN}{reason}" for reason in why.drop_null().to_pylist())
                 good = earlier.filter(pc.is_null(why))
         counts["carried"] = good.num_rows
         counts["carried_failed"] = counts_of(good["status"]).get(FAILED, 0)
-        return Done(good.select(self._format.done_schema.names), counts)
+        return Done(good, counts)
 
-    def _do(self, rows: pa.Table) -> Done:
-        """Let the task process rows; end this process if its GPU is no longer usable."""
+    def _do(self, rows: pa.Table, *, halve: bool) -> Done:
+        """Let the task process rows; `halve` them to find a row that raises its `row_errors`.
+
+        End this process if its GPU is no longer usable.
+        """
         expected: tuple[type[Exception], ...] = (RuntimeError, *self._task.row_errors)
         try:
-            outcome = self._task.do(rows)
+            outcome = self._task.do(self._planned(rows))
         except expected as error:
             if is_poisoned(error):
                 end_process(error)
-            raise
-        return self._format.as_done(outcome)
-
-    def _do_or_halve(self, rows: pa.Table) -> Done:
-        """Do rows; if the task raises one of its `row_errors`, find the row to blame."""
-        try:
-            return self._do(rows)
-        except self._task.row_errors as error:
+            if not halve or not isinstance(error, self._task.row_errors):
+                raise
             if rows.num_rows == 1:
                 return self._failed(rows, f"{type(error).__name__}: {error}")
+        else:
+            return Done(self._format.rows_of(outcome, rows), outcome.costs)
         middle = rows.num_rows // 2
         halves = (rows.slice(0, middle), rows.slice(middle))
-        return joined([self._do_or_halve(half) for half in halves])
+        return joined([self._do(half, halve=True) for half in halves])
 
     def _failed(self, rows: pa.Table, message: str) -> Done:
-        failed = self._task.fail(rows, self._format.error_reason, message)
-        return self._format.as_done(Outcome(self._format.ok_schema.empty_table(), failed))
+        failed = self._task.fail(self._planned(rows), self._format.error_reason, message)
+        outcome = Outcome(self._format.ok_schema.empty_table(), failed)
+        return Done(self._format.rows_of(outcome, rows), {})
 
-    def _check(self, rows: pa.Table, done: pa.Table) -> None:
-        """Raise ValueError unless each row was done exactly once, with known reasons."""
-        keys, task = list(self._format.keys), type(self._task).__name__
-        if not self._format.sorted(done.select(keys)).equals(
-            self._format.sorted(rows.select(keys))
-        ):
-            num_ok = counts_of(done["status"]).get(OK, 0)
-            raise ValueError(
-                f"{task} got {rows.num_rows} rows and returned {num_ok} that succeeded and "
-                f"{done.num_rows - num_ok} that failed; expected each row once"
-            )
-        reasons = set(done["reason"].drop_null().to_pylist())
-        if unknown := reasons - set(self._format.all_reasons):
-            raise ValueError(
-                f"{task}: unknown reasons {sorted(unknown)}; expected some of "
-                f"{', '.join(self._format.all_reasons)}"
-            )
-
-
-def chunk_work(
-    settings: WorkerSettings, marks: "Marks", node: str, name: str
-) -> Callable[[int], Summary]:
-    """Return the function that does a chunk by its number, in a process of a pool."""
-    return ChunkWorker(settings, marks, node, name).do
+    def _planned(self, rows: pa.Table) -> pa.Table:
+        schema = self._format.planned_schema
+        return rows.select(schema.names).cast(schema)
 
 
 def joined(parts: Sequence[Done]) -> Done:

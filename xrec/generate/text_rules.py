@@ -335,14 +335,6 @@ def _whole_sentences(text: str, max_words: int | None, title: str) -> str:
     return text[: next(fits, 0)]
 
 
-def cut_to_words(text: str, max_words: int | None, title: str) -> str:
-    """Return an explanation of the item `title` in at most `max_words` words.
-
-    A longer text is cut after its last whole sentence that fits; "" if none does.
-    """
-    return text if _is_within(text, max_words) else _whole_sentences(text, max_words, title)
-
-
 def _is_within(text: str, max_words: int | None) -> bool:
     return max_words is None or len(words(text)) <= max_words
 

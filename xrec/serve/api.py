@@ -34,7 +34,6 @@ from xrec.serve.messages import (
     HistoryRequest,
     ItemId,
     ItemList,
-    MaxWords,
     NoExplanation,
     PairRequest,
     Problem,
@@ -176,7 +175,7 @@ def _explanations(current: Callable[[], ReadThrough]) -> APIRouter:
         A pair that cannot be explained gets a `problem` instead; the other pairs are not affected.
         """
         pairs = await _admitted(http, request.pairs)
-        answers = await current().explain(pairs, request.max_words, _key(http))
+        answers = await current().explain(pairs, _key(http))
         return Explanations(explanations=[_as_visible(http, answer) for answer in answers])
 
     @router.post(
@@ -198,9 +197,8 @@ def _explanations(current: Callable[[], ReadThrough]) -> APIRouter:
         """
         try:
             for index, pair in enumerate(request.pairs):
-                asked = pair, request.max_words, request.parts, _key(http)
-                sent = ""
-                async with aclosing(current().stream(*asked)) as results:
+                sent, results_of = "", current().stream(pair, request.parts, _key(http))
+                async with aclosing(results_of) as results:
                     async for event in results:
                         result = event if isinstance(event, Draft) else _as_visible(http, event)
                         for name, data in _changes(sent, result):
@@ -218,11 +216,10 @@ def _explanations(current: Callable[[], ReadThrough]) -> APIRouter:
         http: Request,
         user_id: UserId,
         item_id: ItemId,
-        max_words: Annotated[MaxWords, Query()] = None,
     ) -> Explanation:
         """Explain one pair."""
         pairs = await _admitted(http, [PairRequest(user_id=user_id, item_id=item_id)])
-        (found,) = await current().explain(pairs, max_words, _key(http))
+        (found,) = await current().explain(pairs, _key(http))
         answer = _as_visible(http, found)
         if isinstance(answer, NoExplanation):
             raise refused(answer.problem.type.rpartition("/")[2], answer.problem.detail)
@@ -235,7 +232,6 @@ def _explanations(current: Callable[[], ReadThrough]) -> APIRouter:
         http: Request,
         user_id: UserId,
         k: Annotated[int, Query(ge=1, le=MAX_PAIRS, description="Number of items.")] = 5,
-        max_words: Annotated[MaxWords, Query()] = None,
         explain: Annotated[bool, Query(description="If true, explain each item.")] = True,
     ) -> Recommendations:
         """Return the user's k best published recommendations, with explanations.
@@ -248,7 +244,7 @@ def _explanations(current: Callable[[], ReadThrough]) -> APIRouter:
         if explain and items:
             pairs = [PairRequest(user_id=user_id, item_id=item.item_id) for item in items]
             pairs = await _admitted(http, pairs)
-            answers = await read_through.explain(pairs, max_words, _key(http))
+            answers = await read_through.explain(pairs, _key(http))
             for item, answer in zip(items, answers, strict=True):
                 item.answer = _as_visible(http, answer)
         return Recommendations(user_id=user_id, items=items)

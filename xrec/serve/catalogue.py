@@ -11,7 +11,6 @@ import torch.nn.functional as F
 
 from xrec.adapter.artifact import read_adapter
 from xrec.backfill.identity import model_of
-from xrec.checks import AspectNames
 from xrec.config import ServeConfig
 from xrec.data import Dataset, read_dataset
 from xrec.errors import ArtifactMismatchError, DataError
@@ -86,8 +85,6 @@ class Catalogue:
         self._neighbors, self._most = neighbors, min(MAX_PAIRS, dataset.num_items)
         self._ranker = Ranker(dataset, graph, self._most, neighbors=neighbors)
         self._seen = self._ranker.seen
-        aspects = dataset.aspects
-        self.aspect_names = AspectNames(() if aspects is None else aspects["aspect"].to_pylist())
 
     @cached_property
     def histories(self) -> HistoryVectors:
@@ -212,8 +209,7 @@ def read_catalogue(config: ServeConfig) -> Catalogue:
     Only an adapter needs a graph; without one, neighbors rank what is not published, if there are
     any.
 
-    Aspect names are indexed too, which takes two seconds for 20,000 of them, and the vectors of
-    histories are fitted. Otherwise a request would wait for that.
+    The vectors of histories are fitted too. Otherwise a request would wait for that.
 
     Raises ArtifactNotFoundError or ArtifactMismatchError if artifacts are missing or do not belong
     together, DataError if a vector of the graph is not finite.
@@ -230,7 +226,6 @@ def read_catalogue(config: ServeConfig) -> Catalogue:
         logger.warning("unpublished recommendations are ranked without neighbors: %s", error)
         neighbors = None
     catalogue = Catalogue(dataset, graph, model_of(config, download=True), neighbors)
-    catalogue.aspect_names.build()
     if graph.manifest.kind == "graph":
         _ = catalogue.histories
     return catalogue

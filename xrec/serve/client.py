@@ -79,7 +79,7 @@ class Client:
         )
 
     def explain(
-        self, pairs: Iterable[tuple[str, str] | PairRequest], *, max_words: int | None = None
+        self, pairs: Iterable[tuple[str, str] | PairRequest]
     ) -> list[Explanation | NoExplanation]:
         """Return the answer for each pair of user_id and item_id, in order.
 
@@ -89,7 +89,7 @@ class Client:
         rows = _rows(pairs)
         answers: list[Explanation | NoExplanation] = []
         for start in range(0, len(rows), MAX_PAIRS):
-            body = {"pairs": rows[start : start + MAX_PAIRS], "max_words": max_words}
+            body = {"pairs": rows[start : start + MAX_PAIRS]}
             response = self._ask(Explanations, "POST", "/v1/explanations", json=body)
             answers += response.explanations
         return answers
@@ -98,11 +98,10 @@ class Client:
         self,
         pairs: Iterable[tuple[str, str] | PairRequest],
         *,
-        max_words: int | None = None,
         parts: Parts = "checked",
     ) -> Iterator[StreamEvent]:
         """Yield events while the texts of up to 64 pairs are written, one pair after another."""
-        body = {"pairs": _rows(pairs), "max_words": max_words, "parts": parts}
+        body = {"pairs": _rows(pairs), "parts": parts}
         response = self._send("POST", "/v1/explanations/stream", json=body, stream=True)
         with closing(response), self._reading():
             for name, data in _server_sent(response.iter_lines()):
@@ -115,16 +114,13 @@ class Client:
             f"{self._url}: the stream ended early; try again", code="stream_ended_early"
         )
 
-    def recommend(
-        self, user_id: str, k: int = 5, *, explain: bool = True, max_words: int | None = None
-    ) -> Recommendations:
+    def recommend(self, user_id: str, k: int = 5, *, explain: bool = True) -> Recommendations:
         """Return the user's k best unseen items, with explanations if `explain`.
 
         Raises UnknownIdError if the dataset does not have the user.
         """
-        options = {"k": k, "explain": explain, "max_words": max_words}
         path = f"/v1/users/{quote(user_id, safe='')}/recommendations"
-        params = {name: value for name, value in options.items() if value is not None}
+        params = {"k": k, "explain": explain}
         return self._ask(Recommendations, "GET", path, params=params)
 
     def recommend_from(self, history: Sequence[str], k: int = 5) -> Recommendations:

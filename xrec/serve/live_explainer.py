@@ -1,6 +1,7 @@
 """Explain pairs as they arrive; a model replica (`xrec.serve.app.Generator`) wraps this."""
 
 import asyncio
+import logging
 import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Iterator, Sequence, Sized
@@ -28,12 +29,14 @@ from xrec.serve.model import (
     Draft,
     Event,
     PairError,
-    fault_of_pair,
     unknown_user,
 )
 from xrec.serve.money import DailyMoney, Reserved
+from xrec.serve.problems import fault
 from xrec.storage import open_location
 from xrec.text.writers import load_writer
+
+logger = logging.getLogger("xrec")
 
 MAX_WAITING_PAIRS = 256
 """Maximum waiting pairs per replica; further requests get a 429 with Retry-After.
@@ -161,8 +164,9 @@ class LiveExplainer:
             raise
         except ModelError:  # the engine failed, so this replica has to be replaced
             raise
-        except Exception as error:  # noqa: BLE001  it is logged
-            yield fault_of_pair(error)
+        except Exception as error:
+            logger.error("a pair failed: %s", type(error).__name__, exc_info=error)
+            yield PairError("bug", fault().problem.detail)
 
     @contextmanager
     def _user(self, pair: PairRequest) -> Iterator[int]:

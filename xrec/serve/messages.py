@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, FailFast, Field, model_validator
 from xrec.data import AspectsFrom, NamedEvidence
 
 MAX_PAIRS = 64
-MAX_WORDS = 500
+_MAX_FIELDS = 8  # more than any object in a request has
 
 _Id = Annotated[str, Field(min_length=1, max_length=256)]
 UserId = Annotated[_Id, Field(description="user_id, as in the dataset.", examples=["resident-17"])]
@@ -15,15 +15,6 @@ ItemId = Annotated[_Id, Field(description="item_id, as in the dataset.", example
 History = Annotated[list[ItemId], FailFast(), Field(max_length=250)]
 Title = Annotated[str, Field(max_length=500)]
 Text = Annotated[str, Field(max_length=8000)]
-MaxWords = Annotated[
-    int | None,
-    Field(
-        ge=1,
-        le=MAX_WORDS,
-        description="Maximum number of words; a longer text is cut after a sentence. "
-        "decoding.text.max_words applies too.",
-    ),
-]
 
 
 class Problem(BaseModel):
@@ -66,8 +57,8 @@ class _Message(BaseModel):
     @classmethod
     def _has_few_fields(cls, data: Any) -> Any:
         """Refuse an object with too many keys at once; each would be a separate error."""
-        if isinstance(data, dict) and len(data) > len(cls.model_fields):
-            raise ValueError(f"expected at most {len(cls.model_fields)} fields")
+        if isinstance(data, dict) and len(data) > _MAX_FIELDS:
+            raise ValueError(f"expected at most {_MAX_FIELDS} fields")
         return data
 
 
@@ -132,8 +123,7 @@ class ExplanationsRequest(_Message):
                             "history": ["place-8", "place-20"],
                             "profiles": {"user_profile": "Likes tea."},
                         }
-                    ],
-                    "max_words": 30,
+                    ]
                 },
             ]
         }
@@ -142,7 +132,6 @@ class ExplanationsRequest(_Message):
     pairs: Annotated[list[PairRequest], FailFast()] = Field(
         min_length=1, max_length=MAX_PAIRS, description="The pairs to explain."
     )
-    max_words: MaxWords = None
 
 
 Parts = Literal["checked", "unchecked"]
@@ -195,17 +184,15 @@ class Explanation(BaseModel):
     )
     kind: str = Field(
         description="written: by the model; plain: a sentence made from the evidence, because the "
-        "model's text was refused. If max_words cut the text, kind, num_generated_tokens and "
-        "finish_reason still describe the whole text."
+        "model's text was refused."
     )
     aspects: tuple[NamedEvidence, ...] = Field(
         description="The aspects chosen for the pair, best first; empty unless the adapter's "
         "prompt uses them (prompt.aspects). item_reviews of the item's num_item_reviews training "
         "reviews mention the aspect, and user_reviews of the user's num_user_reviews. opinion: a "
-        "quote in which the item's reviews praise it, or empty. is_named: whether the text, "
-        "possibly cut by max_words, names it. In a dataset without reviews, the item's profile "
-        "counts as its only review, and the profiles of the items that the user interacted with "
-        "count as the user's."
+        "quote in which the item's reviews praise it, or empty. is_named: whether the text names "
+        "it. In a dataset without reviews, the item's profile counts as its only review, and the "
+        "profiles of the items that the user interacted with count as the user's."
     )
     people: PeopleSupport | None = Field(
         None,

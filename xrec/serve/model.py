@@ -24,8 +24,8 @@ _ASK_SECONDS = 2.0  # for replicas to report whether they have loaded the models
 class PairError(Exception):
     """The reason why a pair has no explanation. A replica raises it internally and returns it.
 
-    reason: one of a failed row in a backfill, or "overloaded", "unknown_user", "unknown_item",
-        "known_user", "no_vector", "not_published" or "bug".
+    reason: one of a failed row in a backfill, or "overloaded", "over_budget", "unknown_user",
+        "unknown_item", "known_user", "no_vector", "not_published" or "bug".
     """
 
     def __init__(self, reason: str, message: str):
@@ -37,12 +37,6 @@ def unknown_user() -> PairError:
     """Return the error for a user without a vector and a history; it does not name the user."""
     message = "the user is unknown; send a history, the IDs of items the user interacted with"
     return PairError("unknown_user", message)
-
-
-def fault_of_pair(error: Exception) -> PairError:
-    """Log an exception that affects only one pair, and return the pair's error."""
-    logger.error("a pair failed: %s", type(error).__name__, exc_info=error)
-    return PairError("bug", fault().problem.detail)
 
 
 @dataclass(frozen=True)
@@ -127,20 +121,17 @@ class NoModel(ModelHandle):
         self.is_ready = True
 
     async def is_loaded(self) -> bool:
-        """Return True: there is nothing to load."""
         return True
 
     async def explain(
         self, pairs: Sequence[PairRequest], key: str = ""
     ) -> list[Explained | PairError]:
-        """Return an error for each pair."""
         message = "no explanation of the pair is published, and no model writes one (serve.llm)"
         return [PairError("not_published", message) for _ in pairs]
 
     async def stream(
         self, pair: PairRequest, parts: Parts, key: str = ""
     ) -> AsyncGenerator[Event, None]:
-        """Yield the pair's error."""
         for error in await self.explain([pair]):
             yield error
 

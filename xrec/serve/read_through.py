@@ -1,8 +1,6 @@
 """Answer pairs from the published table, else from memory, else from the model.
 
-A generated text is kept in memory with the fingerprint of its model. Texts are stored whole, and
-`max_words` cuts them after a sentence, just as the generator cuts its texts. A cut text is not
-checked again, although the generator might have retried it for naming too few aspects.
+A generated text is kept in memory with the fingerprint of its model.
 
 A pair that was taken down is refused, wherever its text would come from. A forgotten user is
 treated exactly as a user who was never in the dataset: the same checks run in the same order, and
@@ -14,14 +12,11 @@ import logging
 import secrets
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import replace
 from itertools import islice
 from typing import Literal
 
 from xrec.backfill.lookup import Explained, ExplanationLookup
-from xrec.data import NamedEvidence
 from xrec.errors import DataError, StorageNotFoundError, XRecError
-from xrec.generate.text_rules import cut_to_words
 from xrec.neighbors.sentences import support_name
 from xrec.serve.artifacts import PublishedTexts
 from xrec.serve.catalogue import Catalogue
@@ -34,14 +29,7 @@ from xrec.serve.messages import (
     RecommendedItem,
 )
 from xrec.serve.metrics import Metrics
-from xrec.serve.model import (
-    OVERLOADED,
-    Draft,
-    ModelHandle,
-    PairError,
-    fault_of_pair,
-    unknown_user,
-)
+from xrec.serve.model import OVERLOADED, Draft, ModelHandle, PairError, unknown_user
 from xrec.serve.problems import RETRY_SECONDS, ProblemError, refused, unavailable
 from xrec.storage import ByteCache
 
@@ -55,7 +43,7 @@ _EVIDENCE_BYTES = 200  # the same for a chosen aspect
 _NOBODY = secrets.token_hex()
 """An ID that is in no dataset."""
 
-_Source = Literal["backfill", "cache", "live"]
+Answer = Explanation | NoExplanation
 
 
 class ReadThrough:
@@ -80,9 +68,7 @@ class ReadThrough:
         self._deadline_seconds = deadline_seconds
         self._kept: ByteCache[tuple[str, str, str], Explained] = ByteCache(KEPT_BYTES)
 
-    async def explain(
-        self, pairs: Sequence[PairRequest], max_words: int | None, key: str = ""
-    ) -> list[Explanation | NoExplanation]:
+    async def explain(self, pairs: Sequence[PairRequest], key: str = "") -> list[Answer]:
         """Return one answer for each pair, in order.
 
         All answers from the backfill are from one version. The other pairs go to the model
@@ -90,7 +76,7 @@ class ReadThrough:
         504.
         """
         async with self._deadline():
-            answers = await self._known(pairs, max_words)
+            answers = await self._known(pairs)
             missing = [
                 self._without_forgotten(pair)
                 for pair, answer in zip(pairs, answers, strict=True)
@@ -98,9 +84,31 @@ class ReadThrough:
             ]
             texts = iter(await self.model.explain(missing, key) if missing else ())
             return [
-                answer or self._generated(pair, next(texts), max_words)
+                answer or self._generated(pair, next(texts))
                 for pair, answer in zip(pairs, answers, strict=True)
             ]
+
+    async def stream(
+        self, pair: PairRequest, parts: Parts, key: str = ""
+    ) -> AsyncGenerator[Draft | Answer, None]:
+        """Yield drafts of the text while it is written, then the answer.
+
+        An answer from the backfill or from memory has no drafts. Raises as `explain` does.
+        """
+        async with self._deadline():
+            (known,) = await self._known([pair])
+            if known is not None:
+                yield known
+                return
+            request = self._without_forgotten(pair)
+            async with aclosing(self.model.stream(request, parts, key)) as events:
+                async for event in events:
+                    if not isinstance(event, Draft):
+                        yield self._generated(pair, event)
+                    elif self._refusal(pair, event.text) is None:
+                        yield event
+                    else:
+                        yield Draft("", event.is_checked)
 
     async def recommend(self, user_id: str, k: int) -> list[RecommendedItem]:
         """Return the user's first k published items that were not taken down.
@@ -148,28 +156,6 @@ class ReadThrough:
         )
         return list(islice(shown, k))
 
-    async def stream(
-        self, pair: PairRequest, max_words: int | None, parts: Parts, key: str = ""
-    ) -> AsyncGenerator[Draft | Explanation | NoExplanation, None]:
-        """Yield drafts of the text while it is written, then the answer.
-
-        An answer from the backfill or from memory has no drafts. Raises as `explain` does.
-        """
-        async with self._deadline():
-            (known,) = await self._known([pair], max_words)
-            if known is not None:
-                yield known
-                return
-            request = self._without_forgotten(pair)
-            async with aclosing(self.model.stream(request, parts, key)) as events:
-                async for event in events:
-                    if isinstance(event, Draft):
-                        text = self._cut(event.text, pair, max_words)
-                        is_refused = self._refusal(pair, text) is not None
-                        yield replace(event, text="" if is_refused else text)
-                    else:
-                        yield self._generated(pair, event, max_words)
-
     def user_index(self, user_id: str) -> int:
         """Return the index of a user.
 
@@ -204,9 +190,7 @@ class ReadThrough:
                 RETRY_SECONDS,
             ) from error
 
-    async def _known(
-        self, pairs: Sequence[PairRequest], max_words: int | None
-    ) -> list[Explanation | NoExplanation | None]:
+    async def _known(self, pairs: Sequence[PairRequest]) -> list[Answer | None]:
         """Return the answers from the backfill or from memory, None where neither has one.
 
         All are from one version. If a vacuum has deleted one of its files, all pairs are looked up
@@ -215,47 +199,28 @@ class ReadThrough:
         lookup = self.published.lookup
         while True:
             try:
-                return [await self._known_one(pair, max_words, lookup) for pair in pairs]
+                return [await self._known_one(pair, lookup) for pair in pairs]
             except StorageNotFoundError as error:
                 logger.warning("a file of the backfill is gone; opening a newer version: %s", error)
             await self.published.look()
             lookup = None if self.published.lookup is lookup else self.published.lookup
 
     async def _known_one(
-        self, pair: PairRequest, max_words: int | None, lookup: ExplanationLookup | None
-    ) -> Explanation | NoExplanation | None:
+        self, pair: PairRequest, lookup: ExplanationLookup | None
+    ) -> Answer | None:
         if (failed := self._refusal(pair)) is not None:
             return self._failed(pair, failed)
         if not pair.is_plain or pair.fresh:
             return None
-        row = await self._backfilled(lookup, pair)
+        row = None if lookup is None else await _find(lookup, pair)
         if self._is_forgotten(pair.user_id):  # the version may be older than the takedown
             return None
         if row is not None:
-            return self._answer(pair, row, "backfill", max_words)
+            return self._answer(pair, row, "backfill")
         kept = self._kept.get((self.published.model_fingerprint, pair.user_id, pair.item_id))
-        return None if kept is None else self._answer(pair, kept, "cache", max_words)
+        return None if kept is None else self._answer(pair, kept, "cache")
 
-    async def _backfilled(
-        self, lookup: ExplanationLookup | None, pair: PairRequest
-    ) -> Explained | None:
-        """Return the row of the pair, or None; raise StorageNotFoundError if a file is gone."""
-        if lookup is None:
-            return None
-        is_known, row = lookup.in_memory(pair.user_id, pair.item_id)
-        if is_known:
-            return row
-        try:
-            return await asyncio.to_thread(lookup.find, pair.user_id, pair.item_id)
-        except StorageNotFoundError:
-            raise
-        except XRecError as error:  # the store does not respond, or a file is damaged
-            logger.error("cannot read the backfill; answering without it: %s", error)
-            return None
-
-    def _generated(
-        self, pair: PairRequest, text: Explained | PairError, max_words: int | None
-    ) -> Explanation | NoExplanation:
+    def _generated(self, pair: PairRequest, text: Explained | PairError) -> Answer:
         """Return the answer for a generated text, which is kept in memory if the pair is plain.
 
         Raises ProblemError if the model was overloaded.
@@ -264,10 +229,42 @@ class ReadThrough:
             return self._failed(pair, text)
         if pair.is_plain:
             key = (text.model_fingerprint, pair.user_id, pair.item_id)
-            characters = sum(len(part.encode()) for part in (*key, text.text))
-            num_bytes = _ENTRY_BYTES + characters + _EVIDENCE_BYTES * len(text.aspects)
+            num_bytes = len("".join((*key, text.text)).encode())
+            num_bytes += _ENTRY_BYTES + _EVIDENCE_BYTES * len(text.aspects)
             self._kept.put(key, text, num_bytes)
-        return self._answer(pair, text, "live", max_words)
+        return self._answer(pair, text, "live")
+
+    def _answer(
+        self, pair: PairRequest, row: Explained, source: Literal["backfill", "cache", "live"]
+    ) -> Answer:
+        """Return the answer for a text, unless it has been taken down."""
+        quotes = [evidence.opinion for evidence in row.aspects]
+        if (failed := self._refusal(pair, row.text, *quotes)) is not None:
+            return self._failed(pair, failed)
+        self._metrics.pairs.inc(1, {"source": source})
+        return Explanation(
+            user_id=pair.user_id,
+            item_id=pair.item_id,
+            explanation=row.text,
+            source="backfill" if source == "backfill" else "live",
+            is_cached=source == "cache",
+            model_fingerprint=row.model_fingerprint,
+            num_generated_tokens=row.num_generated_tokens,
+            finish_reason=row.finish_reason,
+            kind=row.kind,
+            aspects=row.aspects,
+            people=self._people(row),
+        )
+
+    def _people(self, row: Explained) -> PeopleSupport | None:
+        """Return what people did, by the columns of a published row."""
+        kind, item_id = row.evidence_kind, row.evidence_item_id
+        if kind is None or kind == "abstained":
+            return None
+        item = self.catalogue.dataset.item_ids.find(item_id) if item_id else None
+        title = "" if item is None else self.catalogue.item_texts(item)[0]
+        name = support_name(item_id, title) if item_id else row.evidence_category
+        return PeopleSupport(kind=kind, item_id=item_id, name=name, at_least=row.evidence_at_least)
 
     def _failed(self, pair: PairRequest, failed: PairError) -> NoExplanation:
         if failed.reason == OVERLOADED:
@@ -275,56 +272,8 @@ class ReadThrough:
             raise refused(failed.reason, failed.message)
         self._metrics.pairs.inc(1, {"source": "failed"})
         self._metrics.failed_pairs.inc(1, {"reason": failed.reason})
-        return _no_explanation(pair, failed.reason, failed.message)
-
-    def _answer(
-        self,
-        pair: PairRequest,
-        row: Explained,
-        source: _Source,
-        max_words: int | None,
-    ) -> Explanation | NoExplanation:
-        """Return the answer for a text, cut to `max_words`, unless it has been taken down."""
-        quotes = [evidence.opinion for evidence in row.aspects]
-        if (failed := self._refusal(pair, row.text, *quotes)) is not None:
-            return self._failed(pair, failed)
-        try:
-            text = self._cut(row.text, pair, max_words)
-            aspects = self._aspects(row, text)
-        except Exception as error:  # noqa: BLE001  it is logged
-            return self._failed(pair, fault_of_pair(error))
-        self._metrics.pairs.inc(1, {"source": source})
-        if not text:
-            return _no_explanation(
-                pair,
-                "no_full_sentence",
-                f"no sentence of the explanation ends within max_words = {max_words}; raise it",
-            )
-        return Explanation(
-            user_id=pair.user_id,
-            item_id=pair.item_id,
-            explanation=text,
-            source="backfill" if source == "backfill" else "live",
-            is_cached=source == "cache",
-            model_fingerprint=row.model_fingerprint,
-            num_generated_tokens=row.num_generated_tokens,
-            finish_reason=row.finish_reason,
-            kind=row.kind,
-            aspects=aspects,
-            people=self._people(row),
-        )
-
-    def _people(self, found: Explained) -> PeopleSupport | None:
-        """Return what people did, by the columns of a published row."""
-        kind, item_id = found.evidence_kind, found.evidence_item_id
-        if kind is None or kind == "abstained":
-            return None
-        item = self.catalogue.dataset.item_ids.find(item_id) if item_id else None
-        title = "" if item is None else self.catalogue.item_texts(item)[0]
-        name = support_name(item_id, title) if item_id else found.evidence_category
-        return PeopleSupport(
-            kind=kind, item_id=item_id, name=name, at_least=found.evidence_at_least
-        )
+        problem = refused(failed.reason, failed.message).problem
+        return NoExplanation(user_id=pair.user_id, item_id=pair.item_id, problem=problem)
 
     def _is_forgotten(self, user_id: str) -> bool:
         return self.published.takedowns.is_forgotten(user_id)
@@ -347,24 +296,16 @@ class ReadThrough:
         is_forgotten = bool(texts) and user_id == _NOBODY and not pair.history
         return unknown_user() if is_forgotten else None
 
-    def _aspects(self, row: Explained, text: str) -> tuple[NamedEvidence, ...]:
-        """Return the chosen aspects, marked where `text`, which may be cut, names them."""
-        if text == row.text:
-            return row.aspects
-        aspects = [evidence.aspect for evidence in row.aspects]
-        are_named = self.catalogue.aspect_names.are_named(aspects, text)
-        return tuple(
-            replace(evidence, is_named=is_named)
-            for evidence, is_named in zip(row.aspects, are_named, strict=True)
-        )
 
-    def _cut(self, text: str, pair: PairRequest, max_words: int | None) -> str:
-        """Return the text in at most `max_words`; a period in the title ends no sentence."""
-        item = self.catalogue.dataset.item_ids.find(pair.item_id)
-        stored = "" if item is None else self.catalogue.item_texts(item)[0]
-        return cut_to_words(text, max_words, str(pair.own_texts.get("item_title", stored)))
-
-
-def _no_explanation(pair: PairRequest, reason: str, message: str) -> NoExplanation:
-    problem = refused(reason, message).problem
-    return NoExplanation(user_id=pair.user_id, item_id=pair.item_id, problem=problem)
+async def _find(lookup: ExplanationLookup, pair: PairRequest) -> Explained | None:
+    """Return the row of the pair, or None; raise StorageNotFoundError if a file is gone."""
+    is_known, row = lookup.in_memory(pair.user_id, pair.item_id)
+    if is_known:
+        return row
+    try:
+        return await asyncio.to_thread(lookup.find, pair.user_id, pair.item_id)
+    except StorageNotFoundError:
+        raise
+    except XRecError as error:  # the store does not respond, or a file is damaged
+        logger.error("cannot read the backfill; answering without it: %s", error)
+        return None

@@ -117,9 +117,9 @@ def test_a_refused_text_is_replaced_by_what_people_did(explainer, scripted):
     # A higher step, and nothing else, makes the text outdated.
     higher = backed(("u0 i2", ("others", "i1", None, 50)))
     ok, none = EXPLANATIONS.ok_schema.names, EXPLANATIONS.failed_schema.empty_table()
-    earlier = EXPLANATIONS.as_results(
+    earlier = EXPLANATIONS.rows_of(
+        Outcome(generated.select(ok), none),
         higher.append_column("bucket", pa.array([0], pa.int32())),
-        EXPLANATIONS.as_done(Outcome(generated.select(ok), none)).rows,
     )
     assert why_again(silent, earlier, decoding.text, "0").to_pylist() == ["evidence"]
     same = earlier.set_column(

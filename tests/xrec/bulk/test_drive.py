@@ -410,7 +410,7 @@ def test_wide_rows_are_carried_over_in_less_memory_than_their_size(here):
 def test_each_row_gets_the_earlier_row_with_its_keys_for_any_numbers_of_buckets(here, sizes):
     """The table has several files; it is read and planned in small ranges."""
     here.in_parts(1000)
-    few = {"input.BYTES_AT_ONCE": 1, "input.ROWS_AT_ONCE": 16, "earlier.ROWS_AT_ONCE": 5}
+    few = {"input.ROWS_AT_ONCE": 16, "earlier.ROWS_AT_ONCE": 5}
     for name, value in {**few, "request.ROWS_PER_BUCKET": sizes[0]}.items():
         here.patch.setattr(f"xrec.bulk.{name}", value)
     first = here("a c odd-1")

@@ -22,7 +22,7 @@ from xrec.bulk import Outcome, Survey
 from xrec.bulk import worker as worker_module
 from xrec.bulk.plan import Plan
 from xrec.bulk.results import ResultFolder
-from xrec.bulk.worker import POISONED_EXIT_CODE, ChunkWorker, Room, WorkerSettings, is_poisoned
+from xrec.bulk.worker import POISONED_EXIT_CODE, ChunkWorker, Room, is_poisoned
 from xrec.processes import Marks
 
 
@@ -58,10 +58,9 @@ def test_rule_5_error_of_concurrent_chunks_fails_only_the_row_to_blame(here):
                 alone.release()
 
     (first,) = toy.run.passes()
-    settings = WorkerSettings(first, FORMAT, toy.make_task(Sharing), chunks_at_once=2)
-    worker = ChunkWorker(settings, Marks(1), "", "process")
+    worker = ChunkWorker(first, FORMAT, toy.make_task(Sharing), 2, Marks(1), "", "process")
     with ThreadPoolExecutor(2) as pool:
-        failed = [each.failed for each in pool.map(worker.do, range(first.size.num_chunks))]
+        failed = [each.failed for each in pool.map(worker, range(first.size.num_chunks))]
     assert failed == [{"task_error": 1}] * 2
 
 

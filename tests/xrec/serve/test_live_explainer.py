@@ -326,23 +326,20 @@ def test_refused_sentence_is_not_sent_and_earlier_ones_are_withdrawn(
 
 @pytest.mark.parametrize("parts", ["checked", "unchecked"])
 @pytest.mark.parametrize(
-    ("tries", "rules", "max_words"),
+    ("tries", "rules"),
     [
-        ([LONG], {}, None),
-        ([LONG], {}, 9),
-        ([f"{QUIET} {CALM} {GARDEN} So"], {}, 4),
-        ([f"{QUIET} {CALM} {QUIET}"], {}, 12),
-        ([f"{QUIET} {CALM} {GARDEN}"], {"max_words": 11}, None),
-        ([f"{QUIET} {CALM} {GARDEN}"], {"max_words": 11}, 5),
-        ([f"{QUIET} {RUDE}"], {}, None),
-        ([f"{QUIET} {RUDE}", f"{QUIET} {CALM}"], SECOND_TRY, None),
-        (["So calm. " * 5], {"refuses_repetition": True}, None),
-        (["{other} is calm.", "It is calm"], SECOND_TRY, None),
+        ([LONG], {}),
+        ([f"{QUIET} {CALM} {GARDEN} So"], {}),
+        ([f"{QUIET} {CALM} {GARDEN}"], {"max_words": 11}),
+        ([f"{QUIET} {RUDE}"], {}),
+        ([f"{QUIET} {RUDE}", f"{QUIET} {CALM}"], SECOND_TRY),
+        (["So calm. " * 5], {"refuses_repetition": True}),
+        (["{other} is calm.", "It is calm"], SECOND_TRY),
     ],
 )
-def test_stream_ends_with_the_text_of_the_other_route(stage, tries, rules, max_words, parts):
-    whole = stage.post("", *tries, rules=rules, max_words=max_words).json()["explanations"][0]
-    events = stage.events(*tries, rules=rules, max_words=max_words, parts=parts)
+def test_stream_ends_with_the_text_of_the_other_route(stage, tries, rules, parts):
+    whole = stage.post("", *tries, rules=rules).json()["explanations"][0]
+    events = stage.events(*tries, rules=rules, parts=parts)
     assert events[-1] == ("explanation", {"answer": whole})
     assert left_of(events) == whole.get("explanation", "")
 

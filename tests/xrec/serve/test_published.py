@@ -23,7 +23,6 @@ from xrec import bulk
 from xrec.backfill.lookup import Explained
 from xrec.backfill.plan import EXPLANATIONS
 from xrec.bulk.takedown import Takedowns
-from xrec.checks import AspectNames
 from xrec.config import KeyConfig, ServeConfig, identity_of, parse_config
 from xrec.data import NamedEvidence
 from xrec.data.ids import IdIndex
@@ -43,8 +42,6 @@ from xrec.serve.metrics import Metrics
 from xrec.serve.model import OVERLOADED, Draft, Event, ModelHandle, PairError
 from xrec.serve.problems import ProblemError
 from xrec.serve.read_through import ReadThrough
-
-TEXT = "It is calm. You love Hi! Mary's for its tea and for its garden."
 
 
 class Writing(ModelHandle):
@@ -89,7 +86,6 @@ class Hanging(ModelHandle):
 def answering(
     model: ModelHandle,
     titles: Sequence[str] = ("The Fox",),
-    vocabulary: Sequence[str] = (),
     seconds: float = 30,
 ) -> ReadThrough:
     """Return a read-through over a catalog whose items `i0`, `i1`, ... have these titles."""
@@ -98,62 +94,23 @@ def answering(
             item_ids=IdIndex(pa.chunked_array([[f"i{index}" for index in range(len(titles))]]))
         ),
         item_texts=lambda item: (titles[item], ""),
-        aspect_names=AspectNames(vocabulary),
     )
     published = SimpleNamespace(lookup=None, model_fingerprint="model", takedowns=Takedowns({}))
     return ReadThrough(catalogue, published, model, Metrics(), seconds)
 
 
-def answer(
-    read_through: ReadThrough, max_words: int | None, item: str = "i0", **values: Any
-) -> Explanation:
-    pair = PairRequest(user_id="u", item_id=item, **values)
-    (found,) = asyncio.run(read_through.explain([pair], max_words))
+def answer(read_through: ReadThrough) -> Explanation:
+    pair = PairRequest(user_id="u", item_id="i0")
+    (found,) = asyncio.run(read_through.explain([pair]))
     assert isinstance(found, Explanation)
     return found
 
 
-@pytest.mark.parametrize(
-    ("titles", "item", "profiles", "expected"),
-    [
-        (["The Fox", "Hi! Mary's"], "i1", None, "It is calm."),
-        (["Hi! Mary's", "The Fox"], "i1", None, "It is calm. You love Hi!"),
-        (["The Fox"], "i0", {"item_title": "Hi! Mary's"}, "It is calm."),
-        (["The Fox"], "unknown", {"item_title": "Hi! Mary's"}, "It is calm."),
-    ],
-)
-def test_answer_is_cut_after_a_sentence_and_not_inside_the_title(titles, item, profiles, expected):
-    read_through = answering(Writing(TEXT), titles)
-    assert answer(read_through, 8, item, profiles=profiles).explanation == expected
-    assert answer(read_through, 500, item, profiles=profiles).explanation == TEXT
-    pair = PairRequest(user_id="u", item_id=item, profiles=profiles)
-    (none,) = asyncio.run(read_through.explain([pair], 2))
-    assert isinstance(none, NoExplanation)
-    assert none.problem.type == "/problems/no_full_sentence"
-
-
-def test_aspects_of_a_cut_answer_are_those_that_the_rest_names():
-    are_named = {"late hours": True, "hours": True, "price": True, "tea": False}
-    aspects = [NamedEvidence(name, 9, 30, 3, 7, is_named=is_) for name, is_ in are_named.items()]
-    text = (
-        "You would enjoy its late hours. 9 of 30 reviews mention the price, 9 the late hours, and "
-        "the hours."
-    )
-    vocabulary = ("late hours", "price", "hours", "late hours bar")
-    read_through = answering(Writing(text, aspects), vocabulary=vocabulary)
-    whole, cut = answer(read_through, None), answer(read_through, 6)
-    assert (whole.is_cached, cut.is_cached) == (False, True)
-    assert cut.explanation == "You would enjoy its late hours."
-    assert [each.is_named for each in whole.aspects] == [True, True, True, False]
-    assert [each.is_named for each in cut.aspects] == [True, False, False, False]
-    assert [each.item_reviews for each in cut.aspects] == [9] * 4
-
-
 def test_text_by_another_model_is_not_taken_from_memory():
     read_through = answering(Writing("of the model"))
-    assert [answer(read_through, None).is_cached for _ in range(2)] == [False, True]
+    assert [answer(read_through).is_cached for _ in range(2)] == [False, True]
     read_through.published.model_fingerprint = "another"
-    assert not answer(read_through, None).is_cached
+    assert not answer(read_through).is_cached
 
 
 @pytest.mark.parametrize(
@@ -164,19 +121,10 @@ def test_model_that_is_full_or_hangs_ends_the_request_which_may_be_sent_again(
 ):
     model = Hanging(is_full=is_full)
     with pytest.raises(ProblemError) as refused:
-        answer(answering(model, seconds=0.01), None)
+        answer(answering(model, seconds=0.01))
     told = refused.value
     assert (told.status_code, told.reason, told.headers["Retry-After"]) == (status, reason, "2")
     assert model.is_stopped != is_full
-
-
-def test_bug_in_the_answer_to_one_pair_fails_only_that_pair():
-    read_through = answering(Writing(TEXT), ["The Fox", "The Owl", "The Cat"])
-    read_through.catalogue.item_texts = lambda item: ({0: "The Fox", 2: "The Cat"}[item], "")
-    pairs = [PairRequest(user_id="u", item_id=f"i{number}") for number in range(3)]
-    first, broken, last = asyncio.run(read_through.explain(pairs, None))
-    assert (first.explanation, last.explanation) == (TEXT, TEXT)
-    assert (broken.problem.status, broken.problem.type) == (500, "/problems/bug")
 
 
 MODEL = dict.fromkeys(("base_model", "adapter", "graph"), "toy")
@@ -227,7 +175,7 @@ def uri(tmp_path):
 def asked(read_through: ReadThrough, *users: str, item: str = "i1", **more: Any) -> list[Any]:
     """Return the answers to these users."""
     pairs = [PairRequest(user_id=user, item_id=item, **more) for user in users]
-    return list(asyncio.run(read_through.explain(pairs, None)))
+    return list(asyncio.run(read_through.explain(pairs)))
 
 
 def config_of(uri: str) -> ServeConfig:
@@ -296,7 +244,7 @@ def test_client_gets_no_wrong_mixed_or_missing_answer_while_versions_change(uri)
         while not changing.done():
             users = [USERS[(place + step * 37) % len(USERS)] for step in range(5)]
             pairs = [PairRequest(user_id=user, item_id=item) for user in users for item in ITEMS]
-            answers = await read_through.explain(pairs, None)
+            answers = await read_through.explain(pairs)
             seen[" | ".join(sorted(numbers_of(pairs, answers)))] += 1
             place += 1
             await asyncio.sleep(0.02)
@@ -370,7 +318,7 @@ def test_stream_never_shows_a_phrase_that_is_taken_down(tmp_path):
     pair = PairRequest(user_id="u1", item_id="i1")
 
     async def read() -> list[Any]:
-        return [each async for each in read_through.stream(pair, None, "checked")]
+        return [each async for each in read_through.stream(pair, "checked")]
 
     *drafts, last = asyncio.run(read())
     assert [each.text for each in drafts] == ["It is calm.", ""]  # the second one takes it back
