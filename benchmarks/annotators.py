@@ -27,11 +27,9 @@ import yaml
 from pydantic import TypeAdapter
 
 from benchmarks.report import BENCHMARKS, Output, Record, command_line, write_tables
-from xrec.annotate.annotator import PairInput, PairText, Review
+from xrec.annotate.annotator import Kind, PairInput, PairText, Review
 from xrec.annotate.language_model.prompts import Prompts, read_prompt
 from xrec.annotate.language_model.replies import (
-    SCHEMAS,
-    Kind,
     PairReply,
     ReplyLimits,
     is_quote,
@@ -77,7 +75,7 @@ def measure(
     key = endpoint_key(config, os.environ) if isinstance(config, EndpointModelConfig) else None
     model = load_language_model(config, key=key)
     limits = ReplyLimits() if is_endpoint else ReplyLimits.of_tokens(config.max_tokens)
-    files: dict[Kind, PromptFile] = {"pair": read_prompt("pair", None, SCHEMAS["pair"], domain)}
+    files: dict[Kind, PromptFile] = {"pair": read_prompt("pair", None, domain)}
     prompts = Prompts(files, limits, _MAX_DATA_TOKENS, domain, "English")
     asked = [
         Prompt(prompts.of(row), reply_schema("pair", limits), partial(quote_problem, row))
@@ -97,7 +95,8 @@ def _figures(
 ) -> Record:
     texts = [text_of(rows[reply.index], limits, reply.value) for reply in replies if reply.value]
     valid = [text for text in texts if isinstance(text, PairText)]
-    read = [(rows[reply.index].review, parse_reply(reply.raw, PairReply)) for reply in replies]
+    schema = reply_schema("pair", ReplyLimits())
+    read = [(rows[reply.index].review, parse_reply(reply.raw, schema)) for reply in replies]
     quoted = [
         is_quote(aspect.quote, review)
         for review, reply in read

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import pyarrow as pa
 
@@ -10,6 +10,7 @@ from xrec.config import Split
 from xrec.errors import Failure
 from xrec.storage import Location
 
+Kind = Literal["item", "user", "pair"]
 Stage = Literal["items", "users", "pairs"]
 STAGES: tuple[Stage, ...] = ("items", "users", "pairs")
 """The kinds of texts. Items come first because the other texts refer to theirs."""
@@ -49,11 +50,17 @@ class ItemInput:
     reviews: some of its `num_reviews` training reviews, the most helpful and newest first.
     """
 
+    kind: ClassVar[Kind] = "item"
     item_id: str
     title: str
     details: str
     reviews: tuple[Review, ...]
     num_reviews: int
+
+    @property
+    def shown(self) -> tuple[Review, ...]:
+        """The reviews to write from."""
+        return self.reviews
 
 
 @dataclass(frozen=True)
@@ -80,9 +87,15 @@ class UserInput:
     reviews: some of their `num_reviews` training reviews, the most helpful and newest first.
     """
 
+    kind: ClassVar[Kind] = "user"
     user_id: str
     reviews: tuple[ReviewedItem, ...]
     num_reviews: int
+
+    @property
+    def shown(self) -> tuple[Review, ...]:
+        """The reviews to write from."""
+        return tuple(each.review for each in self.reviews)
 
 
 @dataclass(frozen=True)
@@ -100,11 +113,17 @@ class PairInput:
         explanation is only a reference; a low-rated pair keeps its aspects, but no explanation.
     """
 
+    kind: ClassVar[Kind] = "pair"
     user_id: str
     item_id: str
     review: Review
     item: ItemText | None
     split: Split | Literal["low_rated"]
+
+    @property
+    def shown(self) -> tuple[Review, ...]:
+        """The review to write from."""
+        return (self.review,)
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from xrec.annotate.annotator import Input, ItemInput, Review, UserInput
+from xrec.annotate.annotator import Input
 from xrec.annotate.formats import KIND
 from xrec.annotate.read import read_stage
 from xrec.annotate.store import Folder, ReviewStore
@@ -72,14 +72,12 @@ class Drift:
             for row in wanted.to_pylist()
         }
         for id_, row, parts in zip(ids, rows, profiles["left_out"].to_pylist(), strict=True):
-            assert isinstance(row, ItemInput | UserInput)
             written = [(id_, part["id"]) for part in parts or ()]
             now, then = ([of.get(pair) for pair in written] for of in reviews)
             if not written or None in now or now != then:
                 yield "reviews"
                 continue
-            reviewed = (each if isinstance(each, Review) else each.review for each in row.reviews)
-            shown = [(id_, getattr(review, other)) for review in reviewed]
+            shown = [(id_, getattr(review, other)) for review in row.shown]
             before, today = (
                 _shares([aspects.get(pair, set()) for pair in of]) for of in (written, shown)
             )

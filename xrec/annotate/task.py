@@ -145,10 +145,9 @@ def parts_of(row: Input, folds: int | None) -> list[Part]:
     num_parts = num_reviews if folds is None else min(folds, num_reviews)
     parts = []
     for part in range(num_parts):
-        ids = tuple(
-            review.user_id if isinstance(review, Review) else review.review.item_id
-            for review in row.reviews[part::num_parts]
-        )
+        shown = row.shown[part::num_parts]
+        is_item = isinstance(row, ItemInput)
+        ids = tuple(each.user_id if is_item else each.item_id for each in shown)
         rest: Any = tuple(row.reviews[n] for n in range(num_reviews) if n % num_parts != part)
         parts.append((ids, replace(row, reviews=rest, num_reviews=row.num_reviews - len(ids))))
     return parts

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 from xrec.checks.entailment import Entailment
 from xrec.checks.phrases import AspectNames, read_word_list
 from xrec.checks.plain import plain_sentence, words_of, written_as_in
-from xrec.checks.support import NUMBER_RULES, unsupported_spans, words_to_blame
+from xrec.checks.support import NUMBER_RULES, Claims, unsupported_spans, words_to_blame
 from xrec.checks.tokens import tokens_of
 from xrec.checks.tone import why_not_positive
 from xrec.config import ChecksConfig, PlainTemplates, StorageConfig
 from xrec.data import NamedEvidence
-from xrec.data.language import composed, sentence_ends, title_spans, without_spans
+from xrec.data.language import sentence_ends, title_spans, without_spans
 from xrec.errors import Failure
 
 if TYPE_CHECKING:
@@ -60,15 +60,16 @@ class Checker:
         `further` are additional texts that may be cited. Raises DataError if the list of unsafe
         words cannot be read, ModelError if the entailment model cannot be read.
         """
+        claims = Claims(text, texts, self.aspects)
         return (
-            self._unsafe(text, texts, checks)
+            self._unsafe(claims, checks)
             or self.refusal_of_any(texts, checks)
-            or self._complained(text, texts, checks)
-            or self._not_positive(text, texts, checks)
-            or self._unsupported(text, texts, checks, further)
-            or self._unchosen(text, texts, checks)
-            or self._named_twice(text, texts, checks)
-            or self._not_entailed(text, texts, checks)
+            or _complained(claims, checks)
+            or _not_positive(claims, checks)
+            or _unsupported(claims, checks, further)
+            or _unchosen(claims, checks)
+            or _named_twice(claims, checks)
+            or self._not_entailed(claims, checks)
         )
 
     def refusal_of_any(self, texts: PairTexts, checks: ChecksConfig) -> Failure | None:
@@ -79,19 +80,20 @@ class Checker:
 
     def evidence(self, text: str, texts: PairTexts) -> tuple[NamedEvidence, ...]:
         """Return the evidence for a pair's chosen aspects, and whether `text` names each one."""
-        if not texts.aspects:
-            return ()
-        are_named = self.aspects.are_named((chosen.aspect for chosen in texts.aspects), text)
-        return tuple(
-            NamedEvidence(**vars(chosen), is_named=is_named)
-            for chosen, is_named in zip(texts.aspects, are_named, strict=True)
-        )
+        return _evidence(Claims(text, texts, self.aspects))
 
     def made_up_numbers(self, text: str, texts: PairTexts) -> list[str]:
         """Return the numbers in a text that are in none of the texts and counts of its pair."""
-        tokens = tokens_of(text)
-        spans = unsupported_spans(tokens, texts, self.aspects, rules=NUMBER_RULES)
-        return [tokens.text[start:end] for start, end in spans]
+        claims = Claims(text, texts, self.aspects)
+        spans = unsupported_spans(claims, rules=NUMBER_RULES)
+        return [claims.tokens.text[start:end] for start, end in spans]
+
+    def complaint(self, text: str, texts: PairTexts) -> str:
+        """Return the words with which a text names what its user complains of, or "".
+
+        Names inside the item's title do not count.
+        """
+        return _complaint(Claims(text, texts, self.aspects))
 
     def as_written(self, texts: PairTexts) -> Callable[[str], str]:
         """Return a function that writes an aspect as the item's profile does, if it names it."""
@@ -117,91 +119,93 @@ class Checker:
                 return sentence
         return None
 
-    def _unsafe(self, text: str, texts: PairTexts, checks: ChecksConfig) -> Failure | None:
+    def _unsafe(self, claims: Claims, checks: ChecksConfig) -> Failure | None:
         if checks.unsafe_words is None:
             return None
-        text = composed(text)
-        own = title_spans(text, texts.item_title)
-        for start, end in self._word_list(checks.unsafe_words).find(text):
-            if not any(first <= start and end <= last for first, last in own):
-                word = text[start:end]
+        for start, end in self._word_list(checks.unsafe_words).find(claims.tokens):
+            if not any(first <= start and end <= last for first, last in claims.titles):
+                word = claims.tokens.text[start:end]
                 return Failure("unsafe", f"{word!r} is on the list {checks.unsafe_words}", (word,))
         return None
 
-    def complaint(self, text: str, texts: PairTexts) -> str:
-        """Return the words with which a text names what its user complains of, or "".
-
-        Names inside the item's title do not count.
-        """
-        if not texts.complaints:
-            return ""
-        text, complaints = composed(text), {*map(self.aspects.same, texts.complaints)}
-        own = title_spans(text, texts.item_title)
-        found = (n for n in self.aspects.find(text) if n.name in complaints)
-        return next((text[n.start : n.end] for n in found if not n.is_within(own)), "")
-
-    def _complained(self, text: str, texts: PairTexts, checks: ChecksConfig) -> Failure | None:
-        if checks.complained and (word := self.complaint(text, texts)):
-            return Failure("complained", f"the user complains of this: {word!r}", (word,))
-        return None
-
-    def _not_positive(self, text: str, texts: PairTexts, checks: ChecksConfig) -> Failure | None:
-        why = why_not_positive(text, texts, self.aspects) if checks.not_positive else None
-        return Failure("not_positive", why) if why else None
-
-    def _unsupported(
-        self, text: str, texts: PairTexts, checks: ChecksConfig, further: Sequence[str]
-    ) -> Failure | None:
-        if not checks.unsupported:
-            return None
-        if name := _misused_evidence(text, texts):
-            message = f"it names {name!r}, the item of the evidence, but nobody who chose it"
-            return Failure("unsupported", message)
-        tokens = tokens_of(text)
-        spans = unsupported_spans(tokens, texts, self.aspects, further)
-        if not spans:
-            return None
-        shown = ", ".join(dict.fromkeys(repr(tokens.text[start:end]) for start, end in spans))
-        message = f"neither the prompt nor the item's menu of aspects supports: {shown}"
-        return Failure("unsupported", message, tuple(words_to_blame(tokens, spans, texts)))
-
-    def _unchosen(self, text: str, texts: PairTexts, checks: ChecksConfig) -> Failure | None:
-        least = min(checks.min_chosen, len(texts.aspects))
-        evidence = self.evidence(text, texts) if least else ()
-        num_named = sum(aspect.is_named for aspect in evidence)
-        if num_named >= least:
-            return None
-        shown = ", ".join(repr(chosen.aspect) for chosen in texts.aspects)
-        message = f"it names {num_named} of the chosen aspects ({shown}); expected at least {least}"
-        return Failure("unchosen", message)
-
-    def _named_twice(self, text: str, texts: PairTexts, checks: ChecksConfig) -> Failure | None:
-        """Refuse a sentence that names the title or an aspect twice, or an aspect from the title.
-
-        Aspects inside the title itself do not count.
-        """
-        if not checks.named_twice:
-            return None
-        text = composed(text)
-        own = title_spans(text, texts.item_title)
-        ends = sentence_ends(without_spans(text, own))
-        aspects = [named for named in self.aspects.find(text) if not named.is_within(own)]
-        names = [(start, texts.item_title) for start, _ in own]
-        names += [(named.start, named.name) for named in aspects]
-        counts = Counter((bisect(ends, start), name) for start, name in names)
-        title = set(tokens_of(texts.item_title).keys)
-        twice = [name for (_, name), count in counts.items() if count > 1]
-        twice += [named.name for named in aspects if title.issuperset(tokens_of(named.name).keys)]
-        if not twice:
-            return None
-        message = f"{twice[0]!r} is named twice in one sentence, or is already in the title"
-        return Failure("named_twice", message)
-
-    def _not_entailed(self, text: str, texts: PairTexts, checks: ChecksConfig) -> Failure | None:
+    def _not_entailed(self, claims: Claims, checks: ChecksConfig) -> Failure | None:
         if checks.entailment is None:
             return None
-        why = self._entailment(checks.entailment).why_not(text, texts)
+        why = self._entailment(checks.entailment).why_not(claims.text, claims.texts)
         return Failure("unsupported", f"model {checks.entailment}: {why}") if why else None
+
+
+def _complaint(claims: Claims) -> str:
+    if not claims.texts.complaints:
+        return ""
+    complaints = {*map(claims.names.same, claims.texts.complaints)}
+    found = (each for each in claims.untitled_aspects if each.name in complaints)
+    return next((claims.tokens.text[each.start : each.end] for each in found), "")
+
+
+def _complained(claims: Claims, checks: ChecksConfig) -> Failure | None:
+    if checks.complained and (word := _complaint(claims)):
+        return Failure("complained", f"the user complains of this: {word!r}", (word,))
+    return None
+
+
+def _not_positive(claims: Claims, checks: ChecksConfig) -> Failure | None:
+    why = why_not_positive(claims) if checks.not_positive else None
+    return Failure("not_positive", why) if why else None
+
+
+def _unsupported(claims: Claims, checks: ChecksConfig, further: Sequence[str]) -> Failure | None:
+    if not checks.unsupported:
+        return None
+    if name := _misused_evidence(claims.text, claims.texts):
+        message = f"it names {name!r}, the item of the evidence, but nobody who chose it"
+        return Failure("unsupported", message)
+    spans = unsupported_spans(claims, further)
+    if not spans:
+        return None
+    text = claims.tokens.text
+    shown = ", ".join(dict.fromkeys(repr(text[start:end]) for start, end in spans))
+    message = f"neither the prompt nor the item's menu of aspects supports: {shown}"
+    return Failure("unsupported", message, tuple(words_to_blame(claims, spans)))
+
+
+def _unchosen(claims: Claims, checks: ChecksConfig) -> Failure | None:
+    chosen = claims.texts.aspects
+    least = min(checks.min_chosen, len(chosen))
+    num_named = sum(aspect.is_named for aspect in _evidence(claims)) if least else 0
+    if num_named >= least:
+        return None
+    shown = ", ".join(repr(each.aspect) for each in chosen)
+    message = f"it names {num_named} of the chosen aspects ({shown}); expected at least {least}"
+    return Failure("unchosen", message)
+
+
+def _evidence(claims: Claims) -> tuple[NamedEvidence, ...]:
+    return tuple(
+        NamedEvidence(**vars(chosen), is_named=claims.names.same(chosen.aspect) in claims.named)
+        for chosen in claims.texts.aspects
+    )
+
+
+def _named_twice(claims: Claims, checks: ChecksConfig) -> Failure | None:
+    """Refuse a sentence that names the title or an aspect twice, or an aspect from the title.
+
+    Aspects inside the title itself do not count.
+    """
+    if not checks.named_twice:
+        return None
+    title, aspects = claims.texts.item_title, claims.untitled_aspects
+    ends = sentence_ends(without_spans(claims.tokens.text, claims.titles))
+    names = [(start, title) for start, _ in claims.titles]
+    names += [(named.start, named.name) for named in aspects]
+    counts = Counter((bisect(ends, start), name) for start, name in names)
+    twice = [name for (_, name), count in counts.items() if count > 1]
+    words = set(tokens_of(title).keys)
+    twice += [named.name for named in aspects if words.issuperset(tokens_of(named.name).keys)]
+    if not twice:
+        return None
+    message = f"{twice[0]!r} is named twice in one sentence, or is already in the title"
+    return Failure("named_twice", message)
 
 
 def _misused_evidence(text: str, texts: PairTexts) -> str:

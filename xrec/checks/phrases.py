@@ -138,10 +138,10 @@ class WordList:
         written = [re.escape(phrase) for phrase in phrases if not _PLAIN.fullmatch(phrase)]
         self._written = re.compile("|".join(written) or r"(?!)", re.IGNORECASE)
 
-    def find(self, text: str) -> list[Span]:
-        """Return the spans of the words and phrases in `text` (in composed form), in order."""
-        plain = [(match.start, match.end) for match in self._plain.find(text)]
-        return sorted([*plain, *(match.span() for match in self._written.finditer(text))])
+    def find(self, tokens: Tokens) -> list[Span]:
+        """Return the spans of the words and phrases in a text, in order."""
+        plain = [(match.start, match.end) for match in self._plain.find_in(tokens)]
+        return sorted([*plain, *(match.span() for match in self._written.finditer(tokens.text))])
 
 
 def check_word_list(checks: ChecksConfig, storage: StorageConfig) -> None:

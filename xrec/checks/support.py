@@ -29,24 +29,55 @@ _MOST_BETWEEN = 2  # words that a text may have between those of a name
 
 
 class Claims:
-    """What a text says about an item.
+    """What a text says about the pair `texts`; each part is found when it is first needed.
 
-    aspects: those of the vocabulary. rest: the positions of words outside aspects and framing
-    phrases. numbers: the numbers in words, as (first position, position after the last, digits).
+    names: finds the aspects of the catalog's vocabulary.
     """
 
-    def __init__(self, tokens: Tokens, names: AspectNames, title: str) -> None:
-        self.tokens, self.names, self.title = tokens, names, title
-        self.aspects = names.find_in(tokens)
-        phrases = [*self.aspects, *_frame_phrases().find_in(tokens)]
+    def __init__(self, text: str, texts: PairTexts, names: AspectNames) -> None:
+        self.text, self.texts, self.names = text, texts, names
+
+    @cached_property
+    def tokens(self) -> Tokens:
+        """The words of the text."""
+        return tokens_of(self.text)
+
+    @cached_property
+    def titles(self) -> list[Span]:
+        """Where the item's title is."""
+        return title_spans(self.tokens.text, self.texts.item_title)
+
+    @cached_property
+    def aspects(self) -> list[Named]:
+        """The aspects that the text names."""
+        return self.names.find_in(self.tokens)
+
+    @cached_property
+    def named(self) -> set[str]:
+        """The names of these aspects in the vocabulary."""
+        return {each.name for each in self.aspects}
+
+    @property
+    def untitled_aspects(self) -> list[Named]:
+        """The aspects that the text names outside the item's title."""
+        return [named for named in self.aspects if not named.is_within(self.titles)]
+
+    @cached_property
+    def rest(self) -> list[int]:
+        """The positions of words outside aspects and framing phrases."""
+        phrases = [*self.aspects, *_frame_phrases().find_in(self.tokens)]
         within = {index for phrase in phrases for index in range(phrase.first, phrase.stop)}
-        self.rest = [index for index in range(len(tokens)) if index not in within]
-        self.numbers = list(number_words(tokens))
+        return [index for index in range(len(self.tokens)) if index not in within]
+
+    @cached_property
+    def numbers(self) -> list[tuple[int, int, str]]:
+        """The numbers in words: the first position, the one after the last, and the digits."""
+        return list(number_words(self.tokens))
 
     def is_of_user(self, index: int) -> bool:
         """Return whether the text says the word at `index` about the user."""
-        start, own = self.tokens.spans[index][0], title_spans(self.tokens.text, self.title)
-        after_title = max((end for _, end in own if end <= start), default=0)
+        start = self.tokens.spans[index][0]
+        after_title = max((end for _, end in self.titles if end <= start), default=0)
         return pattern("of_user").search(self.tokens.text[after_title:start]) is not None
 
     def adjective_before(self, named: Named) -> str | None:
@@ -183,29 +214,25 @@ NUMBER_RULES: tuple[Rule, ...] = (_digits, _numbers)
 
 
 def unsupported_spans(
-    tokens: Tokens,
-    texts: PairTexts,
-    names: AspectNames,
-    further: Sequence[str] = (),
-    rules: Sequence[Rule] | None = None,
+    claims: Claims, further: Sequence[str] = (), rules: Sequence[Rule] | None = None
 ) -> list[Span]:
     """Return the spans of a text that nothing supports, in order.
 
-    names: finds the vocabulary's aspects. further: additional texts that may support it. rules: by
-    default those of the text's language.
+    further: additional texts that may support it. rules: by default those of its language.
     """
-    claims, support = Claims(tokens, names, texts.item_title), Support(texts, further)
-    rules = rules or (*RULES, *(ENGLISH_RULES if tokens.is_english() else ()))
+    support = Support(claims.texts, further)
+    rules = rules or (*RULES, *(ENGLISH_RULES if claims.tokens.is_english else ()))
     return sorted({span for rule in rules for span in rule(claims, support)})
 
 
-def words_to_blame(tokens: Tokens, spans: Iterable[Span], texts: PairTexts) -> Iterator[str]:
+def words_to_blame(claims: Claims, spans: Iterable[Span]) -> Iterator[str]:
     """Yield the word to blame for each span, without which the model would not have written it.
 
     This is the first word, adjectives before the span included, that is neither a framing word nor
     in a chosen aspect: "friendly" in "the friendly and helpful staff".
     """
-    chosen = {key for known in texts.aspects for key in tokens_of(known.aspect).keys}
+    tokens = claims.tokens
+    chosen = {key for known in claims.texts.aspects for key in tokens_of(known.aspect).keys}
     for start, end in spans:
         own = [index for index, span in enumerate(tokens.spans) if start <= span[0] < end]
         first = own[0]

@@ -6,7 +6,7 @@ Numbers are compared as digits, whether they are written in digits or in English
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 from xrec.data.language import Span, composed, likeliest_language, singular, word_spans
 
@@ -40,8 +40,9 @@ class Tokens:
         """Return whether only spaces, hyphens, slashes and apostrophes separate these words."""
         return all(_BETWEEN.fullmatch(self.gap(index)) for index in range(start + 1, stop))
 
+    @cached_property
     def is_english(self) -> bool:
-        """Return whether English is the likeliest language of the text, with or without names."""
+        """Whether English is the likeliest language of the text, with or without names."""
         plain = (
             word
             for index in range(len(self))

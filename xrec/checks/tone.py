@@ -5,20 +5,16 @@ lexicon. Titles and aspects are hidden from it, so that "The Killing Joke" and "
 not count as blame. So are negative nouns in the prompt's texts, as a book's subject may be grim.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from functools import cache
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from xrec.checks.english import ASPECT, HIDDEN, pattern, words
 from xrec.checks.phrases import PhraseIndex
+from xrec.checks.support import Claims
 from xrec.checks.tokens import tokens_of
-from xrec.data.language import Span, composed, is_noun, title_spans, without_spans
-
-if TYPE_CHECKING:
-    from xrec.llm.prompt import PairTexts
+from xrec.data.language import Span, is_noun, without_spans
 
 _NEGATIVE = -0.05  # compound score; the threshold of VADER's authors
 _VALENCE_OF_BLAME = -1.9  # of words that VADER lacks; close to that of its "bad" and "poor"
@@ -28,16 +24,12 @@ _PLAIN_MARKS = str.maketrans(
 )
 
 
-def why_not_positive(text: str, texts: PairTexts, aspects: PhraseIndex) -> str | None:
-    """Return why `text` is not positive, as a clause; None if it is, or if it is not English.
-
-    aspects: finds the aspects of the catalog's vocabulary.
-    """
-    text = composed(text)
-    if not tokens_of(text).is_english():
+def why_not_positive(claims: Claims) -> str | None:
+    """Return why a text is not positive, as a clause; None if it is, or if it is not English."""
+    if not claims.tokens.is_english:
         return None
-    untitled = without_spans(text, title_spans(text, texts.item_title))
-    hidden = pattern("harmless").sub(f" {HIDDEN} ", _hidden(text, texts, aspects))
+    untitled = without_spans(claims.tokens.text, claims.titles)
+    hidden = pattern("harmless").sub(f" {HIDDEN} ", _hidden(claims))
     reasons = chain(_high_prices(untitled), _about_aspects(hidden), _about_all(hidden))
     return next(reasons, None)
 
@@ -64,12 +56,13 @@ def _about_all(hidden: str) -> Iterator[str]:
         yield f"its sentiment is negative ({compound:.2f})"
 
 
-def _hidden(text: str, texts: PairTexts, aspects: PhraseIndex) -> str:
-    """Replace each title, aspect, and negative noun of the prompt in `text` with a placeholder.
+def _hidden(claims: Claims) -> str:
+    """Replace each title, aspect, and negative noun of the prompt in a text with a placeholder.
 
     If some overlap, titles take precedence, then chosen aspects.
     """
-    tokens, chosen = tokens_of(text), PhraseIndex(known.aspect for known in texts.aspects)
+    tokens, texts = claims.tokens, claims.texts
+    chosen = PhraseIndex(known.aspect for known in texts.aspects)
     profiles = {*tokens_of(texts.user_profile).keys, *tokens_of(texts.item_profile).keys}
     grim = [
         span
@@ -77,15 +70,16 @@ def _hidden(text: str, texts: PairTexts, aspects: PhraseIndex) -> str:
         if key in profiles and is_noun(key) and _analyzer().lexicon.get(key, 0.0) < 0
     ]
     marks: list[tuple[Span, str]] = [
-        *((span, HIDDEN) for span in title_spans(text, texts.item_title)),
+        *((span, HIDDEN) for span in claims.titles),
         *(((named.start, named.end), ASPECT) for named in chosen.find_in(tokens)),
-        *(((named.start, named.end), HIDDEN) for named in aspects.find_in(tokens)),
+        *(((named.start, named.end), HIDDEN) for named in claims.aspects),
         *((span, HIDDEN) for span in grim),
     ]
     disjoint: list[tuple[Span, str]] = []
     for (start, end), mark in marks:
         if all(end <= other[0] or start >= other[1] for other, _ in disjoint):
             disjoint.append(((start, end), mark))
+    text = tokens.text
     for (start, end), mark in sorted(disjoint, reverse=True):
         text = f"{text[:start]} {mark} {text[end:]}"
     return text

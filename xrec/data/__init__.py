@@ -1,7 +1,7 @@
 """The dataset: makes it from files, reads it, and answers what the later stages ask of it.
 
 block, files               the rows of a file, by column
-arrow_rows, csv_rows       blocks that Arrow reads as we do; CSV record by record
+csv_rows                   the same for CSV, by Arrow or record by record
 rows, findings             the same under our column names, and the rows that are left out
 sources, release, staging  which files a source has, or the public release; its rows in DuckDB
 assemble, prepare          the dataset's tables made from them; all of this, for a job

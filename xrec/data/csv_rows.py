@@ -1,6 +1,6 @@
 """Reads the rows of CSV; the header is line 1.
 
-Arrow reads all blocks up to the first one with a quote that may span lines (`arrow_rows`).
+Arrow reads all simple blocks up to the first one with a quote that may span lines.
 
 A cell in quotes can span several lines. A quote that is opened but never closed would merge all
 later rows into one cell, so a cell that seems to contain whole rows is an error that reports its
@@ -13,10 +13,13 @@ import io
 import itertools
 import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from functools import cache
 from typing import Any
 
-from xrec.data.arrow_rows import csv_block, is_simple
-from xrec.data.block import Block, Part, block_of
+import pyarrow as pa
+import pyarrow.csv
+
+from xrec.data.block import Block
 from xrec.errors import DataError
 
 _BLOCK_RECORDS = 8192  # of CSV with quotes
@@ -35,7 +38,7 @@ def csv_blocks(
     """
     head, end, rest = next(texts, "").partition("\n")
     texts = itertools.chain([rest] if rest else [], texts)
-    is_line = is_simple(head + end, delimiter)
+    is_line = _is_simple(head + end, delimiter)
     whole = itertools.chain([head + end], () if is_line else texts)
     records = _records(file, whole, delimiter, 1, 0)
     number, _, header, problem = next(records, (1, "", [], ""))
@@ -56,32 +59,104 @@ def _blocks(
     """Yield the rows below the header, by Arrow up to the first quote that can span lines."""
     first = 2
     for text in texts:
-        is_by_line = is_simple(text, delimiter)
-        block = csv_block(file, text, first, header, wanted, delimiter) if is_by_line else None
+        is_by_line = _is_simple(text, delimiter)
+        block = _arrow_block(file, text, first, header, wanted, delimiter) if is_by_line else None
         if block is None:
             rest = [text] if is_by_line else itertools.chain([text], texts)
-            records = _records(file, rest, delimiter, first, len(header))
-            yield from _record_blocks(file, records, header)
+            yield from _record_blocks(
+                file, _records(file, rest, delimiter, first, len(header)), header
+            )
         else:
             yield block
         first += text.count("\n")
 
 
-def _record_blocks(file: str, records: Iterator[_Record], header: list[str]) -> Iterator[Block]:
-    def columns(cells: Sequence[list[str]]) -> dict[str, list[Any]]:
-        by_column = map(list, zip(*cells, strict=True)) if cells else ([] for _ in header)
-        return dict(zip(header, by_column, strict=True))
+def _is_simple(text: str, delimiter: str) -> bool:
+    """Return whether each line of CSV is a row, and quotes enclose whole cells or are literal."""
+    if "\r" in text and text.count("\r") != text.count("\r\n"):
+        return False
+    return '"' not in text or (delimiter != "\t" and bool(_simple_cells(delimiter).fullmatch(text)))
 
+
+@cache
+def _simple_cells(delimiter: str) -> re.Pattern[str]:
+    mark = re.escape(delimiter)
+    quoted, plain = r'"[^"\n]*+(?:""[^"\n]*+)*+"', rf'(?:[^"\n{mark}][^\n{mark}]*+)?'
+    return re.compile(rf"(?:(?:{quoted}|{plain})(?:{mark}|\r?\n|\Z))*+")
+
+
+def _arrow_block(
+    file: str,
+    text: str,
+    first: int,
+    header: Sequence[str],
+    wanted: Collection[str],
+    delimiter: str,
+) -> Block | None:
+    """Return the rows of simple text whose first line has the number `first`.
+
+    The result is None if Arrow would read them in another way than Python's csv.
+    """
+    lines = text.removesuffix("\n").split("\n")
+    is_long = max(map(len, lines)) > csv.field_size_limit()
+    # Arrow drops a byte order mark, and reads an empty line as a row.
+    if len(header) < 2 or is_long or text.startswith(("\ufeff", "\n", "\r")):
+        return None
+    if "\n\n" in text or "\n\r\n" in text:
+        return None
+    names = [str(place) for place in range(len(header))]  # unique, unlike the header
+    taken = {name: names[place] for place, name in enumerate(header) if name in (wanted or header)}
+    problems = dict[int, str]()
+
+    def skip(row: Any) -> str:
+        problems[first + row.number - 1] = _wrong_width(header, row.actual_columns)
+        return "skip"
+
+    try:
+        data = text.encode()
+        table = pyarrow.csv.read_csv(
+            io.BytesIO(data),
+            pyarrow.csv.ReadOptions(
+                column_names=names, use_threads=False, block_size=len(data) + 1
+            ),
+            pyarrow.csv.ParseOptions(
+                delimiter=delimiter, ignore_empty_lines=False, invalid_row_handler=skip
+            ),
+            pyarrow.csv.ConvertOptions(
+                include_columns=[*taken.values()] or names[:1],
+                column_types=dict.fromkeys(names, pa.large_string()),
+            ),
+        )
+    except (pa.ArrowInvalid, UnicodeEncodeError):
+        return None
+    numbers = [line for line in range(first, first + len(lines)) if line not in problems]
+    if table.num_rows != len(numbers):
+        return None
+    columns = {name: table[place].combine_chunks() for name, place in taken.items()}
+    return Block(file, numbers, columns, lambda line: lines[line - first].rstrip("\r"), problems)
+
+
+def _record_blocks(file: str, records: Iterator[_Record], header: list[str]) -> Iterator[Block]:
     while some := list(itertools.islice(records, _BLOCK_RECORDS)):
-        numbers, texts, cells, _ = zip(*some, strict=True)
-        problems = {
-            row: f"not readable as CSV: {problem}"
-            if problem
-            else f"expected {len(header)} columns, saw {len(cells)}" * bool(cells)
-            for row, (_, _, cells, problem) in enumerate(some)
-            if problem or len(cells) != len(header)
-        }
-        yield block_of(file, Part(numbers, texts, cells, problems), columns)
+        yield _record_block(file, some, header)
+
+
+def _record_block(file: str, records: Sequence[_Record], header: list[str]) -> Block:
+    """Return records as rows, without those of empty lines."""
+    problems = {
+        number: f"not readable as CSV: {problem}" if problem else _wrong_width(header, len(cells))
+        for number, _, cells, problem in records
+        if problem or len(cells) not in (0, len(header))
+    }
+    rows = {number: cells for number, _, cells, _ in records if cells and number not in problems}
+    by_column = map(list, zip(*rows.values(), strict=True)) if rows else ([] for _ in header)
+    texts = {number: text for number, text, _, _ in records}
+    columns = dict(zip(header, by_column, strict=True))
+    return Block(file, [*rows], columns, lambda line: texts[line].rstrip("\r\n"), problems)
+
+
+def _wrong_width(header: Sequence[str], num_cells: int) -> str:
+    return f"expected {len(header)} columns, saw {num_cells}"
 
 
 def _records(

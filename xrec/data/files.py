@@ -1,28 +1,34 @@
 """Reads one input file (CSV, JSON Lines, or Parquet) in blocks of rows, by column.
 
-The line number of a Parquet row is its row number, counted from 1.
+The line number of a Parquet row is its row number, counted from 1. Arrow reads the blocks of text
+that it reads as Python's json and csv do (csv_rows); these read all others.
 """
 
 import codecs
 import gzip
+import io
+import itertools
 import json
 import zlib
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache, partial
 from typing import IO, Any, cast
 
 import pyarrow as pa
+import pyarrow.json
 import pyarrow.parquet as pq
 
-from xrec.data.arrow_rows import json_block
-from xrec.data.block import MISSING, Block, Part, block_of
+from xrec.data.block import MISSING, Block
 from xrec.data.csv_rows import csv_blocks
 from xrec.errors import DataError
 
 BLOCK_BYTES = 1 << 20  # of text
 _BLOCK_ROWS = 32_768  # of Parquet
+_MARK = codecs.BOM_UTF8
 _DECODER = json.JSONDecoder()
+_JSON_TYPES: Mapping[type, pa.DataType] = {str: pa.large_string(), int: pa.int64()}
 
 
 def read_blocks(
@@ -64,37 +70,66 @@ def _json(
     file: str, texts: Iterator[str], wanted: Collection[str]
 ) -> tuple[list[str] | None, Iterator[Block]]:
     """Return the keys in the first block of JSON Lines, None if it has no object, and the rows."""
-    text = next(texts, "")
-    head = _json_part(text, 1)
-    known = list(
-        dict.fromkeys(key for each in head.cells if isinstance(each, dict) for key in each)
-    )
-    names = wanted or known
-
-    def columns(cells: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
-        return {name: [row.get(name, MISSING) for row in cells] for name in names}
+    head = next(texts, "")
+    objects = map(_loaded, map(str.strip, head.split("\n")))
+    known = list(dict.fromkeys(key for each in objects if isinstance(each, dict) for key in each))
 
     def blocks() -> Iterator[Block]:
-        yield block_of(file, head, columns)
-        first = 1 + text.count("\n")
-        for below in texts:
-            block = json_block(file, below, first, wanted)
-            yield block or block_of(file, _json_part(below, first), columns)
-            first += below.count("\n")
+        first = 1
+        for text in itertools.chain([head], texts):
+            block = _json_by_arrow(file, text, first, wanted)
+            yield block or _json_by_line(file, text, first, wanted or known)
+            first += text.count("\n")
 
     return known or None, blocks()
 
 
-def _json_part(text: str, first: int) -> Part:
-    lines = enumerate(map(str.strip, text.split("\n")), start=first)
-    numbered = {number: line for number, line in lines if line}
-    objects = [_loaded(line) for line in numbered.values()]
+def _json_by_arrow(file: str, text: str, first: int, wanted: Collection[str]) -> Block | None:
+    """Return the rows of JSON Lines whose first line has the number `first`; None if not simple.
+
+    Each line must be an object. Each of the `wanted` columns must have strings or integers
+    throughout, as in the first line, or be in no line.
+    """
+    num_lines = text.count("\n") + (not text.endswith("\n"))
+    # If each line ends with } and the next one begins with {, each object is one line.
+    if not wanted or text.count("}\n{") != num_lines - 1 or text.startswith(_MARK.decode()):
+        return None
+    try:
+        data, values = text.encode(), json.loads(text.partition("\n")[0])
+        types = {name: _JSON_TYPES[type(values[name])] for name in wanted if name in values}
+        missing = [name for name in wanted if name not in values]
+        spelled = [key for name in missing for key in (f'"{name}"', json.dumps(name))]
+        if not types or any(key in text for key in spelled):  # a later line has it
+            return None
+        table = pyarrow.json.read_json(
+            io.BytesIO(data),
+            pyarrow.json.ReadOptions(use_threads=False, block_size=len(data) + 1),
+            pyarrow.json.ParseOptions(
+                explicit_schema=pa.schema(types), unexpected_field_behavior="ignore"
+            ),
+        )
+    except (ValueError, TypeError, KeyError, RecursionError):  # ArrowInvalid is a ValueError
+        return None
+    columns = {name: table[name].combine_chunks() for name in types}
+    if table.num_rows != num_lines or any(column.null_count for column in columns.values()):
+        return None
+    columns |= {name: [MISSING] * num_lines for name in missing}
+    lines = cache(lambda: text.split("\n"))
+    numbers = range(first, first + num_lines)
+    return Block(file, numbers, columns, lambda line: lines()[line - first].strip())
+
+
+def _json_by_line(file: str, text: str, first: int, names: Collection[str]) -> Block:
+    lines = {n: line for n, each in enumerate(text.split("\n"), first) if (line := each.strip())}
+    objects = {number: _loaded(line) for number, line in lines.items()}
     problems = {
-        row: "not valid JSON" if each is MISSING else "not a JSON object"
-        for row, each in enumerate(objects)
+        number: "not valid JSON" if each is MISSING else "not a JSON object"
+        for number, each in objects.items()
         if not isinstance(each, dict)
     }
-    return Part([*numbered], [*numbered.values()], objects, problems)
+    rows = {number: each for number, each in objects.items() if number not in problems}
+    columns = {name: [row.get(name, MISSING) for row in rows.values()] for name in names}
+    return Block(file, [*rows], columns, lines.__getitem__, problems)
 
 
 def _loaded(line: str) -> Any:
@@ -124,7 +159,7 @@ def _texts(file: str, source: IO[bytes], encoding: str | None, block_bytes: int)
 
     Bytes that cannot be decoded become lone surrogates.
     """
-    mark = codecs.BOM_UTF8
+    mark = _MARK
     while True:
         with _broken(file, "gzip"):
             block = source.read(block_bytes)
@@ -180,9 +215,9 @@ def _parquet_blocks(file: str, batches: Iterator[pa.RecordBatch]) -> Iterator[Bl
             return
         columns = dict(zip(batch.schema.names, batch.columns, strict=True))
         numbers = range(first, first + batch.num_rows)
-        yield Block(file, numbers, columns, _texts_of(batch))
+        yield Block(file, numbers, columns, partial(_row_text, batch, first))
         first += batch.num_rows
 
 
-def _texts_of(batch: pa.RecordBatch) -> Callable[[int], str]:
-    return lambda row: str([column[row].as_py() for column in batch.columns])
+def _row_text(batch: pa.RecordBatch, first: int, number: int) -> str:
+    return str([column[number - first].as_py() for column in batch.columns])

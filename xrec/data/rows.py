@@ -5,6 +5,7 @@ stores it, or raises ValueError with the reason.
 """
 
 import html
+import itertools
 import json
 import math
 import re
@@ -194,9 +195,8 @@ def stream_rows(
     seen, blocks = read_blocks(file, source, sources, delimiter, encoding, block_bytes=block_bytes)
     if seen is not None:
         _check_columns(file, seen, wanted, advice)
-    yield _parse(file, Block(file, [], {}, str), wanted)
-    for block in blocks:
-        yield _parse(file, block, wanted)
+    for block in itertools.chain([Block(file, [], {}, str)], blocks):
+        yield _parse(block, wanted)
 
 
 def joined_rows(parts: Iterable[FileRows]) -> FileRows:
@@ -223,40 +223,37 @@ def _check_columns(file: str, seen: list[str], wanted: Sequence[_Column], advice
         )
 
 
-def _parse(file: str, block: Block, wanted: Sequence[_Column]) -> FileRows:
+def _parse(block: Block, wanted: Sequence[_Column]) -> FileRows:
     """Return the rows of a block; one with several bad cells has the reason of the first."""
     cells, reasons = dict[str, pa.Array](), dict[int, str]()
     for column in wanted:
         cells[column.name], bad = _parse_column(block, column)
         reasons = bad | reasons
     table = pa.table({**cells, "line": pa.array(block.numbers, pa.int64())})
-    if not reasons:
-        return FileRows(file, table, tuple(block.findings))
-    is_good = np.ones(table.num_rows, bool)
-    is_good[list(reasons)] = False
+    if reasons:
+        is_good = np.ones(table.num_rows, bool)
+        is_good[list(reasons)] = False
+        table = table.filter(pa.array(is_good))
+    problems = {**block.problems, **{block.numbers[row]: why for row, why in reasons.items()}}
     findings = (
-        Finding(file, block.numbers[row], reason, block.text(row))
-        for row, reason in reasons.items()
+        Finding(block.file, line, why, block.text(line)) for line, why in sorted(problems.items())
     )
-    by_line = sorted([*block.findings, *findings], key=lambda each: each.line)
-    return FileRows(file, table.filter(pa.array(is_good)), tuple(by_line))
+    return FileRows(block.file, table, tuple(findings))
 
 
 def _parse_column(block: Block, column: _Column) -> tuple[pa.Array, dict[int, str]]:
     """Return the parsed cells, and the reasons why others are bad; parse equal cells once."""
     present = [name for name in column.sources if name in block.columns]
-    if column.sources and not present:
-        return pa.nulls(len(block.numbers), pa.large_string()), {}
-    if len(column.sources) > 1:
-        parts = [block.cells(name) for name in present]
-        joined = (_joined(dict(zip(present, row, strict=True))) for row in zip(*parts, strict=True))
-        cells, places = list(joined), np.arange(len(block.numbers), dtype=np.int64)
+    places = np.arange(len(block.numbers), dtype=np.int64)
+    if not column.sources:
+        cells, places = [None], np.zeros_like(places)
     elif not present:
-        cells, places = [None], np.zeros(len(block.numbers), np.int64)
-    elif column.parse is parse_id and (ids := block.ids(present[0])) is not None:
-        return ids, {}
-    elif column.parse is parse_text and (texts := block.strings(present[0])) is not None:
-        return _parsed_texts(texts), {}
+        return pa.nulls(len(places), pa.large_string()), {}
+    elif len(column.sources) > 1:
+        parts = (block.cells(name) for name in present)
+        cells = [_joined(dict(zip(present, row, strict=True))) for row in zip(*parts, strict=True)]
+    elif (whole := _parsed_at_once(block, present[0], column.parse)) is not None:
+        return whole, {}
     else:
         cells, places = block.distinct(present[0])
     parsed, reasons = list[str | None](), dict[int, str]()
@@ -271,9 +268,23 @@ def _parse_column(block: Block, column: _Column) -> tuple[pa.Array, dict[int, st
     return taken, {int(row): reasons[int(places[row])] for row in bad}
 
 
-def _parsed_texts(texts: pa.Array) -> pa.Array:
-    """Return the texts parsed like `parse_text`, which sees only those that it may change."""
-    texts = texts.fill_null("")
+def _parsed_at_once(block: Block, name: str, parse: Parser) -> pa.Array | None:
+    """Return a column of only IDs or only texts as its parser returns it; None for any other.
+
+    `parse_text` sees only the texts that it may change.
+    """
+    cells = block.array(name) if parse in (parse_id, parse_text) else None
+    if cells is None:
+        return None
+    is_text = pa.types.is_string(cells.type) or pa.types.is_large_string(cells.type)
+    if parse is parse_id:
+        is_id = pa.types.is_integer(cells.type) or (
+            is_text and pc.all(pc.greater(pc.binary_length(cells), 0)).as_py()
+        )
+        return cells.cast(pa.large_string()) if is_id and not cells.null_count else None
+    if not is_text:
+        return None
+    texts = cells.cast(pa.large_string()).fill_null("")
     may_change = pc.invert(pc.match_substring_regex(texts, _PLAIN))
     parsed = [parse_text(text) for text in texts.filter(may_change).to_pylist()]
     return pc.replace_with_mask(texts, may_change, pa.array(parsed, texts.type))

@@ -23,7 +23,6 @@ from tests.xrec.annotate.review_files import (
 from xrec.annotate.annotator import Annotator, AnnotatorSpec, Aspect, PairText
 from xrec.annotate.language_model import language_model_spec
 from xrec.annotate.language_model.prompts import read_prompt
-from xrec.annotate.language_model.replies import PairReply
 from xrec.config import AnnotateConfig
 from xrec.errors import BudgetError, EndpointAccessError
 from xrec.jobs.annotate import look_ahead
@@ -35,7 +34,7 @@ KEY = "sk-a-key-that-nobody-may-see"
 TOWN = SecretTown("The {secret} is soft.", num_users=4, reviews_per_user=3, num_items=4)
 NUM_ITEMS, NUM_USERS, NUM_PAIRS = 4, 4, 12
 NUM_PROMPTS = NUM_ITEMS + NUM_USERS + NUM_PAIRS
-_SHOWN, _EXAMPLE = read_prompt("pair", None, PairReply, "shop").examples["shop"]
+_SHOWN, _EXAMPLE = read_prompt("pair", None, "shop").examples["shop"]
 
 
 def _repeats(asked: Asked) -> Answer:

@@ -9,11 +9,9 @@ from tests.xrec.annotate.conftest import item_row, pair_row, shown_review, user_
 from xrec.annotate.annotator import Aspect, ItemText, PairText
 from xrec.annotate.language_model.prompts import cut, read_prompt, row_data
 from xrec.annotate.language_model.replies import (
-    SCHEMAS,
     ItemReply,
     PairReply,
     ReplyLimits,
-    UserReply,
     is_quote,
     reply_schema,
     text_of,
@@ -21,18 +19,19 @@ from xrec.annotate.language_model.replies import (
 )
 from xrec.errors import ConfigError
 
+NONE_LESS = ReplyLimits()
 VALUES = {"language": "Danish", "max_aspects": "6"}
 
 
-@pytest.mark.parametrize("kind", SCHEMAS)
+@pytest.mark.parametrize("kind", ["item", "user", "pair"])
 @pytest.mark.parametrize("domain", ["shop", "place", "book"])
 def test_our_prompt_shows_the_domains_example_and_then_the_row(kind, domain):
-    prompt = read_prompt(kind, None, SCHEMAS[kind], domain)
+    prompt = read_prompt(kind, None, domain)
     messages = prompt.messages({"review": 'a "quoted" one'}, domain, VALUES)
     assert [message.role for message in messages] == ["system", "user", "assistant", "user"]
     assert "in Danish:" in messages[0].content
     assert "{" not in messages[0].content
-    SCHEMAS[kind].model_validate_json(messages[2].content)
+    reply_schema(kind, NONE_LESS).model_validate_json(messages[2].content)
     assert json.loads(messages[3].content) == {"review": 'a "quoted" one'}
     assert len(set(prompt.examples.values())) == 3
 
@@ -43,7 +42,7 @@ def test_our_prompt_shows_the_domains_example_and_then_the_row(kind, domain):
 )
 def test_prompt_escapes_the_markup_in_a_text(markup):
     data = {"reviews": [{"review": f"So {markup} good.", "rating": 5.0}], "tags": [["A"], [None]]}
-    prompt = read_prompt("pair", None, PairReply, "shop")
+    prompt = read_prompt("pair", None, "shop")
     asked = prompt.messages(data, "shop", VALUES)[-1].content
     assert markup not in asked
     assert "<" not in asked
@@ -69,7 +68,7 @@ def test_wrong_prompt_of_a_user_is_refused_with_its_place(tmp_path, text, domain
     if text is not None:
         path.write_text(text)
     with pytest.raises(ConfigError) as raised:
-        read_prompt("user", str(path), UserReply, domain)
+        read_prompt("user", str(path), domain)
     assert place in f"{raised.value.key} {raised.value}"
 
 
@@ -97,7 +96,6 @@ def test_user_and_pair_data_name_the_item_and_stay_within_their_room():
     assert cut("x" * 500, 50) == ""  # one endless word
 
 
-NONE_LESS = ReplyLimits()
 KEPT = pair_row("Soft.")
 
 

@@ -13,6 +13,7 @@ from tests.world.models import bert_config, word_tokenizer
 from tests.xrec.checks.hand_made import BISTRO, GUITAR, NOVEL, VOCABULARY, judged
 from xrec.checks import AspectNames, Checker, check_word_list, plain_sentence
 from xrec.checks.english import ASPECT, data, pattern
+from xrec.checks.support import Claims
 from xrec.checks.tone import why_not_positive
 from xrec.config import PLAIN, ChecksConfig, StorageConfig, TextConfig
 from xrec.data import AspectEvidence
@@ -263,7 +264,7 @@ ASPECTS = AspectNames(VOCABULARY)
 
 def why(text: str, texts: PairTexts = BISTRO) -> str:
     """The reason why it is not positive, "" if it is."""
-    return why_not_positive(text, texts, ASPECTS) or ""
+    return why_not_positive(Claims(text, texts, ASPECTS)) or ""
 
 
 @pytest.mark.parametrize(

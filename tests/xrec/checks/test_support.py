@@ -10,7 +10,7 @@ import pytest
 
 from tests.xrec.checks.hand_made import BISTRO, GUITAR, VOCABULARY
 from xrec.checks import AspectNames
-from xrec.checks.support import unsupported_spans, words_to_blame
+from xrec.checks.support import Claims, unsupported_spans, words_to_blame
 from xrec.checks.tokens import digits_in, number_words, tokens_of
 from xrec.data import AspectEvidence
 from xrec.data.language import singular
@@ -26,9 +26,9 @@ WARNING = "It may not be suitable for those who seek a quiet garden, but has str
 
 
 def unsupported_words(text: str, texts: PairTexts, aspects: AspectNames) -> list[str]:
-    tokens = tokens_of(text)
-    spans = unsupported_spans(tokens, texts, aspects)
-    return list(dict.fromkeys(tokens.text[start:end] for start, end in spans))
+    claims = Claims(text, texts, aspects)
+    spans = unsupported_spans(claims)
+    return list(dict.fromkeys(claims.tokens.text[start:end] for start, end in spans))
 
 
 def profiled(item_profile: str) -> PairTexts:
@@ -181,9 +181,11 @@ def test_words_to_blame_are_the_first_specific_ones_of_phrases_and_their_adjecti
     texts = replace(EMPTY, aspects=(evidence,))
     phrases = ["great live music", "quiet rooms", "place", "staff"]
     spans = [(text.index(each), text.index(each) + len(each)) for each in phrases]
-    assert list(words_to_blame(tokens_of(text), spans, texts)) == ["live", "rooms", "helpful"]
+    blamed = words_to_blame(Claims(text, texts, ASPECTS), spans)
+    assert list(blamed) == ["live", "rooms", "helpful"]
     text = "You would love the friendly and helpful staff."
-    assert list(words_to_blame(tokens_of(text), [(40, 45)], texts)) == ["friendly"]
+    blamed = words_to_blame(Claims(text, texts, ASPECTS), [(40, 45)])
+    assert list(blamed) == ["friendly"]
 
 
 def test_number_in_a_product_name_is_only_supported_by_the_title():

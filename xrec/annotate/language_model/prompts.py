@@ -5,13 +5,18 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import Any
 
-from pydantic import BaseModel
-
-from xrec.annotate.annotator import Input, ItemInput, ItemText, PairInput, Review, UserInput
-from xrec.annotate.language_model.replies import Kind, ReplyLimits
+from xrec.annotate.annotator import (
+    Input,
+    ItemInput,
+    ItemText,
+    Kind,
+    PairInput,
+    Review,
+    UserInput,
+)
+from xrec.annotate.language_model.replies import ReplyLimits, reply_schema
 from xrec.config import StorageConfig
 from xrec.errors import ConfigError
-from xrec.storage import fingerprint_of
 from xrec.text import Message, PromptFile, parse_prompt_file, read_prompt_file
 
 _CHARACTERS_PER_TOKEN = 1 / 0.3  # as in `about_tokens`
@@ -21,21 +26,16 @@ _ABOUT_SHARE = 0.1
 
 
 def read_prompt(
-    kind: Kind,
-    uri: str | None,
-    schema: type[BaseModel],
-    domain: str,
-    storage: StorageConfig | None = None,
+    kind: Kind, uri: str | None, domain: str, storage: StorageConfig | None = None
 ) -> PromptFile:
     """Read the prompt file at `uri`, or ours for this kind of text if it is None.
 
     Raises ConfigError if the file is unreadable, has no example for `domain`, or has an example
-    whose reply does not fit `schema`.
+    whose reply does not fit the schema.
     """
     if uri is None:
-        name = f"{kind}.txt"
-        text = (resources.files(__package__) / "prompts" / name).read_text("utf-8")
-        prompt = parse_prompt_file(name, text)
+        ours = resources.files(__package__) / "prompts" / f"{kind}.txt"
+        prompt = parse_prompt_file(ours.name, ours.read_text("utf-8"))
     else:
         prompt = read_prompt_file(f"annotator.prompts.{kind}", uri, storage)
     if domain not in prompt.examples:
@@ -46,7 +46,7 @@ def read_prompt(
             key="annotator.domain",
             saw=domain,
         )
-    prompt.check(schema)
+    prompt.check(reply_schema(kind, ReplyLimits()))
     return prompt
 
 
@@ -68,29 +68,11 @@ class Prompts:
         """Return the conversation that asks for the text of a row."""
         values = {"language": self.language, "max_aspects": str(self.limits.num_aspects)}
         data = row_data(row, int(self.max_tokens * _CHARACTERS_PER_TOKEN))
-        return self.files[kind_of(row)].messages(data, self.domain, values)
+        return self.files[row.kind].messages(data, self.domain, values)
 
     def example(self, row: Input) -> str:
         """Return the reply in the example that a row's prompt shows."""
-        return self.files[kind_of(row)].examples[self.domain][1]
-
-    def fingerprints(self) -> dict[Kind, str]:
-        """Return the hash of the instruction and example of each kind of prompt."""
-        return {
-            kind: fingerprint_of([file.system, *file.examples[self.domain]])
-            for kind, file in self.files.items()
-        }
-
-
-def kind_of(row: Input) -> Kind:
-    """Return the kind of text to write for a row."""
-    match row:
-        case ItemInput():
-            return "item"
-        case UserInput():
-            return "user"
-        case PairInput():
-            return "pair"
+        return self.files[row.kind].examples[self.domain][1]
 
 
 def row_data(row: Input, room: int) -> dict[str, Any]:

@@ -4,7 +4,7 @@ import functools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, get_args
 
 from pydantic import BaseModel, Field, create_model
 
@@ -12,6 +12,7 @@ from xrec.annotate.annotator import (
     Aspect,
     Input,
     ItemText,
+    Kind,
     PairInput,
     PairText,
     Review,
@@ -23,8 +24,6 @@ from xrec.annotate.annotator import (
 from xrec.config import ReplyFailureReason
 from xrec.data import LOW_RATED
 from xrec.errors import Failure
-
-Kind = Literal["item", "user", "pair"]
 
 _MAX_ASPECTS = 6
 _MAX_CHARACTERS = 800
@@ -47,41 +46,33 @@ _SENTENCE_END = re.compile(
 )
 
 
-def _text(max_length: int, min_length: int = 0) -> Any:
-    return Annotated[str, Field(min_length=min_length, max_length=max_length)]
-
-
-# The docstrings of these classes are part of the schemas that models see.
 class ItemReply(BaseModel):
     """An item's title and profile."""
 
     title: Annotated[str, Field(max_length=_MAX_NAME)]
-    profile: Annotated[str, Field(min_length=1, max_length=_MAX_CHARACTERS)]
+    profile: str
 
 
 class UserReply(BaseModel):
     """A user's profile."""
 
-    profile: Annotated[str, Field(min_length=1, max_length=_MAX_CHARACTERS)]
+    profile: str
 
 
 class AspectReply(BaseModel):
     """An aspect that a review speaks of; the quote comes first, so that the others follow it."""
 
-    quote: Annotated[str, Field(max_length=_MAX_QUOTE)]
-    aspect: Annotated[str, Field(max_length=_MAX_NAME)]
-    opinion: Annotated[str, Field(max_length=_MAX_NAME)]
+    quote: str
+    aspect: str
+    opinion: str
     sentiment: Sentiment
 
 
 class PairReply(BaseModel):
     """A pair's aspects and explanation."""
 
-    aspects: Annotated[list[AspectReply], Field(max_length=_MAX_ASPECTS)]
-    explanation: Annotated[str, Field(max_length=_MAX_CHARACTERS)]
-
-
-SCHEMAS: dict[Kind, type[BaseModel]] = {"item": ItemReply, "user": UserReply, "pair": PairReply}
+    aspects: list[AspectReply]
+    explanation: str
 
 
 @dataclass(frozen=True)
@@ -122,20 +113,25 @@ class ReplyLimits:
 @functools.cache
 def reply_schema(kind: Kind, limits: ReplyLimits) -> type[BaseModel]:
     """Return the schema of a reply within the limits."""
-    base, fields = SCHEMAS[kind], dict[str, Any]()
-    if kind == "pair":
-        aspect: Any = create_model(
-            "AspectReply",
-            __base__=AspectReply,
-            aspect=_text(limits.aspect, 1),
-            opinion=_text(limits.opinion),
-            quote=_text(limits.quote, 1),
-        )
-        fields["aspects"] = Annotated[list[aspect], Field(max_length=limits.num_aspects)]
-        fields["explanation"] = _text(limits.explanation)
-    else:
-        fields["profile"] = _text(limits.profile, 1)
+    if kind != "pair":
+        base = ItemReply if kind == "item" else UserReply
+        return _limited(base, profile=_text(limits.profile, 1))
+    aspect: Any = _limited(
+        AspectReply,
+        quote=_text(limits.quote, 1),
+        aspect=_text(limits.aspect, 1),
+        opinion=_text(limits.opinion),
+    )
+    aspects = Annotated[list[aspect], Field(max_length=limits.num_aspects)]
+    return _limited(PairReply, aspects=aspects, explanation=_text(limits.explanation))
+
+
+def _limited(base: type[BaseModel], **fields: Any) -> type[BaseModel]:
     return create_model(base.__name__, __base__=base, **fields)
+
+
+def _text(max_length: int, min_length: int = 0) -> Any:
+    return Annotated[str, Field(min_length=min_length, max_length=max_length)]
 
 
 def text_of(row: Input, limits: ReplyLimits, reply: Any) -> Text | Failure:

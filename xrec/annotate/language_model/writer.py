@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import SecretStr
 
@@ -12,19 +12,18 @@ from xrec.annotate.annotator import (
     STAGES,
     AnnotatorSpec,
     Input,
-    ItemInput,
+    Kind,
     PairInput,
     PairText,
     Text,
     Written,
 )
 from xrec.annotate.language_model.forecast import forecast
-from xrec.annotate.language_model.prompts import Prompts, kind_of, read_prompt
+from xrec.annotate.language_model.prompts import Prompts, read_prompt
 from xrec.annotate.language_model.replies import (
     COPIES_EXAMPLE,
     OTHER_LANGUAGE,
     REASONS,
-    SCHEMAS,
     ReplyLimits,
     quote_problem,
     reply_schema,
@@ -36,7 +35,7 @@ from xrec.config import AnnotateConfig, EndpointModelConfig, LanguageModelAnnota
 from xrec.data.language import language_name, other_language
 from xrec.errors import ArtifactNotFoundError, Failure, StorageNotFoundError
 from xrec.llm.source import known_fingerprint
-from xrec.storage import Location
+from xrec.storage import Location, fingerprint_of
 from xrec.text import (
     Asker,
     Prompt,
@@ -77,8 +76,9 @@ class LanguageModelWriter:
         return Written(texts, costs)
 
     def _prompt(self, row: Input) -> Prompt[Any]:
-        schema = reply_schema(kind_of(row), self.prompts.limits)
-        prompt = Prompt(self.prompts.of(row), schema, user_ids=_users_of(row))
+        schema = reply_schema(row.kind, self.prompts.limits)
+        user_ids = tuple(dict.fromkeys(review.user_id for review in row.shown))
+        prompt = Prompt(self.prompts.of(row), schema, user_ids=user_ids)
         if isinstance(row, PairInput):
             return replace(prompt, check=partial(quote_problem, row))
         return prompt
@@ -98,13 +98,6 @@ class LanguageModelWriter:
             message = f"the text is in {other}, but annotator.language is {self.prompts.language}"
             return Failure(OTHER_LANGUAGE, message, reply=reply.raw)
         return text
-
-
-def _users_of(row: Input) -> tuple[str, ...]:
-    """Return the users whose reviews a row has."""
-    if isinstance(row, ItemInput):
-        return tuple(dict.fromkeys(review.user_id for review in row.reviews))
-    return (row.user_id,)
 
 
 def _load(
@@ -163,9 +156,13 @@ def language_model_spec(
     assert isinstance(annotator, LanguageModelAnnotator)
     model, is_endpoint = annotator.model, isinstance(annotator.model, EndpointModelConfig)
     prompts = _read_prompts(config, annotator)
+    fingerprints = {
+        kind: fingerprint_of([file.system, *file.examples[prompts.domain]])
+        for kind, file in prompts.files.items()
+    }
     settings = {
         **identity_of(annotator),
-        "prompts": prompts.fingerprints(),
+        "prompts": fingerprints,
         "model": identity_of(model),
     }
     key, inputs, num_gpus = None, dict[str, str](), 0
@@ -192,9 +189,10 @@ def language_model_spec(
 def _read_prompts(config: AnnotateConfig, annotator: LanguageModelAnnotator) -> Prompts:
     """Read the prompts; replies get lower limits only if the model is forced to obey them."""
     model, domain = annotator.model, annotator.domain
+    kinds: tuple[Kind, ...] = get_args(Kind)
     files = {
-        kind: read_prompt(kind, annotator.prompts.get(kind), schema, domain, config.storage)
-        for kind, schema in SCHEMAS.items()
+        kind: read_prompt(kind, annotator.prompts.get(kind), domain, config.storage)
+        for kind in kinds
     }
     is_bounded = (
         not isinstance(model, EndpointModelConfig)

@@ -90,7 +90,7 @@ class PhraseAnnotator:
 
     def write(self, rows: Sequence[Input]) -> Written:
         """See Annotator; the cost is the number of pairs whose review is not in English."""
-        self._reader.parse(review.text for row in rows for review in _reviews_of(row))
+        self._reader.parse(review.text for row in rows for review in row.shown)
         reviews = [row.review for row in rows if isinstance(row, PairInput)]
         num_foreign = sum(self._reader.mentions(review.text) is None for review in reviews)
         return Written([self._text(row) for row in rows], {OTHER_LANGUAGE: num_foreign})
@@ -117,7 +117,7 @@ class PhraseAnnotator:
         return ItemText(title, profile, title_is_made=bool(title) and not row.title)
 
     def _user(self, row: UserInput) -> UserText:
-        praise = self._praise(_reviews_of(row))
+        praise = self._praise(row.shown)
         items = [reviewed.item for reviewed in row.reviews]
         titles = dict.fromkeys(
             item.title for item in items if item and item.title and not item.title_is_made
@@ -192,16 +192,6 @@ class PhraseAnnotator:
     def _rarity(self, name: str) -> float:
         count = self._lexicon.num_reviews.get(name, 0)
         return math.log((2 + self._lexicon.num_learned) / (1 + count))
-
-
-def _reviews_of(row: Input) -> Iterable[Review]:
-    match row:
-        case ItemInput():
-            return row.reviews
-        case UserInput():
-            return (reviewed.review for reviewed in row.reviews)
-        case PairInput():
-            return (row.review,)
 
 
 def _is_in(aspect: str, title: str) -> bool:

@@ -4,7 +4,6 @@ An aspect is mentioned in many reviews of several items, often with an opinion. 
 the items themselves ("this film"), nor something of the writer's own ("my hair").
 """
 
-import itertools
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,11 +13,11 @@ import pyarrow as pa
 from pydantic import TypeAdapter
 
 from xrec.annotate.annotator import joined_text
-from xrec.annotate.phrases.mentions import Mention, read_mentions
-from xrec.annotate.phrases.reader import MENTIONS, READ, READ_SCHEMA, is_english, key_of
+from xrec.annotate.phrases.mentions import Mention
+from xrec.annotate.phrases.reader import MENTIONS, READ, READ_SCHEMA, key_of, read_texts
 from xrec.annotate.vocabulary import normalized
 from xrec.config import VocabularyConfig
-from xrec.data.language import parse, valence, word_set
+from xrec.data.language import valence, word_set
 from xrec.progress import progress
 from xrec.storage import Location, content_hash, write_table
 
@@ -113,7 +112,7 @@ def learn_phrases(reviews: pa.Table, output: Location, *, vocabulary: Vocabulary
     whole = [joined_text(*parts) for parts in zip(*texts, strict=True)]
     starts = range(0, len(whole), _BATCH_TEXTS)
     batches = [whole[start : start + _BATCH_TEXTS] for start in starts]
-    done = map_in_processes(lambda: _read_batch, batches, num_processes=num_cpus())
+    done = map_in_processes(lambda: read_texts, batches, num_processes=num_cpus())
     batches_read = dict(progress(done, f"batches of {_BATCH_TEXTS} reviews read", len(batches)))
     counts, rows = _Counts(), []
     for number, item_id in enumerate(item_ids):
@@ -125,13 +124,6 @@ def learn_phrases(reviews: pa.Table, output: Location, *, vocabulary: Vocabulary
     write_table(output / READ, pa.Table.from_pylist(rows, schema=READ_SCHEMA), READ_SCHEMA)
     lexicon = counts.lexicon(len(rows), vocabulary)
     (output / _FILE).write_bytes(_LEXICON.dump_json(lexicon))
-
-
-def _read_batch(texts: Sequence[str]) -> list[tuple[Mention, ...] | None]:
-    """Return each text's mentions, or None if it is not in English."""
-    english = [is_english(text) for text in texts]
-    docs = parse(itertools.compress(texts, english))
-    return [read_mentions(next(docs)) if known else None for known in english]
 
 
 def fingerprint_of_phrases(output: Location) -> str:

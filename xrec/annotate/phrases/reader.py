@@ -1,7 +1,8 @@
 """Parses each text once; actors read stored mentions of the texts that were learned from."""
 
 import hashlib
-from collections.abc import Iterable, Mapping
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
 
 import pyarrow as pa
 from pydantic import TypeAdapter
@@ -34,14 +35,13 @@ class Reader:
         new = [text for text in dict.fromkeys(texts) if text not in self._known]
         if len(self._known) > _MAX_KEPT_TEXTS:
             self._known.clear()
-        self._known.update(dict.fromkeys(new))
         unread = []
         for text in new:
             if (stored := self._stored.get(key_of(text))) is not None:
                 self._known[text] = MENTIONS.validate_json(stored)
-            elif is_english(text):
+            else:
                 unread.append(text)
-        self._known.update(zip(unread, map(read_mentions, parse(unread)), strict=True))
+        self._known.update(zip(unread, read_texts(unread), strict=True))
 
     def mentions(self, text: str) -> tuple[Mention, ...] | None:
         """Return the mentions of a text, in order; None if it is not in English."""
@@ -62,6 +62,8 @@ def read_stored(output: Location) -> dict[bytes, str]:
     return dict(zip(table["key"].to_pylist(), table["mentions"].to_pylist(), strict=True))
 
 
-def is_english(text: str) -> bool:
-    """Return whether a text is in English, or too short to tell."""
-    return other_language(text, "English") is None
+def read_texts(texts: Sequence[str]) -> list[tuple[Mention, ...] | None]:
+    """Return the mentions of each text; None if it is not in English, unless too short to tell."""
+    are_english = [other_language(text, "English") is None for text in texts]
+    docs = parse(itertools.compress(texts, are_english))
+    return [read_mentions(next(docs)) if is_english else None for is_english in are_english]
