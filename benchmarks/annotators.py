@@ -74,7 +74,7 @@ def measure(
     is_endpoint = isinstance(config, EndpointModelConfig)
     key = endpoint_key(config, os.environ) if isinstance(config, EndpointModelConfig) else None
     model = load_language_model(config, key=key)
-    limits = ReplyLimits() if is_endpoint else ReplyLimits.of_tokens(config.sampling.max_tokens)
+    limits = ReplyLimits() if is_endpoint else ReplyLimits.of_tokens(config.max_tokens)
     files: dict[Kind, PromptFile] = {"pair": read_prompt("pair", None, domain)}
     prompts = Prompts(files, limits, _MAX_DATA_TOKENS, domain, "English")
     asked = [
@@ -82,7 +82,7 @@ def measure(
         for row in rows
     ]
     begin = time.perf_counter()
-    replies = list(ask(model, asked, config.sampling))
+    replies = list(ask(model, asked, config))
     seconds = time.perf_counter() - begin
     name = (
         config.model if isinstance(config, EndpointModelConfig) else config.llm and config.llm.model

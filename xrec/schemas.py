@@ -3,6 +3,8 @@
 A change here also changes SCHEMA_VERSION and CHANGELOG.md.
 """
 
+import functools
+
 import pyarrow as pa
 
 
@@ -88,11 +90,15 @@ EVIDENCE = pa.struct(
 )
 
 
-def _column(name: str, type_: pa.DataType, comment: str, unit: str | None = None) -> pa.Field:
+def _column(
+    name: str, type_: pa.DataType, comment: str, unit: str | None = None, *, nullable: bool = False
+) -> pa.Field:
     """Return a column whose meaning and unit are stored in the files and tables."""
     metadata = {"comment": comment, **({"unit": unit} if unit else {})}
-    return pa.field(name, type_, nullable=False, metadata=metadata)
+    return pa.field(name, type_, nullable=nullable, metadata=metadata)
 
+
+_nullable = functools.partial(_column, nullable=True)
 
 PAIRS = pa.schema(
     [
@@ -103,48 +109,36 @@ PAIRS = pa.schema(
 # A recommender's rank and score of a pair; null if the pairs came without them.
 RANKS = pa.schema(
     [
-        pa.field("rank", pa.int32(), metadata={"comment": "1 is the user's best item"}),
-        pa.field(
+        _nullable("rank", pa.int32(), "1 is the user's best item"),
+        _nullable(
             "score",
             pa.float32(),
-            metadata={
-                "comment": "how much the recommender expects the user to like the item; for "
-                "xrec recommend, the dot product of their vectors plus what neighbors add, which "
-                "is rounded to two digits"
-            },
+            "how much the recommender expects the user to like the item; for xrec recommend, the "
+            "dot product of their vectors plus what neighbors add, which is rounded to two digits",
         ),
     ]
 )
 # Why xrec recommended a pair, by what people did (xrec.neighbors); null if it did not.
 SUPPORT = pa.schema(
     [
-        pa.field(
+        _nullable(
             "evidence_kind",
             pa.string(),
-            metadata={
-                "comment": "others: people who chose the supporting item chose this one too; "
-                "history: the user chose the supporting item; category: the user chose items of "
-                "this one's category; popular: many chose this one; "
-                "abstained: none of these"
-            },
+            "others: people who chose the supporting item chose this one too; "
+            "history: the user chose the supporting item; category: the user chose items of "
+            "this one's category; popular: many chose this one; abstained: none of these",
         ),
-        pa.field(
-            "evidence_item_id",
-            pa.string(),
-            metadata={"comment": "the supporting item, from the user's history"},
-        ),
-        pa.field(
+        _nullable("evidence_item_id", pa.string(), "the supporting item, from the user's history"),
+        _nullable(
             "evidence_category",
             pa.string(),
-            metadata={"comment": "the category that the item shares with much of the history"},
+            "the category that the item shares with much of the history",
         ),
-        pa.field(
+        _nullable(
             "evidence_at_least",
             pa.int32(),
-            metadata={
-                "comment": "a lower bound of how many other people, in steps: 5, 10, 20, 50, ...",
-                "unit": "people",
-            },
+            "a lower bound of how many other people, in steps: 5, 10, 20, 50, ...",
+            "people",
         ),
     ]
 )

@@ -20,7 +20,7 @@ from dagster import (
     define_asset_job,
 )
 
-COMMAND = ("refresh", "/etc/xrec/shop.yaml", "--address", "http://HEAD:8265")
+COMMAND = "xrec submit --json --key {key} refresh /etc/xrec/shop.yaml --address http://HEAD:8265"
 
 
 @asset(
@@ -29,7 +29,7 @@ COMMAND = ("refresh", "/etc/xrec/shop.yaml", "--address", "http://HEAD:8265")
 )
 def explanations(context: AssetExecutionContext) -> MaterializeResult:
     """A night: what changed since the last one."""
-    words = ["xrec", "submit", "--json", "--key", context.partition_key, *COMMAND]
+    words = COMMAND.format(key=context.partition_key).split()
     done = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=False)
     told, code = json.loads(done.stdout or "{}"), done.returncode
     figures = (told.get("result") or {}).get("metrics", {})

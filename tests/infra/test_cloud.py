@@ -114,7 +114,18 @@ def test_cron_submits_refresh_with_the_date_as_key(tmp_path, monkeypatch):
     (*when, command) = next(line for line in lines if "xrec submit" in line).split(maxsplit=5)
     assert (when, "%" in command.replace("\\%", "")) == (["30", "2", "*", "*", "*"], False)
     subprocess.run(["/bin/sh", "-c", command.replace("\\%", "%")], check=True)
-    name, *words = (tmp_path / "calls").read_text().splitlines()
+    assert_submits_refresh((tmp_path / "calls").read_text().splitlines())
+
+
+@pytest.mark.parametrize(("file", "key"), [("airflow_dag", "{{ ds }}"), ("dagster_asset", "{key}")])
+def test_airflow_and_dagster_submit_refresh_with_the_date_as_key(file, key):
+    text = (ROOT / "infra" / "schedulers" / f"{file}.py").read_text()
+    (command,) = re.findall(r'"xrec (submit [^"\n]*)"', text)
+    assert_submits_refresh(command.replace(key, date.today().isoformat()).split())
+
+
+def assert_submits_refresh(command):
+    name, *words = command
     given = typer.main.get_command(app).commands[name].make_context(name, words).params
     assert (name, given["key"]) == ("submit", date.today().isoformat())
     assert [*given["command"]] == ["refresh", "/etc/xrec/shop.yaml"]

@@ -8,7 +8,7 @@ import difflib
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, TypeVar, get_args
 
 import yaml
@@ -22,13 +22,14 @@ from pydantic import (
     model_validator,
 )
 from pydantic.fields import FieldInfo
-from pydantic_core import PydanticCustomError
+from pydantic_core import PydanticCustomError, to_jsonable_python
 
 from xrec.errors import ConfigError
 
 SHARED_DISKS = {"is_elsewhere": True}
 """The validation context that refuses relative paths, for a config that another machine reads."""
 _MAX_SHOWN = 200  # characters of a value
+_MAX_PLACES = 4
 _PLAIN_KEY = re.compile(r"[a-z_]+")
 _SECRETS = {"storage", "keys"}  # the sections that hold secrets
 
@@ -130,6 +131,11 @@ class Mistake:
         """The dotted key."""
         return ".".join(self.keys) or "(top level)"
 
+    @property
+    def is_unknown(self) -> bool:
+        """Whether there is no such key."""
+        return self.code == "extra_forbidden"
+
     def __str__(self) -> str:
         return f"{f'line {self.line}: ' if self.line else ''}{self.name}: {self.text}"
 
@@ -140,9 +146,17 @@ def did_you_mean(name: str, known: Sequence[str]) -> str:
     return f"did you mean {close[0]!r}?" if close else ""
 
 
-def unknown_key(name: str, known: Sequence[str]) -> str:
-    """Return what to say about a key that is not one of the `known` keys."""
-    return f"unknown key; {did_you_mean(name, known) or 'known keys: ' + ', '.join(known)}"
+def unknown_key(keys: Sequence[str], places: Mapping[str, str]) -> str:
+    """Return what to say about an unknown key: where keys of its name, or a close one, belong.
+
+    `places` has each known key's dotted name, and what to add to it.
+    """
+    names = [place.rpartition(".")[2] for place in places]
+    close = difflib.get_close_matches(keys[-1], dict.fromkeys(names), n=1)
+    same = [place for place, name in zip(places, names, strict=True) if name in close]
+    nearest = difflib.get_close_matches(".".join(keys), same, n=_MAX_PLACES, cutoff=0)
+    listed = " or ".join(f"{place}{places[place]}" for place in nearest)
+    return f"unknown key; {f'did you mean {listed}?' if listed else 'see xrec JOB --keys'}"
 
 
 def parse_config(
@@ -151,7 +165,8 @@ def parse_config(
     """Return the config in plain `values`. Raises ConfigError with a line for each wrong key."""
     config, mistakes = validate(config_type, values)
     if config is None:
-        raise config_error(source, mistakes)
+        places = {key.name: key.condition for key in keys_of(config_type)}
+        raise config_error(source, mistakes, places)
     return config
 
 
@@ -167,12 +182,21 @@ def validate(
             keys = _keys_at(values, detail["loc"], is_missing=detail["type"] == "missing")
             before = f"{details[keys]['msg']}, or " if keys in details else ""  # types of a union
             details[keys] = {**detail, "msg": before + detail["msg"]}
-        return None, [_mistake(config_type, values, *each) for each in details.items()]
+        return None, [_mistake(*each) for each in details.items()]
 
 
-def config_error(source: str, mistakes: Sequence[Mistake]) -> ConfigError:
-    """Return an error that lists the mistakes, with the code and key of the first."""
-    lines, first = "\n".join(f"  {mistake}" for mistake in mistakes), mistakes[0]
+def config_error(
+    source: str, mistakes: Sequence[Mistake], places: Mapping[str, str]
+) -> ConfigError:
+    """Return an error that lists the mistakes, with the code and key of the first.
+
+    `places` are those of the known keys (`unknown_key`).
+    """
+    texts = [
+        replace(each, text=unknown_key(each.keys, places)) if each.is_unknown else each
+        for each in mistakes
+    ]
+    lines, first = "\n".join(f"  {each}" for each in texts), mistakes[0]
     error = ConfigError(
         f"{source}: {len(mistakes)} problem(s)\n{lines}",
         code=first.code,
@@ -185,11 +209,7 @@ def config_error(source: str, mistakes: Sequence[Mistake]) -> ConfigError:
 
 def resolved_yaml(config: Config | Mapping[str, Config]) -> str:
     """Return a config, or several by name, as YAML with all defaults; secrets are masked."""
-    values = (
-        config.model_dump(mode="json")
-        if isinstance(config, Config)
-        else {name: each.model_dump(mode="json") for name, each in config.items()}
-    )
+    values = to_jsonable_python(config)
     return str(yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
 
 
@@ -202,26 +222,28 @@ def sections_of(annotation: Any) -> tuple[type[Config], ...]:
 
 @dataclass(frozen=True)
 class Key:
-    """A key and its dotted name. `kind` is set if only that kind of the section has the key."""
+    """A key and its dotted name; `condition` is set if only one kind of the section has the key."""
 
     name: str
     field: FieldInfo
     default: Any
-    kind: str | None = None
+    condition: str = ""
 
 
 def keys_of(
-    section: type[Config], prefix: str = "", kind: str | None = None, defaults: Any = None
+    section: type[Config], prefix: str = "", condition: str = "", defaults: Any = None
 ) -> Iterator[Key]:
     """Yield the keys of a section, each followed by the keys below it."""
     for name, field in section.model_fields.items():
         default = getattr(defaults, name, field.default)
-        yield Key(f"{prefix}{name}", field, default, kind)
+        yield Key(f"{prefix}{name}", field, default, condition)
         inner = sections_of(field.annotation)
         for each in inner:
-            its_kind = _kind_of(each) if len(inner) > 1 else kind
-            its_default = default if isinstance(default, each) else None
-            yield from keys_of(each, f"{prefix}{name}.", its_kind, its_default)
+            kinds = get_args(getattr(each.model_fields.get("kind"), "annotation", None))
+            is_one_of_several = len(inner) > 1 and len(kinds) == 1
+            only = f", with kind: {kinds[0]}" if is_one_of_several else condition
+            below = default if isinstance(default, each) else None
+            yield from keys_of(each, f"{prefix}{name}.", only, below)
 
 
 def child(values: Any, key: str | int) -> Any:
@@ -245,17 +267,14 @@ def _keys_at(values: Any, location: Sequence[str | int], *, is_missing: bool) ->
     return tuple(keys)
 
 
-def _mistake(
-    config_type: type[Config], values: Any, keys: tuple[str, ...], detail: Mapping[str, Any]
-) -> Mistake:
+def _mistake(keys: tuple[str, ...], detail: Mapping[str, Any]) -> Mistake:
     code, value, is_secret = detail["type"], detail["input"], not _SECRETS.isdisjoint(keys)
     if code == "missing":
         return Mistake(keys, code, "required, but not given")
     if code == "extra_forbidden":
-        text = unknown_key(keys[-1], _known_beside(config_type, values, keys))
         if is_secret and not _PLAIN_KEY.fullmatch(keys[-1]):  # {key:secret}, for example
             keys = (*keys[:-1], "(not shown)")
-        return Mistake(keys, code, text)
+        return Mistake(keys, code, "unknown key")
     text, meant = detail["msg"].removeprefix("Value error, "), ""
     if code == "union_tag_invalid":
         keys, value, kinds = (*keys, "kind"), detail["ctx"]["tag"], detail["ctx"]["expected_tags"]
@@ -271,24 +290,6 @@ def _mistake(
 
 def _quoted(text: str) -> list[str]:
     return re.findall(r"'([^']*)'", text)
-
-
-def _known_beside(config_type: type[Config], values: Any, keys: Sequence[str]) -> list[str]:
-    """Return the keys that are valid in the section that contains the last of `keys`."""
-    sections = [config_type]  # several while the kind is not known
-    for key in keys[:-1]:
-        values = child(values, key)
-        fields = [each.model_fields[key] for each in sections if key in each.model_fields]
-        inner = [section for field in fields for section in sections_of(field.annotation)]
-        sections = inner or sections  # a name in a mapping or an index leads to no other section
-        kind = child(values, "kind")
-        sections = [each for each in sections if _kind_of(each) == kind] or sections
-    return list(sections[0].model_fields)
-
-
-def _kind_of(section: type[Config]) -> str | None:
-    kinds = get_args(getattr(section.model_fields.get("kind"), "annotation", None))
-    return str(kinds[0]) if len(kinds) == 1 else None
 
 
 def _shown(value: Any) -> str:

@@ -41,35 +41,19 @@ CONFIG_TYPES: Mapping[str, type[JobConfig]] = {
 SHARED = ("workspace", "storage", "ray", "llm", "prompt", "decoding", "workers", "artifacts")
 """The keys at the top level of a project file."""
 
-_MAX_PLACES = 4
 _WORDS = {str: "text", int: "integer", float: "number", bool: "true or false", SecretStr: "secret"}
 _WIDTH = 90
 
 
-def where_it_belongs(name: str, job: str | None = None) -> str:
-    """Return where in the file, or in the section of `job`, a key is valid; "" if nowhere."""
-    places = key_places().get(name, ())
-    places = tuple(place for place in places if job and place.startswith(f"{job}.")) or places
-    listed = [
-        place if "." in place else f"the top level of the file ({place})"
-        for place in places[:_MAX_PLACES]
-    ]
-    where = ", ".join(listed + ["..."] * (len(places) > _MAX_PLACES))
-    return f"unknown key here; {name} belongs in {where}" if places else ""
-
-
 @functools.cache
-def key_places() -> Mapping[str, tuple[str, ...]]:
-    """Return, for each key name, its places in a project file, outermost first."""
-    places = dict.fromkeys(CONFIG_TYPES)
+def places() -> Mapping[str, str]:
+    """Return the dotted name of each key in a project file, and what to add to it in a message."""
+    found = dict.fromkeys(CONFIG_TYPES, "")
     for job in CONFIG_TYPES:
         own, shared = own_and_shared(job)
-        places |= dict.fromkeys([*(key.name for key in shared), *(f"{job}.{k.name}" for k in own)])
-    by_name: dict[str, tuple[str, ...]] = {}
-    for place in sorted(places, key=lambda place: place.count(".")):
-        name = place.rpartition(".")[2]
-        by_name[name] = (*by_name.get(name, ()), place)
-    return by_name
+        found |= {key.name: key.condition for key in shared}
+        found |= {f"{job}.{key.name}": key.condition for key in own}
+    return found | dict.fromkeys(SHARED, " at the top level of the file")
 
 
 def own_and_shared(job: str) -> tuple[list[Key], list[Key]]:
@@ -109,8 +93,7 @@ def _lines(key: Key) -> Iterator[str]:
 
 def type_and_default(key: Key) -> str:
     """Return, for example, `integer, default 3, with kind: sample`."""
-    only = f", with kind: {key.kind}" if key.kind else ""
-    return f"{_type(key.field.annotation)}{_default(key)}{only}"
+    return f"{_type(key.field.annotation)}{_default(key)}{key.condition}"
 
 
 def _default(key: Key) -> str:

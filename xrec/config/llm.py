@@ -129,16 +129,7 @@ class SamplingConfig(Config):
     """Sampling temperature. If null, an endpoint uses its own default, and an engine 0."""
 
 
-class _Sampled(SamplingConfig):
-    @property
-    def sampling(self) -> SamplingConfig:
-        """How a reply is drawn, without the model."""
-        return SamplingConfig.model_validate(
-            {name: getattr(self, name) for name in SamplingConfig.model_fields}
-        )
-
-
-class EngineModelConfig(_Sampled):
+class EngineModelConfig(SamplingConfig):
     """A language model in xrec's own processes; a grammar restricts its replies to the schema."""
 
     kind: Literal["engine"]
@@ -191,7 +182,7 @@ class EndpointConfig(Config):
         return value.rstrip("/")
 
 
-class EndpointModelConfig(EndpointConfig, _Sampled):
+class EndpointModelConfig(EndpointConfig, SamplingConfig):
     """A language model behind an endpoint that answers in JSON."""
 
     structured_output: Literal["json_schema", "bounded_json_schema", "prompt"] = "json_schema"

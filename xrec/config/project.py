@@ -24,7 +24,7 @@ from xrec.config.base import (
     validate,
 )
 from xrec.config.job import JobConfig, StorageConfig
-from xrec.config.keys import CONFIG_TYPES, SHARED, where_it_belongs
+from xrec.config.keys import CONFIG_TYPES, SHARED, places
 from xrec.config.values import Override, lines_of_keys, parse_overrides, read_mapping
 from xrec.errors import ConfigError
 
@@ -60,26 +60,24 @@ class Project:
         """
         mistakes = _misplaced(self.values)
         configs = {}
-        for job in CONFIG_TYPES:
+        for job, config_type in CONFIG_TYPES.items():
             is_wanted, section = job in jobs, self.values.get(job)
             if not isinstance(section, Mapping | None) or not (is_wanted or job in self.values):
                 continue
             own, context = (overrides, self.context) if is_wanted else ((), None)
             layers = _layers(job, self.values)
             values = applied(own, functools.reduce(merged, layers.values()))
-            config, found = validate(CONFIG_TYPES[job], values, context)
-            for mistake in found:
-                if is_wanted or mistake.code != "missing":
-                    is_unknown = mistake.code == "extra_forbidden"
-                    text = where_it_belongs(mistake.keys[-1], job) if is_unknown else ""
-                    place = tuple(_place(mistake.keys, job, layers, own).split("."))
-                    mistakes.append(replace(mistake, keys=place, text=text or mistake.text))
-            if config is not None:
+            config, found = validate(config_type, values, context)
+            mistakes += [
+                replace(each, keys=tuple(_place(each.keys, job, layers, own).split(".")))
+                for each in found
+                if is_wanted or each.code != "missing"
+            ]
+            if config is not None and is_wanted:
                 configs[job] = config
         if mistakes:
-            unique = {str(each): each for each in mistakes}.values()
-            raise config_error(self.source, self._with_lines(unique))
-        return {job: configs[job] for job in CONFIG_TYPES if job in jobs}
+            raise config_error(self.source, self._with_lines(mistakes), places())
+        return configs
 
     def _with_lines(self, mistakes: Iterable[Mistake]) -> list[Mistake]:
         """Return the mistakes, those in the file with their lines, in the order of the lines."""
@@ -87,7 +85,7 @@ class Project:
         lines = lines_of_keys(path) if path.is_file() else {}
         found = [
             replace(each, line=None if each.keys in given else lines.get(each.keys))
-            for each in mistakes
+            for each in {str(each): each for each in mistakes}.values()  # jobs share keys
         ]
         return sorted(found, key=lambda each: each.line or math.inf)
 
@@ -103,8 +101,8 @@ def read_project(
     for override in overrides:
         if override.keys[0] not in _TOP:
             raise ConfigError(
-                f"override {override.dotted!r}: {_unknown_at_top(override.keys[-1])}; "
-                "expected a shared key, or a job's name before the key",
+                f"override {override.dotted!r}: {unknown_key(override.keys, places())} "
+                "Expected a shared key, or a job's name before the key",
                 code="unknown_key",
                 key=override.dotted,
             )
@@ -185,9 +183,7 @@ def _place(
 def _misplaced(values: Mapping[str, Any]) -> list[Mistake]:
     """Return the mistakes at the top level of the file."""
     mistakes = [
-        Mistake((str(key),), "extra_forbidden", _unknown_at_top(str(key)))
-        for key in values
-        if key not in _TOP
+        Mistake((str(key),), "extra_forbidden", "unknown key") for key in values if key not in _TOP
     ]
     for job in CONFIG_TYPES:
         section = values.get(job)
@@ -196,7 +192,3 @@ def _misplaced(values: Mapping[str, Any]) -> list[Mistake]:
             text = f"expected a mapping of keys to values, saw {kind}"
             mistakes.append(Mistake((job,), "dict_type", text, kind))
     return mistakes
-
-
-def _unknown_at_top(name: str) -> str:
-    return where_it_belongs(name) or unknown_key(name, _TOP)

@@ -1,7 +1,7 @@
 """A text-only language model: takes messages and a schema, returns an object of that schema.
 
     model = load_language_model(config, storage=storage, key=key)
-    for reply in ask(model, [Prompt(messages, Profile)], config.sampling):
+    for reply in ask(model, [Prompt(messages, Profile)], config):
         reply.value      # a Profile, or None with reply.failure
 
 A `LanguageModel` writes replies: one of our engines with a grammar, or an endpoint that speaks the

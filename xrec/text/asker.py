@@ -283,4 +283,4 @@ def make_asker(
         at_once = config.engine.max_rows
     identity = model_identity(config, job.storage)
     replies = open_replies(job, identity, run=run, at_once=at_once, attempt=attempt)
-    return Asker(model, config.sampling, replies, max_tokens)
+    return Asker(model, config, replies, max_tokens)

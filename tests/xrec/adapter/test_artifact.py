@@ -76,6 +76,14 @@ def test_fingerprint_depends_on_config_and_weights_but_not_on_card_log_and_metri
     assert write(location, toy_adapters("direct", seed=1)).fingerprint != first
 
 
+@pytest.mark.parametrize("name", ["adapter.safetensors", "adapter_config.json"])
+def test_adapter_with_a_changed_file_is_refused(location, name):
+    write(location)
+    (location / name).write_bytes(b"other")
+    with raises(ArtifactMismatchError, "changed_file", key=name):
+        read_adapter(location)
+
+
 def test_pretrained_round_trip_keeps_weights_config_card_and_manifest(location, tmp_path):
     adapter = write(location)
     adapter.save_pretrained(tmp_path / "copy")

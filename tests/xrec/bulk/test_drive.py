@@ -209,6 +209,18 @@ def test_rule_7_retry_replaces_rows_of_its_reasons_and_keeps_the_others(here):
     assert len({manifest.fingerprint for manifest in (first, again, third)}) == 3
 
 
+def test_rule_7_run_that_lost_the_record_of_a_retry_is_planned_again(here):
+    toy = here("a odd-1")
+    for _ in range(2):
+        toy.drive(retry=["odd"])
+    (toy.run.folder / "pass-1.json").delete()
+    with raises(errors.TableError, "pass_deleted", "pass-1.json"):
+        toy.drive()
+    again = here("a odd-1")
+    assert again.run.record.nonce != toy.run.record.nonce
+    assert again.complete().row_counts == {"explanations": 12, "failed": 12}
+
+
 def test_rule_7_unknown_reason_or_invalid_limit_changes_nothing(here):
     toy = here()
     before = here.location.files()

@@ -1,5 +1,7 @@
 """Collaborative tokens and their IDs, and injection in each family of models."""
 
+import itertools
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -186,3 +188,8 @@ def test_vocabulary_gives_each_user_and_item_its_own_readable_ids(num_tokens: in
     assert vocabulary.show(V - 1) is None
     assert {vocabulary.show(token) for token in of_users[2]} == {"<user 2>"}
     assert {vocabulary.show(token) for token in of_items[6]} == {"<item 6>"}
+    for tokens, index in itertools.product(
+        (vocabulary.user_tokens, vocabulary.item_tokens), (-1, 7)
+    ):
+        with pytest.raises(ValueError, match=rf"index {index} is outside"):
+            tokens(index)

@@ -7,6 +7,7 @@ rows without padding, in models with one kind of layer.
 
 import pytest
 import torch
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -34,6 +35,15 @@ class OneDevice(TorchDispatchMode):
         devices = {one.device for one in tensors if one.dim()}
         assert len(devices) < 2 or func.overloadpacket is torch.ops.aten.copy_, func
         return func(*args, **(kwargs or {}))
+
+
+def test_wait_of_any_kind_is_an_error():
+    ones = torch.ones(3, device="meta")
+    for wait in (Tensor.any, Tensor.nonzero, Tensor.tolist, Tensor.cpu, lambda t: t[t > 0]):
+        with OneDevice(), pytest.raises((RuntimeError, NotImplementedError, AssertionError)):
+            bool(wait(ones))
+    with OneDevice(), pytest.raises(AssertionError):
+        ones[torch.tensor([0, 1])]
 
 
 INJECTIONS, PARTS = ["none", "projected", "direct"], ["whole", "split", "checkpointed"]

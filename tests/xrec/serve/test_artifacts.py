@@ -24,11 +24,17 @@ from tests.xrec.serve.local_endpoint import (
 )
 from xrec.adapter.artifact import read_adapter
 from xrec.bulk import rollback
-from xrec.errors import ConfigError
+from xrec.errors import ArtifactMismatchError, ConfigError
+from xrec.jobs.serve import checked
 from xrec.serve import app
 from xrec.serve.app import Frontend, Generator
 from xrec.serve.artifacts import choice_of, chosen, repeat
 from xrec.storage import open_location
+
+
+def test_texts_by_another_model_are_refused_before_the_start(town):
+    with raises(ArtifactMismatchError, "another_run", "adapter"):
+        checked(serve_config(town, adapter=f"{town}/adapter-2"))
 
 
 def test_choice_names_artifacts_or_leaves_the_published_ones_and_a_bad_one_is_ignored(

@@ -15,7 +15,7 @@ def forecast(prompts: Prompts, config: AnnotateConfig, outlook: Outlook) -> list
     """Describe the prompts, tokens and money of a run; show some prompts of each kind."""
     annotator, budget = config.annotator, config.budget.get("tokens")
     assert isinstance(annotator, LanguageModelAnnotator)
-    max_tokens = annotator.model.sampling.max_tokens
+    max_tokens = annotator.model.max_tokens
     lines, shown, num_prompts, costs = list[str](), list[str](), 0, dict[str, float]()
     for stage, rows in outlook.samples.items():
         # A profile also has extra prompts, each of which leaves out one part of its reviews.

@@ -198,6 +198,6 @@ def _read_prompts(config: AnnotateConfig, annotator: LanguageModelAnnotator) -> 
         not isinstance(model, EndpointModelConfig)
         or model.structured_output == "bounded_json_schema"
     )
-    limits = ReplyLimits.of_tokens(model.sampling.max_tokens) if is_bounded else ReplyLimits()
+    limits = ReplyLimits.of_tokens(model.max_tokens) if is_bounded else ReplyLimits()
     language = language_name(annotator.language)
     return Prompts(files, limits, annotator.max_data_tokens, domain, language)
