@@ -1,16 +1,12 @@
-"""The benchmarks of planted taste and of language models that annotate."""
+"""The benchmark of planted taste."""
 
 import json
 
 import numpy as np
 import pytest
-import yaml
 
 import benchmarks.planted as planted
-from benchmarks import annotators
 from benchmarks.planted_data import UNSEEN_PAIRS, UNSEEN_USERS, Town, seen_pairs
-from tests.world.endpoint import Answer, Asked, stub_endpoint
-from tests.world.shop import review, write_json_lines
 from tests.world.workspace import SOURCE
 from tests.xrec.train.adapter_town import make_config
 from xrec.data import read_dataset
@@ -49,25 +45,3 @@ def test_planted_trains_an_adapter_of_the_seen_users_and_writes_the_table(worksp
     assert np.isfinite(epoch["validation_loss"])
     dataset = read_dataset(open_location(f"{workspace}/dataset"))
     assert epoch["num_train_pairs"] < 0.9 * dataset.explained_pairs("train").num_rows
-
-
-def _answer(asked: Asked) -> Answer:
-    """Quote the first word of the review and some invented words; no JSON about red things."""
-    if "Red" in json.dumps(asked.body["messages"]):
-        return Answer(text="No.")
-    word = json.loads(asked.words)["review"].split()[0].strip(".")
-    rest = {"opinion": "", "sentiment": "positive"}
-    aspects = [{"quote": each, "aspect": each, **rest} for each in (word, "lasts for years")]
-    return Answer(text=json.dumps({"aspects": aspects, "explanation": "You would enjoy it."}))
-
-
-def test_annotators_counts_valid_replies_and_quotes_of_each_model(run, tmp_path):
-    texts = ["Soft and wide.", "", "Red.", "It is heavy.", "Soft."]
-    rows = [review(f"u{number}", "i", text) for number, text in enumerate(texts)]
-    path, models = write_json_lines(tmp_path / "reviews.jsonl", rows), tmp_path / "models.yaml"
-    with stub_endpoint(_answer) as endpoint:
-        model = {"kind": "endpoint", "base_url": endpoint.url, "model": "m"}
-        models.write_text(yaml.safe_dump([{**model, "api_key_variable": None}]))
-        (row,) = run(annotators.app, models, path, num_reviews=4)["Annotators"]
-    assert (row["reviews"], row["requests"], row["tokens"]) == (4, 5, 5 * 18)
-    assert (row["valid replies"], row["quotes found"]) == ("75.0%", "50.0%")
