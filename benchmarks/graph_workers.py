@@ -1,4 +1,4 @@
-"""Workers of the partitioned graph: what they hold and send in a step, and that W equal one."""
+"""Workers of the graph: what they hold and send in a step, and that W equal one."""
 
 import time
 import warnings
@@ -150,7 +150,7 @@ def _work(setting: Setting, rank: int, num_workers: int, store: str) -> list[Any
     method = f"file://{store}"
     dist.init_process_group("gloo", init_method=method, rank=rank, world_size=num_workers)
     data, device = setting.data(), torch.device("cpu")
-    partition = build_partition("partitioned", data, rank, num_workers, device)
+    partition = build_partition(data, rank, num_workers, device)
     adjacency = data.adjacency(partition)
     start = random_embeddings(partition, setting.embedding_dim, 0)
     model = LightGCN(start, data.num_users, setting.num_layers, partition)

@@ -70,6 +70,16 @@ def test_each_large_promise_has_a_case_at_every_push(file, name):
         assert "mark.slow" not in ast.unparse(each).partition("param(")[0]
 
 
+def test_no_test_patches_a_private_name():
+    """Except `_call_s3` of s3fs, through which all its requests go."""
+    for path in sorted((ROOT / "tests").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("setattr"):
+                names = [str(arg.value) for arg in node.args[:2] if isinstance(arg, ast.Constant)]
+                name = ".".join(names).rpartition(".")[2]
+                assert not name.startswith("_") or name == "_call_s3", f"{path.name}:{node.lineno}"
+
+
 @pytest.fixture
 def run(pytester, monkeypatch):
     """A function that runs pytest on files with the plugins of `options`."""

@@ -155,8 +155,7 @@ def assert_same_rows(rows: Rows, expected: Rows) -> None:
 
 
 @pytest.mark.parametrize("loss", ["sampled_softmax", "bpr"])
-@pytest.mark.parametrize("parallelism", ["replicated", "partitioned"])
-def test_one_worker_has_the_losses_of_a_cpu(town, tmp_path, device, parallelism, loss):
+def test_one_worker_has_the_losses_of_a_cpu(town, tmp_path, device, loss):
     expected = train_graph(town, tmp_path / "cpu", "cpu", loss=loss)
-    rows = train_graph(town, tmp_path / "one", device, parallelism=parallelism, loss=loss)
+    rows = train_graph(town, tmp_path / "one", device, loss=loss)
     assert_same_rows(rows, expected)

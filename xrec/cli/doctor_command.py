@@ -1,6 +1,5 @@
 """`xrec doctor`: check whether this machine can run xrec, and say how to fix what is missing."""
 
-import importlib.metadata
 import os
 import platform
 import shlex
@@ -9,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from importlib import resources
+from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated
 
 import typer
@@ -19,7 +19,7 @@ from xrec.errors import ClusterError, install_command, packages_of
 from xrec.version import __version__
 
 _MODELS = resources.files("xrec") / "models.txt"
-_LEAST_GIB = 8  # of memory, and of disk for models and mapped files
+LEAST_GIB = 8  # of memory, and of disk for models and mapped files
 
 Line = tuple[str, str, str]  # part, state, details
 
@@ -66,8 +66,8 @@ def _has(requirement: str) -> bool:
 
     wanted = Requirement(requirement)
     try:
-        return wanted.specifier.contains(importlib.metadata.version(wanted.name), prereleases=True)
-    except importlib.metadata.PackageNotFoundError:
+        return wanted.specifier.contains(version(wanted.name), prereleases=True)
+    except PackageNotFoundError:
         return False
 
 
@@ -82,14 +82,14 @@ def _machine() -> Iterator[Line]:
 
     memory, cache = psutil.virtual_memory().total / 2**30, node_folder()
     folder = next(path for path in (cache, *cache.parents) if path.exists())
-    disk, least = shutil.disk_usage(folder).free / 2**30, f"{_LEAST_GIB} or more"
+    disk, least = shutil.disk_usage(folder).free / 2**30, f"{LEAST_GIB} or more"
     python, is_supported = platform.python_version(), (3, 11) <= sys.version_info[:2] <= (3, 13)
     system = f"{platform.platform()}, {os.cpu_count()} CPUs"
     yield "xrec", "ok", f"{__version__}, {resources.files('xrec')}"
     yield _needed("system", platform.system() == "Linux", system, "Linux")
     yield _needed("python", is_supported, f"{python}, {sys.executable}", "3.11, 3.12 or 3.13")
-    yield _needed("memory", memory >= _LEAST_GIB, f"{memory:.0f} GiB", least)
-    yield _needed("disk", disk >= _LEAST_GIB, f"{disk:.0f} GiB free at {folder}", least)
+    yield _needed("memory", memory >= LEAST_GIB, f"{memory:.0f} GiB", least)
+    yield _needed("disk", disk >= LEAST_GIB, f"{disk:.0f} GiB free at {folder}", least)
 
 
 def _packages() -> Iterator[Line]:
@@ -124,13 +124,13 @@ def _torch() -> Iterator[Line]:
 def _ray() -> Line:
     if not _has("ray"):
         return "ray", "missing", "not installed"
-    version, address = importlib.metadata.version("ray"), os.environ.get("RAY_ADDRESS")
+    found, address = version("ray"), os.environ.get("RAY_ADDRESS")
     if not address:
-        return "ray", "ok", f"{version}; no RAY_ADDRESS: jobs start Ray on this machine"
+        return "ray", "ok", f"{found}; no RAY_ADDRESS: jobs start Ray on this machine"
     from xrec.cluster import check_reachable
 
     try:
         check_reachable(address, "start the cluster, or unset RAY_ADDRESS")
     except ClusterError as error:
-        return "ray", "missing", f"{version}; {error}"
-    return "ray", "ok", f"{version}; answers at {address}"
+        return "ray", "missing", f"{found}; {error}"
+    return "ray", "ok", f"{found}; answers at {address}"

@@ -176,12 +176,12 @@ def _run(
 
     manifest = pipeline.run(configs, redo=redo, source=source, tell=to_stderr)
     if "backfill" in configs and not as_json:
-        _show_explanations(configs["backfill"])
+        show_explanations(configs["backfill"])
     config = list(configs.values())[-1]
     typer.echo(summary(manifest, config.artifact(manifest.kind), as_json=as_json))
 
 
-def _show_explanations(config: "JobConfig") -> None:
+def show_explanations(config: "JobConfig") -> None:
     from xrec.backfill.lookup import read
 
     table = read(config.artifact("explanations"), storage=config.storage)

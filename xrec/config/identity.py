@@ -66,7 +66,7 @@ CHANGES_NOTHING: Mapping[type[Config], str] = {
     Workers: "max_failures",
     AdapterTrainingJobConfig: "deepspeed.zero_optimization",
     AdapterTrainingConfig: "prefix_cache_gib steps_per_checkpoint gradient_checkpointing",
-    PretrainGraphConfig: "start_from parallelism",
+    PretrainGraphConfig: "start_from",
     # The dataset: where its source is, and memory.
     SourceJobConfig: "max_rejected_share",
     PrepareConfig: "extends memory_gb",

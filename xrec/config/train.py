@@ -67,8 +67,6 @@ class PretrainGraphConfig(TrainingJobConfig):
     """Number of additional graphs, each trained with a different part of the explained training
     pairs held out, so that the adapter learns from vectors that have not seen the pair they
     explain. 0 saves the time, but then the adapter learns from vectors that have seen theirs."""
-    parallelism: Literal["replicated", "partitioned"] = "replicated"
-    """replicated: each worker propagates the whole graph; partitioned: each has a block of rows."""
 
     @model_validator(mode="after")
     def _folds_can_be_trained(self) -> "PretrainGraphConfig":

@@ -1,8 +1,8 @@
 """How the graph's nodes are divided among workers, and how workers exchange the nodes' rows.
 
 A node is a user (0 to U - 1) or an item (U to N - 1). Each worker owns a block of rows of the
-adjacency, the layer-0 embeddings, and the optimizer's state. Replicated training has one block with
-all rows. Otherwise a worker reads its own rows and a halo, which is only those rows of others that
+adjacency, the layer-0 embeddings, and the optimizer's state. It reads these rows and a halo, which
+is only those rows of others that
 
     a layer     needs because they share an edge with its own; they are found once
     the loss    needs for its part of a batch, at each step
@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-_NODES_PER_DRAW = _ROWS_PER_SUM = 65_536
+NODES_PER_DRAW = _ROWS_PER_SUM = 65_536
 
 
 @dataclass(frozen=True)
@@ -178,10 +178,10 @@ class Partition:
         generator = torch.Generator().manual_seed(seed)
         own = self.node_ids[self.node_ids >= 0]
         rows = torch.zeros(self.blocks.block_size, num_columns)
-        for first in range(0, self.blocks.num_nodes, _NODES_PER_DRAW):
-            drawn = torch.randn(_NODES_PER_DRAW, num_columns, generator=generator)
+        for first in range(0, self.blocks.num_nodes, NODES_PER_DRAW):
+            drawn = torch.randn(NODES_PER_DRAW, num_columns, generator=generator)
             low, high = torch.searchsorted(
-                own, torch.tensor([first, first + _NODES_PER_DRAW])
+                own, torch.tensor([first, first + NODES_PER_DRAW])
             ).tolist()
             rows[low:high] = drawn[own[low:high] - first]
         return rows

@@ -23,7 +23,7 @@ from torch.nn.functional import pad
 from xrec.data import Dataset
 from xrec.graph.partition import Partition
 
-_SCORES_PER_CHUNK = 16_000_000  # 64 MB in float32; on a CPU, more is hardly faster
+SCORES_PER_CHUNK = 16_000_000  # 64 MB in float32; on a CPU, more is hardly faster
 _BYTES_OF_A_SCORE = 32  # at most: the score, and its copy and index in the sort of rows with ties
 _SHARE_OF_FREE_MEMORY = 0.5  # of a GPU, for a chunk
 
@@ -101,10 +101,10 @@ def top_k_items(
 def _scores_per_chunk(device: torch.device) -> int:
     """Return the number of scores to compute at a time; no result depends on it."""
     if device.type == "cpu":
-        return _SCORES_PER_CHUNK
+        return SCORES_PER_CHUNK
     free, _ = torch.cuda.mem_get_info(device)
     fitting = int(_SHARE_OF_FREE_MEMORY * free) // _BYTES_OF_A_SCORE
-    return min(fitting, 16 * _SCORES_PER_CHUNK)
+    return min(fitting, 16 * SCORES_PER_CHUNK)
 
 
 def top_k_of_blocks(
@@ -126,7 +126,7 @@ def top_k_of_blocks(
     lost = partition.find(seen.lost + num_users)[1] - first
     # The same on every worker, whatever memory is free there.
     num_merged = partition.blocks.num_blocks * (k + vectors.shape[1])
-    for chunk in user_indices.split(max(1, _SCORES_PER_CHUNK // num_merged)):
+    for chunk in user_indices.split(max(1, SCORES_PER_CHUNK // num_merged)):
         users, (of_users, seen_items) = partition.rows(vectors, chunk), seen.of(chunk)
         is_own, rows = partition.find(seen_items + num_users)
         own_seen = SeenItems(torch.stack([of_users[is_own], rows - first]), lost=lost)

@@ -4,8 +4,8 @@
     (loss,) = batch_losses(model(adjacency), partition, [scored])
     (loss + l2_weight * layer0_penalty(model, batch, objective)).backward()
 
-A worker scores 1/W of a batch. If rows are partitioned, it reads its own and those of others that
-its part of the batches needs. The time of an epoch is steps x propagation + interactions x
+A worker scores 1/W of a batch. It reads its own rows and those of others that its part of the
+batches needs. The time of an epoch is steps x propagation + interactions x
 candidates, which is linear in the number of edges.
 """
 
@@ -48,7 +48,7 @@ def batch_losses(vectors: Tensor, partition: Partition, scored: Sequence[Scored]
     """Return this worker's part of each batch's mean loss, () float32; the parts add up to it.
 
     vectors (n, D) are this worker's propagated rows. Forward also computes the gradients, one
-    micro-batch at a time. If the rows are partitioned, both passes are collective.
+    micro-batch at a time. Both passes are collective.
     """
     blocks = partition.blocks
     rows = blocks.rows[:0]
@@ -63,9 +63,8 @@ def batch_losses(vectors: Tensor, partition: Partition, scored: Sequence[Scored]
 def layer0_penalty(model: LightGCN, batch: Batch, objective: Objective) -> Tensor:
     """Return 1/2 mean_b sum_e ||e_b||^2 over the layer-0 embeddings e of the batch, () float32.
 
-    This is the regularization of LightGCN's code (arXiv 2002.02126, eq. 15). If the rows are
-    partitioned, the workers' penalties add up to that of the batch; otherwise each returns all of
-    it.
+    This is the regularization of LightGCN's code (arXiv 2002.02126, eq. 15). The penalties of all
+    workers add up to the batch's.
     """
     users = [micro_batch.users for micro_batch in batch.micro_batches]
     items = [

@@ -38,7 +38,7 @@ _LEAST_OF_LARGEST = 0.5
 _CLEARLY_LARGEST = 1.5
 """How many times the second largest contribution the largest one is at least."""
 _LEAST_OF_ALL = 0.5  # of the positive contributions, by items of one category
-_PARTS_AT_ONCE = 2**18
+PARTS_AT_ONCE = 2**18
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,10 +101,10 @@ class Reasons:
         return pairs, history, shares
 
     def _slices(self, users: Ints) -> Iterator[slice]:
-        """Yield slices of pairs whose histories have about `_PARTS_AT_ONCE` items in all."""
+        """Yield slices of pairs whose histories have about `PARTS_AT_ONCE` items in all."""
         edges = self.history.edges[0].numpy()
         sizes = np.searchsorted(edges, users, "right") - np.searchsorted(edges, users)
-        blocks = np.cumsum(sizes) // _PARTS_AT_ONCE
+        blocks = np.cumsum(sizes) // PARTS_AT_ONCE
         bounds = [0, *(np.flatnonzero(np.diff(blocks)) + 1).tolist(), len(users)]
         return (slice(*pair) for pair in itertools.pairwise(bounds))
 

@@ -40,19 +40,19 @@ _CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 _NUM_SPECIAL = 3
-_VOCAB_SIZE = 1024  # at most
-_HIDDEN_SIZE, _NUM_LAYERS = 128, 3
+VOCAB_SIZE = 1024  # at most
+HIDDEN_SIZE, NUM_LAYERS = 128, 3
 _NUM_HEADS, _NUM_KEY_VALUE_HEADS = 4, 2  # grouped-query attention
 _COPY_LENGTH = 24
-_NUM_COPY_STEPS = 100
-_BATCH_SIZE = 32  # texts per step
+NUM_COPY_STEPS = 100
+BATCH_SIZE = 32  # texts per step
 _NUM_SHARDS = 2
 """Number of threads that share a step, each with the whole model and a part of the batch.
 
 The operations are so small that torch's own threads would mostly spin while they wait, which halves
 the speed when another process is running.
 """
-_LEARNING_RATE = 3e-3  # at its peak
+LEARNING_RATE = 3e-3  # at its peak
 _SEED = 0  # of the texts and of the initialization
 
 
@@ -80,14 +80,14 @@ def train_sample_model(
     The loss is the mean over the last tenth of the steps, in nats per token.
     """
     torch.manual_seed(_SEED)
-    examples = generate_language_examples(num_steps * _BATCH_SIZE, _SEED)
+    examples = generate_language_examples(num_steps * BATCH_SIZE, _SEED)
     plain = [_plain_text(example, prompt) for example in examples[:2000]]
-    tokenizer = train_tokenizer(plain, _VOCAB_SIZE)
-    model = build_model(tokenizer, hidden_size=_HIDDEN_SIZE, num_layers=_NUM_LAYERS)
+    tokenizer = train_tokenizer(plain, VOCAB_SIZE)
+    model = build_model(tokenizer, hidden_size=HIDDEN_SIZE, num_layers=NUM_LAYERS)
     optimizer = torch.optim.AdamW(
-        model.parameters(), lr=_LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.01
+        model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.01
     )
-    num_all = _NUM_COPY_STEPS + num_steps
+    num_all = NUM_COPY_STEPS + num_steps
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: _learning_rate_share(step, num_all)
     )
@@ -173,8 +173,8 @@ def _copy_batches(vocab_size: int) -> Iterator[list[Example]]:
     A model learns to copy from these in a hundred short steps; from texts alone it needs a
     thousand.
     """
-    for _ in range(_NUM_COPY_STEPS):
-        tokens = torch.randint(_NUM_SPECIAL, vocab_size, (2 * _BATCH_SIZE, _COPY_LENGTH)).tolist()
+    for _ in range(NUM_COPY_STEPS):
+        tokens = torch.randint(_NUM_SPECIAL, vocab_size, (2 * BATCH_SIZE, _COPY_LENGTH)).tolist()
         yield [Example(row + row[:1], row[1:]) for row in tokens]
 
 
@@ -182,8 +182,8 @@ def _text_batches(
     examples: Sequence[LanguageExample], tokenizer: PreTrainedTokenizerBase, prompt: PromptConfig
 ) -> Iterator[list[Example]]:
     builder = PromptBuilder(tokenizer, prompt, Vocabulary(len(tokenizer), 0, 0))
-    for start in range(0, len(examples), _BATCH_SIZE):
-        yield [_example(builder, example) for example in examples[start : start + _BATCH_SIZE]]
+    for start in range(0, len(examples), BATCH_SIZE):
+        yield [_example(builder, example) for example in examples[start : start + BATCH_SIZE]]
 
 
 def _example(builder: PromptBuilder, example: LanguageExample) -> Example:

@@ -182,7 +182,7 @@ class Generator:
     ):
         torch.set_num_threads(config.models.cpus)
         self._config, self._key, self._metrics = config, key, metrics or Metrics()
-        self._loaded: dict[str, LiveExplainer] = {}
+        self.loaded: dict[str, LiveExplainer] = {}
         self._loading: dict[str, asyncio.Task[None]] = {}
         self._asked_at: dict[str, float] = {}
         _log_to_replica()
@@ -192,7 +192,7 @@ class Generator:
 
         Serve calls this with each `user_config`. Frontends ask for later ones with `has`.
         """
-        if not self._loaded:
+        if not self.loaded:
             config = await asyncio.to_thread(present, chosen(self._config, choice))
             await self._load(await asyncio.to_thread(models_of, config), config)
             settle()
@@ -217,30 +217,30 @@ class Generator:
         Drop those that no frontend asked for in the last `KEPT_SECONDS`, except the last ones.
         """
         now = self._asked_at[models] = time.monotonic()
-        for each in sorted(self._loaded, key=self._asked_at.__getitem__)[:-1]:
-            if self._asked_at[each] < now - KEPT_SECONDS and not self._loaded[each].num_pending:
-                del self._loaded[each], self._asked_at[each]
-        if models not in self._loaded and models not in self._loading:
+        for each in sorted(self.loaded, key=self._asked_at.__getitem__)[:-1]:
+            if self._asked_at[each] < now - KEPT_SECONDS and not self.loaded[each].num_pending:
+                del self.loaded[each], self._asked_at[each]
+        if models not in self.loaded and models not in self._loading:
             config = chosen(self._config, choice)
             self._loading[models] = asyncio.create_task(self._try_to_load(models, config))
-        return models in self._loaded
+        return models in self.loaded
 
     def check_health(self) -> None:
         """Raise ModelError if an engine has failed; Serve then replaces this replica."""
-        for live in self._loaded.values():
+        for live in self.loaded.values():
             if live.engine.failure is not None:
                 raise ModelError(f"the engine failed: {live.engine.failure}", code="engine_failed")
 
     def _ready(self, models: str) -> LiveExplainer:
-        if models not in self._loaded:
+        if models not in self.loaded:
             raise ModelError("the models are not loaded yet", code="models_not_loaded")
         self._asked_at[models] = time.monotonic()
-        return self._loaded[models]
+        return self.loaded[models]
 
     async def _load(self, models: str, config: ServeConfig) -> None:
-        earlier = next(iter(self._loaded.values()), None)
+        earlier = next(iter(self.loaded.values()), None)
         live = await asyncio.to_thread(load_live, config, self._metrics, self._key, like=earlier)
-        self._loaded[models], self._asked_at[models] = live, time.monotonic()
+        self.loaded[models], self._asked_at[models] = live, time.monotonic()
 
     async def _try_to_load(self, models: str, config: ServeConfig) -> None:
         outcome = "taken"

@@ -35,7 +35,7 @@ RUN_RECORD = "run.json"
 DELETING = "_deleting"
 """An empty file that marks an artifact as being deleted; it is deleted last."""
 _ADVICE = "give another output URI, or make it again with xrec run --redo"
-_PART_BYTES = 2**24
+PART_BYTES = 2**24
 
 
 def write_manifest(location: Location, kind: Kind, **fields: Any) -> Manifest:
@@ -167,9 +167,9 @@ def download(location: Location, manifest: Manifest, name: str, path: Path, *, r
     """Copy a file to the local path `path`; raise the same errors as `read_content`."""
     file, digest = location / name, hashlib.sha256()
     with _named_by_manifest(file, remedy), storage_errors(file.uri):
-        starts = range(0, int(file.fs.size(file.path)), _PART_BYTES)
+        starts = range(0, int(file.fs.size(file.path)), PART_BYTES)
     with path.open("wb") as copy:
-        for part in request_each(lambda start: file.read_range(start, _PART_BYTES), starts):
+        for part in request_each(lambda start: file.read_range(start, PART_BYTES), starts):
             digest.update(part)
             copy.write(part)
     _check_content(location, manifest, name, digest.hexdigest()[:16], remedy)

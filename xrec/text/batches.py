@@ -23,8 +23,8 @@ from xrec.storage import Location
 
 _EXPIRED = "batch_expired"
 _ENDED = ("completed", "failed", "expired", "cancelled")
-_QUIET_SECONDS = 2.0
-_POLL_SECONDS = 10.0
+QUIET_SECONDS = 2.0
+POLL_SECONDS = 10.0
 _URL: Final = "/v1/chat/completions"
 
 
@@ -62,7 +62,7 @@ class Batches:
         if self._timer is not None:
             self._timer.cancel()
         if later:
-            self._timer = asyncio.get_running_loop().call_later(_QUIET_SECONDS, self._send)
+            self._timer = asyncio.get_running_loop().call_later(QUIET_SECONDS, self._send)
             return
         bodies, self._waiting = self._waiting, {}
         if bodies:
@@ -122,7 +122,7 @@ class Batches:
     async def _finish(self, batch: Batch, request_ids: list[str], nonce: str) -> None:
         """Wait for the end of a batch, and pass on its answers."""
         while batch.status not in _ENDED:
-            await asyncio.sleep(_POLL_SECONDS)
+            await asyncio.sleep(POLL_SECONDS)
             batch = await self._client.batches.retrieve(batch.id)
         rows: dict[str, Any] = {}
         for file_id in (batch.output_file_id, batch.error_file_id):

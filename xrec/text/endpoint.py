@@ -31,7 +31,7 @@ _TEMPORARY = (408, 409, 429)
 _USED_UP = ("insufficient_quota", "billing_hard_limit_reached")
 _MAX_SHOWN_CHARACTERS = 300
 _MIN_KEY_CHARACTERS = 6
-_MAX_RETRIES = 10
+MAX_RETRIES = 10
 """How many times a request is repeated after no answer, or after 408, 409, 429, or 5xx: over a
 minute, as the openai client waits 0.5 to 8 seconds each time."""
 
@@ -58,7 +58,7 @@ class Endpoint:
         self._client = openai.AsyncOpenAI(
             api_key=key.get_secret_value() if key else "none",
             base_url=config.base_url,
-            max_retries=_MAX_RETRIES,
+            max_retries=MAX_RETRIES,
             timeout=config.timeout_seconds,
             http_client=openai.DefaultAsyncHttpxClient(event_hooks={"request": [self._admit]}),
         )

@@ -44,7 +44,7 @@ def train_adapter(
     Raises ArtifactMismatchError if the graph is of another dataset, or if another run's output or
     checkpoints exist, and ConfigError, DataError, ModelError, or TrainingError.
     """
-    _check_batch_sizes(config)
+    check_batch_sizes(config)
     check_quantization(config.llm.quantization)
     dataset = manifest_of(config, "dataset")
     graph = manifest_of(config, "graph")
@@ -114,7 +114,7 @@ def _measured_leaks(config: TrainAdapterConfig) -> dict[str, Any]:
     }
 
 
-def _check_batch_sizes(config: TrainAdapterConfig) -> None:
+def check_batch_sizes(config: TrainAdapterConfig) -> None:
     training, num_workers = config.training, config.workers.num_processes
     size = 1 if training.micro_batch_size == "auto" else training.micro_batch_size
     if training.global_batch_size % (size * num_workers):

@@ -13,7 +13,7 @@
       rows-<k>.safetensors  nodes (n,) int64; embeddings, exp_avg, exp_avg_sq, best, best_layer0
                             (n, D) float32, one row per node; each worker writes its own file
 
-A checkpoint can be read with another number of workers, ZeRO stage, or parallelism. Random numbers
+A checkpoint can be read with another number of workers or ZeRO stage. Random numbers
 need no state: the order of batches follows from seed and epoch, and noise follows from seed, step,
 and micro-batch (`xrec.train.data.noise_seed`).
 """

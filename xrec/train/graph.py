@@ -68,8 +68,8 @@ def pretrain_graph(
     cluster: keeps Ray initialized; by default it already is.
 
     Raises ArtifactMismatchError if another run's graph or checkpoints exist, DataError for an empty
-    graph, indices out of range, or a split without interactions, ConfigError if the graph cannot be
-    partitioned among the workers, and TrainingError.
+    graph, indices out of range, or a split without interactions, ConfigError if it has fewer nodes
+    than there are workers, and TrainingError.
     """
     output = location_of(config, "graph")
     return train_once(output, "graph", graph_identity(config), partial(_make, config), cluster)
@@ -168,10 +168,10 @@ def _check(dataset: Dataset, data: GraphData, config: PretrainGraphConfig) -> No
         edges = split_edges(dataset, split)
         check_edges(edges, data.num_users, data.num_items, f"{split} interactions")
     num_workers = config.workers.num_processes
-    if config.parallelism == "partitioned" and data.num_nodes < num_workers:
+    if data.num_nodes < num_workers:
         raise ConfigError(
-            f"parallelism: {data.num_nodes} nodes cannot be partitioned among {num_workers} "
-            "workers; lower workers.num_processes, or set parallelism to replicated",
+            f"workers.num_processes is {num_workers}, but the graph has only {data.num_nodes} "
+            "nodes, and each worker needs one; lower it",
             code="too_many_workers",
             key="workers.num_processes",
             saw=num_workers,

@@ -1,9 +1,9 @@
 """What a worker of the graph trains on: edges, held-out pairs, initial vectors, and losses."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -156,35 +156,25 @@ class HeldOut:
         lost = torch.from_numpy(dataset.lost_items)
         return cls(SeenItems(data.edges, lost=lost), SeenItems(held_out), users)
 
-    def part(self, number: int, num_parts: int) -> "HeldOut":
-        """Return part `number` of the users; part sizes differ by at most one."""
-        return replace(self, users=self.users.tensor_split(num_parts)[number])
-
     def score(
         self, vectors: Tensor, partition: Partition, sizes: tuple[int, int]
     ) -> dict[str, float]:
         """Return the means over `self.users` of the metrics at 20 (`metrics_of`).
 
-        `vectors` (n, D) are this worker's rows of the vectors that rank; `sizes` are U and I. If
-        the rows are partitioned, this is collective, and all workers have the same `self.users`.
+        `vectors` (n, D) are this worker's rows of the vectors that rank; `sizes` are U and I.
+        Collective: all workers have the same `self.users`.
         """
         k = min(K, sizes[1])
         ranked = top_k_of_blocks(vectors, partition, sizes, self.seen, self.users, k)
         return metrics_of(ranked, self.held_out, sizes[1], (K,))[0]
 
 
-def build_partition(
-    parallelism: Literal["replicated", "partitioned"],
-    data: GraphData,
-    rank: int,
-    world_size: int,
-    device: torch.device,
-) -> Partition:
-    """Return the rows of worker `rank`: all, or a block with about its share of the edges.
+def build_partition(data: GraphData, rank: int, world_size: int, device: torch.device) -> Partition:
+    """Return the rows of worker `rank`, a block with about its share of the edges. Collective.
 
-    Collective if partitioned; the process group must be able to send from `device`.
+    The process group must be able to send from `device`.
     """
-    if parallelism == "replicated":
+    if world_size == 1:
         return Partition.whole(data.num_nodes)
     partition = Partition(RowBlocks.deal(data.degrees(), world_size), rank)
     edges = (data.edges, data.num_users, data.num_items, data.aspects)
@@ -284,7 +274,7 @@ class AspectLoss:
 
 
 def build_engine(model: LightGCN, training: GraphTrainingConfig) -> "DeepSpeedEngine":
-    """Return a DeepSpeed engine with Adam, replicated or partitioned like the model."""
+    """Return a DeepSpeed engine with Adam; each worker's part of the model is its own."""
     optimizer = torch.optim.Adam(model.parameters(), lr=training.learning_rate)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)
     settings = {

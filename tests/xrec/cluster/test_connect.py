@@ -4,6 +4,7 @@ import json
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
+from unittest.mock import Mock
 
 import psutil
 import pytest
@@ -99,7 +100,8 @@ def test_ensure_ray_local_serves_metrics_to_nobody(ray_cluster):
     ],
 )
 def test_ensure_ray_names_an_address_where_no_cluster_is(monkeypatch, address, code):
-    monkeypatch.setattr(ray, "is_initialized", lambda: False)  # the session's is not touched
+    unconnected = Mock(wraps=ray, is_initialized=lambda: False)  # the session's is not touched
+    monkeypatch.setattr("xrec.cluster.connect.ray", unconnected)
     with raises(ClusterError, code, saw=address), ensure_ray(RayConfig(address=address)):
         pass
 

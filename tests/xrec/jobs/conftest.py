@@ -77,12 +77,12 @@ _VALUES: dict[type[JobConfig], dict[str, Any]] = {
 }
 PIPELINE_JOBS = tuple(job for job, config in CONFIG_TYPES.items() if config in _VALUES)
 _SMALL_LLM = {
-    "_NUM_COPY_STEPS": 0,
-    "_BATCH_SIZE": 8,
-    "_HIDDEN_SIZE": 32,
-    "_NUM_LAYERS": 2,
-    "_VOCAB_SIZE": 400,
-    "_LEARNING_RATE": 1e-2,
+    "NUM_COPY_STEPS": 0,
+    "BATCH_SIZE": 8,
+    "HIDDEN_SIZE": 32,
+    "NUM_LAYERS": 2,
+    "VOCAB_SIZE": 400,
+    "LEARNING_RATE": 1e-2,
 }
 _WITH_LLM = (TrainAdapterConfig, BackfillConfig, EvaluateConfig)
 

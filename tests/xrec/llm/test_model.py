@@ -7,9 +7,7 @@ import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
-from unittest.mock import Mock
 
-import huggingface_hub
 import pytest
 import safetensors.torch
 import torch
@@ -190,7 +188,7 @@ def test_folder_stop_token_ids_are_those_of_the_loaded_model(folder, tmp_path, s
     ],
 )
 def test_resolve_model_that_does_not_exist_is_refused(name, code, monkeypatch):
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", Mock(side_effect=OSError("offline")))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with raises(ModelError, code):
         resolve_model(LLMConfig(model=name))
 

@@ -239,7 +239,7 @@ def test_each_reason_is_true_and_the_largest(choices, reasons, pairs):
 
 def test_slices_change_nothing(reasons, pairs, monkeypatch):
     whole = reasons.of(*pairs)
-    monkeypatch.setattr("xrec.neighbors.reasons._PARTS_AT_ONCE", 100)
+    monkeypatch.setattr("xrec.neighbors.reasons.PARTS_AT_ONCE", 100)
     cut = reasons.of(*pairs)
     for name in ("kinds", "items", "at_least"):
         assert (getattr(whole, name) == getattr(cut, name)).all()

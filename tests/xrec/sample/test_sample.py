@@ -71,8 +71,8 @@ def test_language_examples_name_the_items_first_stated_aspect():
 
 
 def test_train_sample_model_learns_and_repeats_with_its_seed(monkeypatch):
-    tiny = {"_HIDDEN_SIZE": 32, "_NUM_LAYERS": 1, "_VOCAB_SIZE": 400}
-    for name, value in {**tiny, "_NUM_COPY_STEPS": 1, "_BATCH_SIZE": 4}.items():
+    tiny = {"HIDDEN_SIZE": 32, "NUM_LAYERS": 1, "VOCAB_SIZE": 400}
+    for name, value in {**tiny, "NUM_COPY_STEPS": 1, "BATCH_SIZE": 4}.items():
         monkeypatch.setattr(f"xrec.sample.language_model.{name}", value)
     model, tokenizer, loss = train_sample_model(6, PromptConfig())
     again = train_sample_model(6, PromptConfig())
@@ -81,7 +81,7 @@ def test_train_sample_model_learns_and_repeats_with_its_seed(monkeypatch):
         torch.equal(left, right)
         for left, right in zip(model.parameters(), again[0].parameters(), strict=True)
     )
-    monkeypatch.setattr("xrec.sample.language_model._LEARNING_RATE", 1e-2)
+    monkeypatch.setattr("xrec.sample.language_model.LEARNING_RATE", 1e-2)
     assert train_sample_model(30, PromptConfig())[2] < loss - 0.3
     assert model.config.vocab_size == len(tokenizer) == 400
     assert not model.training

@@ -69,7 +69,7 @@ def test_choice_names_artifacts_or_leaves_the_published_ones_and_a_bad_one_is_ig
         assert await adapter_after(None) == first
         assert metrics.values["swaps", "frontend", "taken"] == 2
         assert metrics.values["swaps", "generator", "taken"] == 1
-        models = [live.explainer.model for live in generator._loaded.values()]
+        models = [live.explainer.model for live in generator.loaded.values()]
         assert len({model.lm_head.weight.data_ptr() for model in models}) == 1 < len(models)
 
     asyncio.run(follow())
@@ -174,7 +174,7 @@ def test_models_and_table_change_together_under_load_and_back(town, tmp_path, mo
             await until(lambda: all(each.seen and each.seen[-1] == night for each in clients))
             with monkeypatch.context() as patch:  # the frontend asks for no others any more
                 patch.setattr(app, "KEPT_SECONDS", 0.0)
-                await until(lambda: max(len(each._loaded) for each in generators) == 1)
+                await until(lambda: max(len(each.loaded) for each in generators) == 1)
 
         async with asyncio.timeout(120):
             await all_see(0)

@@ -68,7 +68,7 @@ def test_mapped_table_equals_the_written_one_and_takes_no_memory_of_arrow(tmp_pa
 
 
 def test_file_is_copied_in_parts_and_padded_with_zeros(tmp_path, monkeypatch):
-    monkeypatch.setattr("xrec.storage.artifact._PART_BYTES", 7)
+    monkeypatch.setattr("xrec.storage.artifact.PART_BYTES", 7)
     where = _artifact(tmp_path, weights=bytes(range(100)), none=b"")
     assert map_file(*where, "weights", Path.read_bytes) == bytes(range(100))
     assert map_file(*where, "none", Path.read_bytes, 3) == b"\0\0\0"

@@ -20,8 +20,8 @@ from xrec.text.endpoint import Endpoint, EndpointModel
 
 @pytest.fixture(autouse=True)
 def short_waits(monkeypatch):
-    monkeypatch.setattr("xrec.text.batches._QUIET_SECONDS", 0.2)
-    monkeypatch.setattr("xrec.text.batches._POLL_SECONDS", 0.02)
+    monkeypatch.setattr("xrec.text.batches.QUIET_SECONDS", 0.2)
+    monkeypatch.setattr("xrec.text.batches.POLL_SECONDS", 0.02)
 
 
 def _model(stub: StubEndpoint, folder: Path, **values: Any) -> EndpointModel:

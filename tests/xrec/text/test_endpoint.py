@@ -39,7 +39,7 @@ COUNTED = {"prompt_tokens": 11, "completion_tokens": 7, "total_tokens": 18}
 def few_and_early_retries(monkeypatch):
     """Two retries, the first one after 20 ms unless the endpoint asks for another delay."""
     monkeypatch.setattr("openai._base_client.INITIAL_RETRY_DELAY", 0.02)
-    monkeypatch.setattr("xrec.text.endpoint._MAX_RETRIES", 2)
+    monkeypatch.setattr("xrec.text.endpoint.MAX_RETRIES", 2)
 
 
 def _asked(

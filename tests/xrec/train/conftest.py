@@ -159,7 +159,6 @@ def make_graph_config(town):
     def make(
         graph: Path | str,
         num_workers: int = 1,
-        parallelism: str = "replicated",
         max_failures: int = 0,
         *,
         workspace: str = town,
@@ -174,7 +173,6 @@ def make_graph_config(town):
                 "artifacts": {"graph": str(graph)},
                 "model": {"embedding_dim": 8, "num_layers": 2, **(model or {})},
                 "training": {**TRAINING, **training},
-                "parallelism": parallelism,
                 "folds": folds,
                 "workers": workers,
             }

@@ -145,7 +145,7 @@ def test_run_that_failed_resumes_with_other_workers_at_another_zero_stage(
         return given.model_copy(update={"artifacts": {"adapter": uri}, "storage": s3.storage})
 
     # Elastic scaling may arrive at three workers, which cannot share a step's micro-batches evenly.
-    monkeypatch.setattr("xrec.train.adapter._check_batch_sizes", lambda config: None)
+    monkeypatch.setattr("xrec.train.adapter.check_batch_sizes", lambda config: None)
     uri = f"{s3.new_bucket()}/run/adapter"
     with worker_killed_at("adapter", KILLED_AT), pytest.raises(TrainingError):
         train_adapter(config(before))

@@ -121,8 +121,7 @@ def test_pretrain_graph_second_run_does_no_work_and_another_run_is_refused(
     config, manifest = trained
     monkeypatch.setattr("xrec.train.graph.fit", None)
     assert pretrain_graph(config) == manifest
-    # Workers and their mode do not change the content.
-    same = make_graph_config(config.artifact("graph"), 1, "partitioned")
+    same = make_graph_config(config.artifact("graph"), 2)  # workers do not change the content
     assert pretrain_graph(same) == manifest
     with raises(ArtifactMismatchError, "another_run", "training.seed"):
         pretrain_graph(make_graph_config(config.artifact("graph"), seed=1))
@@ -196,13 +195,10 @@ def test_training_ends_if_the_loss_is_not_finite_or_far_above_the_first_epochs(
         check_convergence(7, loss=2.8, first_loss=0.7)
 
 
-APART: dict[str, Any] = {"parallelism": "partitioned"}
-
-
 @pytest.mark.parametrize(
     ("changes", "empty", "error", "code"),
     [
-        (APART | {"num_workers": 102}, None, ConfigError, "too_many_workers"),
+        ({"num_workers": 102}, None, ConfigError, "too_many_workers"),
         ({}, "train", DataError, "no_edges"),
         ({}, "validation", DataError, "no_edges"),
         ({"model": {"aspects": True}}, None, DataError, "no_aspects"),
@@ -261,8 +257,6 @@ def test_no_held_out_pair_is_trained_on_and_drawn_users_are_ranked_as_among_all(
     expected, _ = ranking_metrics(ranked, wanted, dataset.num_items, (K,))
     sizes = dataset.num_users, dataset.num_items
     assert held_out.score(torch.cat([users, items]), Partition.whole(sum(sizes)), sizes) == expected
-    parts = [held_out.part(number, 3).users for number in range(3)]
-    assert torch.equal(torch.cat(parts), held_out.users)
     everybody = HeldOut.of(dataset, data, seed=0)
     assert set(everybody.users.tolist()) == set(dataset.interaction_edges("validation")[0].tolist())
 
@@ -317,7 +311,7 @@ def largest_tensors(config: PretrainGraphConfig, rank: int) -> list[int]:
     (data, validation), num_workers = random_graph(), config.workers.num_processes
     with LargestTensor() as largest:
         device = torch.device("cpu")
-        partition = build_partition("partitioned", data, rank, num_workers, device)
+        partition = build_partition(data, rank, num_workers, device)
         adjacency = data.adjacency(partition)
         start = start_embeddings(config, data, partition, device)
         at_start = largest.lap()
@@ -333,17 +327,17 @@ def largest_tensors(config: PretrainGraphConfig, rank: int) -> list[int]:
         return [at_start, in_ranking, largest.lap()]
 
 
-def test_no_tensor_of_a_partitioned_worker_is_larger_than_the_rows_that_it_reads(
+def test_no_tensor_of_a_worker_of_four_is_larger_than_the_rows_that_it_reads(
     make_graph_config, tmp_path, monkeypatch
 ):
     """It reads a quarter, and a row v of others unless none of v's neighbors is in this quarter."""
-    monkeypatch.setattr("xrec.graph.partition._NODES_PER_DRAW", 100)
-    monkeypatch.setattr("xrec.graph.ranking._SCORES_PER_CHUNK", 5_000)
+    monkeypatch.setattr("xrec.graph.partition.NODES_PER_DRAW", 100)
+    monkeypatch.setattr("xrec.graph.ranking.SCORES_PER_CHUNK", 5_000)
     monkeypatch.setattr("xrec.train.graph_model.NUM_NEGATIVES", 16)
     model = {"embedding_dim": DIM, "aspects": True}
     largest = {}
     for num_workers in (1, 4):
-        config = make_graph_config(tmp_path, num_workers, "partitioned", model=model)
+        config = make_graph_config(tmp_path, num_workers, model=model)
         found = in_threads(num_workers, functools.partial(largest_tensors, config))
         largest[num_workers] = [max(of_workers) for of_workers in zip(*found, strict=True)]
     assert min(largest[1]) >= (NUM_USERS + NUM_ITEMS + NUM_ASPECTS) * DIM * 4
@@ -354,7 +348,7 @@ def test_no_tensor_of_a_partitioned_worker_is_larger_than_the_rows_that_it_reads
         assert share < alone * part_read * 1.2
 
 
-# Any number of workers, in either mode
+# Any number of workers
 
 BPR: dict[str, Any] = {
     "loss": "bpr",
@@ -362,7 +356,6 @@ BPR: dict[str, Any] = {
     "model": {"initialization": "random"},
 }
 WITH_ASPECTS: dict[str, Any] = {"model": {"aspects": True}}
-MODES: list[Any] = [(3, "replicated"), (2, "partitioned"), (3, "partitioned")]
 
 
 @pytest.fixture(scope="module", params=[{}, BPR, WITH_ASPECTS], ids=["softmax", "bpr", "aspects"])
@@ -378,13 +371,11 @@ def of_one_worker(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("num_workers", "mode"), MODES)
-def test_graph_of_several_workers_is_that_of_one(
-    of_one_worker, make_graph_config, s3, num_workers, mode
-):
+@pytest.mark.parametrize("num_workers", [2, 3])
+def test_graph_of_several_workers_is_that_of_one(of_one_worker, make_graph_config, s3, num_workers):
     settings, alone = of_one_worker
     graph = f"{s3.new_bucket()}/graph"
-    config = make_graph_config(graph, num_workers, mode, **settings)
+    config = make_graph_config(graph, num_workers, **settings)
     pretrain_graph(config.model_copy(update={"storage": s3.storage}))
     assert_same_epochs(metrics_of(graph, s3.storage), metrics_of(alone))
     found, one = read_graph(open_location(graph, s3.storage)), read_graph(open_location(alone))
@@ -417,12 +408,12 @@ def uninterrupted(ray_cluster, tmp_path_factory, make_graph_config):
 @pytest.mark.parametrize(
     ("before", "after"),
     [
-        ((2, "replicated", 1), None),  # the worker is replaced
-        ((1, "replicated"), (3, "partitioned")),
-        ((2, "partitioned"), (2, "replicated")),
+        ((2, 1), None),  # the worker is replaced
+        ((1, 0), 3),
+        ((3, 0), 2),
     ],
 )
-def test_run_whose_worker_was_killed_resumes_from_the_checkpoint_in_any_mode(
+def test_run_whose_worker_was_killed_resumes_from_the_checkpoint_on_any_number(
     uninterrupted, make_graph_config, tmp_path, before, after
 ):
     stopped: list[float] = []
@@ -431,7 +422,7 @@ def test_run_whose_worker_was_killed_resumes_from_the_checkpoint_in_any_mode(
     with noted, worker_killed_at("graph", KILLED_AT), lost:
         manifest = pretrain_graph(make_graph_config(tmp_path, *before, **EPOCHS))
     if after:
-        manifest = pretrain_graph(make_graph_config(tmp_path, *after, **EPOCHS))
+        manifest = pretrain_graph(make_graph_config(tmp_path, after, **EPOCHS))
     expected, rows = uninterrupted
     assert_same_epochs(metrics_of(tmp_path), rows)
     assert all(row["time"] < stopped[0] for row in metrics_of(tmp_path)[:4])  # not trained again
