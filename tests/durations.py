@@ -15,14 +15,24 @@ import pytest
 
 _SLOW = " (slow)"
 
-# Tests in these folders share expensive fixtures, such as a pipeline or two nodes.
-_GROUPS = ("tests/xrec/jobs/", "tests/xrec/serve/", "tests/xrec/train/")
+# Tests that share expensive fixtures, such as a pipeline or a Ray cluster.
+_GROUPS = (
+    ("tests/xrec/jobs/",),
+    ("tests/xrec/serve/",),
+    (
+        "tests/xrec/train/",
+        "tests/xrec/bulk/test_pool.py",
+        "tests/xrec/cluster/test_connect.py",
+        "tests/xrec/processes/",
+        "tests/test_explanations_page.py",
+    ),
+)
 
 
 def group_of(nodeid: str) -> str:
-    """Return the group of a test, whose tests all run in one process: its file, or a folder."""
+    """Return the group of a test, whose tests all run in one process: its file, or one of ours."""
     file = nodeid.split("::")[0]
-    return next((folder for folder in _GROUPS if file.startswith(folder)), file)
+    return next((group[0] for group in _GROUPS if file.startswith(group)), file)
 
 
 def shards(seconds: Mapping[str, float], number: int) -> list[set[str]]:

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 import yaml
@@ -131,9 +132,12 @@ def test_texts_of_another_program_are_compared_on_the_same_pairs(tmp_path):
         project.write_text(f"{project.read_text()}\n{block}\n")
 
     untrained = ("encoder=null", "entries=[nearest,profile,mine]", "actors.device=cpu")
-    follow("compare.md", {"run": TRAINING, "lab compare": untrained}, add)
+    follow("compare.md", {"run": TRAINING, "lab": untrained}, add)
     found = pq.read_table("paper/workspace/comparison/table.parquet").to_pylist()
     coverage = {row["entry"]: row for row in found if row["metric"] == "coverage"}
     assert coverage["mine"]["value"] == coverage["profile"]["value"] == 1
     assert coverage["mine"]["num_pairs"] == coverage["nearest"]["num_pairs"] > 10
     assert (tmp_path / "paper/workspace/comparison/table.tex").exists()
+    pd.read_csv("anna.csv").assign(true=2, personal=1, fluent=5).to_csv("anna.csv", index=False)
+    ratings = said("lab", "ratings", project, *untrained, "--sheet", "anna.csv")
+    assert ratings.splitlines()[1].startswith("nearest  10     2.00 (2.00 to 2.00)  1.00")

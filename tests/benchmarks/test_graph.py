@@ -63,6 +63,7 @@ def test_quality_scores_every_method_and_writes_the_table(workspace, run):
         assert 0 < row["test recall@20"] <= 1
 
 
+@pytest.mark.slow
 def test_workers_have_the_losses_of_one_in_2_l_plus_4_collectives(run):
     toy = {"num_nodes": 200, "num_edges": 900, "embedding_dim": 8, "num_steps": 3}
     tables = run(app, "workers", num_workers=[1, 2], num_layers=3, optimizer="sgd", **toy)

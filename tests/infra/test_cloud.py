@@ -6,6 +6,7 @@ them.
 
 import os
 import re
+import shutil
 import subprocess
 from datetime import date
 from typing import Any
@@ -60,6 +61,14 @@ def test_terraform_declares_all_that_it_refers_to(terraform):
         where = "data" if kind == "aws_iam_policy_document" else "resource"
         assert name in of_type(terraform[where], kind), f"{kind}.{name}"
     assert all(body["description"] for block in terraform["variable"] for body in block.values())
+
+
+def test_terraform_finds_the_module_valid(tmp_path):
+    if (program := shutil.which("terraform")) is None:
+        pytest.skip("needs terraform")
+    shutil.copytree(MODULE, tmp_path / "module")
+    for words in (["init", "-backend=false", "-input=false"], ["validate"]):
+        subprocess.run([program, *words], cwd=tmp_path / "module", check=True)
 
 
 # The actions of AWS that xrec's requests to S3 need.

@@ -9,6 +9,7 @@ import typer
 from xrec.cli.doctor_command import doctor
 from xrec.cli.init_command import init
 from xrec.cli.job_command import job_command, serve
+from xrec.cli.lab_command import ratings, sheet
 from xrec.cli.nights_command import list_, prune
 from xrec.cli.reporting import add_command, new_app
 from xrec.cli.run_command import demo, refresh, run, status
@@ -61,11 +62,6 @@ def _program(
     """Accept the options that come before a command."""
 
 
-@lab.callback()
-def _lab() -> None:
-    """Keep `compare` a subcommand, although it is the only one."""
-
-
 _SECTIONS: Mapping[str, tuple[Callable[..., None], ...]] = {
     "Start": (demo, init, doctor),
     "Run": (run, status, explain, *map(job_command, PIPELINE)),
@@ -79,7 +75,8 @@ for command in TABLE_COMMANDS:
     add_command(table, command)
 for command in (list_, prune):
     add_command(nights, command)
-add_command(lab, job_command("compare"))
+for command in (job_command("compare"), sheet, ratings):
+    add_command(lab, command)
 _TABLE_HELP, _LAB_HELP = "Inspect and repair a published table.", "Compare the method with others."
 app.add_typer(
     nights,

@@ -11,6 +11,7 @@ from typing import Literal
 
 from pydantic import BaseModel
 
+from xrec.data import Dataset
 from xrec.data.language import words
 from xrec.text import Asker, Prompt, PromptFile, parse_prompt_file
 
@@ -79,6 +80,12 @@ def checked(reply: ClaimsReply, evidence: Sequence[str]) -> CheckedClaims:
         and any(quote in text for text in known)
     ]
     return CheckedClaims(len(reply.claims), len(supported))
+
+
+def known_texts(dataset: Dataset, user_index: int, item_index: int) -> list[str]:
+    """Return the evidence on a pair: the item's title and profile, and the user's profile."""
+    of_item = (dataset.items[name][item_index].as_py() for name in ("title", "profile"))
+    return [*of_item, dataset.users["profile"][user_index].as_py()]
 
 
 def claims_question() -> PromptFile:

@@ -13,14 +13,20 @@ Examples:
 """
 
 import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from xrec.config import ADAPTERS, CompareConfig
 from xrec.data import check_has_explanations
+from xrec.errors import ArtifactNotFoundError
 from xrec.jobs.output import Output
 from xrec.lab.compare.entries import comparison_identity
 from xrec.lab.measures.judge import judge_keys
 from xrec.llm.source import known_fingerprint
 from xrec.storage import Manifest, location_of
+
+if TYPE_CHECKING:
+    from xrec.lab.compare.sheet import Ratings
 
 
 def output(config: CompareConfig, *, exact: bool = True) -> Output:
@@ -52,3 +58,26 @@ def run(config: CompareConfig) -> Manifest:
     demands.append(demand_of_actors(config.actors, config.engine.num_gpus))
     with ready_cluster(config, "comparison", *demands):
         return compare(config, made.config, made.inputs, keys=keys)
+
+
+def write_sheet(config: CompareConfig, uri: str, *, num_pairs: int, seed: int) -> int:
+    """Write a blind sheet of a finished comparison, and return the number of its texts."""
+    from xrec.lab.compare.sheet import write_sheet
+
+    found = output(config, exact=False).found()
+    if found.state != "up to date" or found.manifest is None:
+        raise ArtifactNotFoundError(
+            f"{config.artifact('comparison')}: the comparison is {found.state}, expected a "
+            "finished one with these settings; run xrec lab compare first",
+            code="no_comparison",
+            key="comparison",
+            saw=found.state,
+        )
+    return write_sheet(config, found.manifest, uri, num_pairs=num_pairs, seed=seed)
+
+
+def read_sheets(config: CompareConfig, uris: Sequence[str]) -> "Ratings":
+    """Return what judges say of a comparison's texts in their sheets."""
+    from xrec.lab.compare.sheet import read_sheets
+
+    return read_sheets(config, uris)

@@ -137,7 +137,8 @@ def check_forgotten(project: Project, retention: timedelta) -> dict[str, Any]:
     """Return where forgotten people remain; change nothing.
 
     `remains` has each file with the number of people in it and until when; a file of an earlier
-    version of a table goes with the first `forget` after that time. `not_read` has the number of
+    version of a table goes with the first `forget` after that time, and an earlier version of a
+    file in a bucket by the bucket's lifecycle. `not_read` has the number of
     files without a column of IDs by place. Raises ConfigError if nobody was forgotten.
     """
     config, _ = _config_of(project)
@@ -145,8 +146,9 @@ def check_forgotten(project: Project, retention: timedelta) -> dict[str, Any]:
     if not people:
         raise ConfigError(f"{project.source}: nobody was forgotten", code="nobody_to_forget")
     remains, not_read = list[dict[str, Any]](), dict[str, int]()
-    for place in places_in(workspace):
-        until = _until(place, retention)
+    kept, versions, ends = workspace.kept_after_deletion()
+    there = [(place, _until(place, retention)) for place in places_in(workspace)]
+    for place, until in [*there, (Place(versions, "", "versions", tuple(ends)), ends)]:
         for name in place.with_ids:
             if found := place.users_in(name, people.among):
                 file = place.location / name
@@ -159,12 +161,12 @@ def check_forgotten(project: Project, retention: timedelta) -> dict[str, Any]:
         "is_clean": not remains,
         "remains": remains,
         "not_read": not_read,
-        "deleted_objects": workspace.kept_after_deletion(),
+        "deleted_objects": kept,
         "outside": list(_OUTSIDE),
     }
 
 
-def _until(place: Place, retention: timedelta) -> dict[str, str]:
+def _until(place: Place, retention: timedelta) -> Mapping[str, str]:
     """Return, for the files of a table's earlier versions, when a vacuum may delete them."""
     log = bulk.open_log(place.location) if place.kind == "table" else None
     if log is None:

@@ -19,6 +19,7 @@ from xrec.storage import (
     FORGOTTEN,
     MANIFEST,
     RUN_RECORD,
+    VERSION,
     Forgotten,
     Kind,
     Location,
@@ -41,12 +42,14 @@ _BY_NAME = re.compile(rf"((?:nights/\d+/)?(?:{'|'.join(get_args(Kind))}))/.+")
 class Place:
     """An artifact, finished or not, a table with its runs, or a folder with other files.
 
+    Or earlier versions of a workspace's files, which the store keeps (kind versions).
+
     folder: its path below the workspace. files: their paths below the place.
     """
 
     location: Location
     folder: str
-    kind: Kind | Literal["table", "other"]
+    kind: Kind | Literal["table", "other", "versions"]
     files: tuple[str, ...]
     manifest: Manifest | None = None
 
@@ -115,7 +118,7 @@ def _places(
 
 
 def _has_ids(file: Location) -> bool:
-    if not file.name.endswith(".parquet"):
+    if not file.name.partition(VERSION)[0].endswith(".parquet"):
         return False
     with storage_errors(file.uri), suppress(pa.ArrowInvalid):  # not Parquet after all
         return "user_id" in pq.read_schema(file.path, filesystem=file.arrow_filesystem()).names

@@ -38,7 +38,7 @@ from xrec.storage.lease import (
     wait_for_jobs,
 )
 from xrec.storage.local import LocalLocation
-from xrec.storage.location import Location
+from xrec.storage.location import VERSION, Location
 from xrec.storage.manifest import (
     Kind,
     Manifest,

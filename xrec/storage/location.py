@@ -13,6 +13,9 @@ import pyarrow.fs
 
 from xrec.storage.requests import storage_errors
 
+VERSION = "?versionId="
+"""What stands between a file's name and the ID of one of its earlier versions."""
+
 
 @dataclass(frozen=True)
 class Location(ABC):
@@ -149,9 +152,12 @@ class Location(ABC):
             if self.fs.exists(self.path):
                 self.fs.rm(self.path, recursive=True)
 
-    def kept_after_deletion(self) -> str:
-        """Return what the store keeps of deleted files."""
-        return "nothing, apart from copies that you make"
+    def kept_after_deletion(self) -> tuple[str, Self, Mapping[str, str]]:
+        """Return what the store keeps of files below this folder that are replaced or deleted.
+
+        First in words, then where they can be read, and by their names there until when they exist.
+        """
+        return "nothing, apart from copies that you make", self, {}
 
     def delete_all_but(self, name: str) -> None:
         """Delete all files below this folder except `name`; empty folders may remain."""

@@ -4,10 +4,12 @@ A file is created with a PUT request that has `If-None-Match: *`.
 """
 
 import errno
+from collections import defaultdict
 from collections.abc import Mapping
-from contextlib import suppress
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
+from typing import Any, Self
 
 import pyarrow.fs
 import s3fs
@@ -15,7 +17,7 @@ from botocore.exceptions import ClientError
 
 from xrec.config import StorageConfig
 from xrec.errors import StorageError
-from xrec.storage.location import Location
+from xrec.storage.location import VERSION, Location
 from xrec.storage.requests import count_traffic, storage_errors
 
 _CONNECT_TIMEOUT_SECONDS, READ_TIMEOUT_SECONDS = 5.0, 60.0
@@ -53,21 +55,62 @@ class S3Location(Location):
         with storage_errors(self.uri):
             self.fs.put_file(path, self.path)
 
-    def kept_after_deletion(self) -> str:
-        """Return what the bucket keeps of deleted objects, by its versioning and lifecycle."""
-        bucket, unknown = self.path.partition("/")[0], "not known: the store does not say"
+    def kept_after_deletion(self) -> tuple[str, Self, Mapping[str, str]]:
+        """See Location; what a bucket keeps depends on its versioning and lifecycle."""
+        bucket, _, folder = self.path.partition("/")
+        folder = folder and f"{folder}/"
+        aware = replace(self, fs=CountingS3(**self.fs.storage_options | {"version_aware": True}))
+        by_key = defaultdict[str, list[dict[str, Any]]](list)
         try:
-            status = self.fs.call_s3("get_bucket_versioning", Bucket=bucket).get("Status")
+            if not self.fs.call_s3("get_bucket_versioning", Bucket=bucket).get("Status"):
+                return "nothing, because the bucket has no versioning", aware, {}
+            days = self._days_kept(bucket, folder)
+            page: dict[str, Any] = {"IsTruncated": True}
+            while page["IsTruncated"]:
+                names = ("KeyMarker", "VersionIdMarker")
+                after = {name: page[f"Next{name}"] for name in names if f"Next{name}" in page}
+                page = self.fs.call_s3(
+                    "list_object_versions", Bucket=bucket, Prefix=folder, **after
+                )
+                for entry in [*page.get("Versions", []), *page.get("DeleteMarkers", [])]:
+                    by_key[entry["Key"]].append(entry)
         except (OSError, ClientError, NotImplementedError):
-            return unknown
-        if status != "Enabled":
-            return "nothing, because the bucket has no versioning"
-        with suppress(OSError, ClientError):
+            return "not known: the store does not say", aware, {}
+        until = {}
+        for key, entries in by_key.items():
+            entries.sort(key=lambda entry: (entry["LastModified"], entry["IsLatest"]))
+            for entry, successor in pairwise(entries):
+                if "Size" in entry:  # no mark of a deletion
+                    name = f"{key.removeprefix(folder)}{VERSION}{entry['VersionId']}"
+                    until[name] = _end_of(successor["LastModified"], days)
+        how_long = "for ever, as no lifecycle rule ends all of them"
+        if days is not None:
+            how_long = f"for {days} days and until the next midnight in UTC"
+        return f"versions that were replaced or deleted, {how_long}", aware, until
+
+    def _days_kept(self, bucket: str, folder: str) -> int | None:
+        """Return after how many days replaced versions below a folder are deleted; None if never.
+
+        Rules for only some of them, by tag, size, or number of newer versions, do not count.
+        """
+        try:
             found = self.fs.call_s3("get_bucket_lifecycle_configuration", Bucket=bucket)
-            rules = [rule.get("NoncurrentVersionExpiration") for rule in found.get("Rules", [])]
-            if days := [rule["NoncurrentDays"] for rule in rules if rule]:
-                return f"versions, for up to {max(days)} days after a deletion"
-        return "all versions, for ever, because no lifecycle rule expires noncurrent ones"
+        except PermissionError:
+            raise
+        except (OSError, ClientError):  # there are no rules
+            return None
+        days = []
+        for rule in found["Rules"]:
+            where, ends = rule.get("Filter") or rule, rule.get("NoncurrentVersionExpiration", {})
+            is_for_all = where is rule or where.keys() <= {"Prefix"}
+            if (
+                rule["Status"] == "Enabled"
+                and is_for_all
+                and folder.startswith(where.get("Prefix", ""))
+                and ends.keys() == {"NoncurrentDays"}
+            ):
+                days.append(ends["NoncurrentDays"])
+        return min(days, default=None)
 
     def create_bytes(self, data: bytes) -> bool:
         with storage_errors(self.uri):
@@ -129,6 +172,14 @@ class S3Location(Location):
             )
             fs.retries = 1  # s3fs retries on top of botocore
             fs.call_s3("head_bucket", Bucket=self.path.split("/", 1)[0])
+
+
+def _end_of(replaced: datetime, days: int | None) -> str:
+    """Return when S3 deletes a version, which is at the midnight after so many days."""
+    if days is None:
+        return "for ever"
+    date = replaced.astimezone(UTC).date() + timedelta(days + 1)
+    return f"{date}T00:00+00:00"
 
 
 class CountingS3(s3fs.S3FileSystem):  # type: ignore[misc]

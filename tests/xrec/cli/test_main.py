@@ -41,7 +41,7 @@ def _prepare_does(monkeypatch: pytest.MonkeyPatch, run: object) -> None:
 COMMANDS = [
     *(" ".join(words_of(job)) for job in CONFIG_TYPES),
     *("run", "demo", "refresh", "doctor", "status", "explain", "audit", "publish", "export"),
-    *("init", "submit", "table takedown"),
+    *("init", "submit", "table takedown", "lab sheet", "lab ratings"),
     *(f"table {name}" for name in ("status", "check", "history", "diff", "rollback", "empty")),
 ]
 

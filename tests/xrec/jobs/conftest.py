@@ -12,6 +12,7 @@ from tests.world.here import map_here, pool_here
 from tests.world.shop import with_uris, write_project
 from tests.world.store import copy_files
 from tests.xrec.train.worker import fit_here
+from xrec.backfill import driver as _driver  # noqa: F401 - before its imports are replaced
 from xrec.config import (
     CONFIG_TYPES,
     BackfillConfig,
@@ -26,6 +27,7 @@ from xrec.config import (
 )
 from xrec.jobs import job_named
 from xrec.storage import Location, Manifest, open_location
+from xrec.train import example_shards as _shards  # noqa: F401 - likewise
 
 ConfigT = TypeVar("ConfigT", bound=JobConfig)
 
@@ -120,11 +122,12 @@ class Pipeline:
 
 
 @pytest.fixture(scope="session")
-def pipeline(ray_cluster, s3):
-    """All six jobs, run once, with credentials in the configs' storage section only."""
+def pipeline(s3):
+    """All six jobs, run once in this process, with credentials in the configs' storage only."""
     made = Pipeline(f"{s3.new_bucket()}/town", s3.storage)
     with pytest.MonkeyPatch.context() as patch:
         train_in_process(patch)
+        work_here(patch)
         for name, value in _SMALL_LLM.items():
             patch.setattr(f"xrec.sample.language_model.{name}", value)
         for name in PIPELINE_JOBS:

@@ -91,6 +91,18 @@ def test_backfill_dry_run_and_whole_run_report_what_a_canary_did(pipeline, confi
     assert backfill().startswith(f"explanations: {uri}\n  rows: ")
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_cluster")
+def test_actors_on_ray_have_the_credentials_of_the_config_and_write_the_same_texts(pipeline):
+    uri = f"{pipeline.workspace}/on-ray"
+    xrec.jobs.backfill.run(pipeline.config(BackfillConfig, explanations=uri))
+    of_ray, here = (
+        sorted(read_explanations(each, pipeline.storage)["explanation"].to_pylist())
+        for each in (uri, f"{pipeline.workspace}/explanations")
+    )
+    assert of_ray == here != []
+
+
 @pytest.mark.usefixtures("without_work")
 def test_backfill_dry_run_uses_an_earlier_rate_or_reports_what_is_missing(pipeline, config_file):
     pairs = {"kind": "split", "split": "validation"}

@@ -8,6 +8,7 @@ import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -664,6 +665,51 @@ def test_forget_and_its_check_find_people_in_folders_of_any_name(tmp_path):
     assert remains(0) == set()
     (kept,) = (workspace / "forgotten" / "reports").sizes()
     assert json.loads((workspace / "forgotten" / "reports" / kept).read_text()) == report
+
+
+def test_check_finds_people_in_earlier_versions_of_a_buckets_files(s3, tmp_path):
+    bucket = s3.new_bucket()
+    values = {"workspace": f"{bucket}/w", "storage": s3.keys, "prepare": {"source": SAMPLE}}
+    path, fs = write_yaml(tmp_path / "shop.yaml", values), open_location(bucket, s3.storage).fs
+
+    def version(status: str) -> None:
+        setting = {"Bucket": bucket[5:], "VersioningConfiguration": {"Status": status}}
+        fs.call_s3("put_bucket_versioning", **setting)
+
+    def check() -> tuple[int, str, set[str], set[str]]:
+        """Return the exit code, what the bucket keeps, and which of it has people until when."""
+        code, out, _ = xrec("forget", path, "--check")
+        report = json.loads(out)
+        left = report["remains"]
+        assert {each["people"] for each in left} <= {1}
+        files = {each["file"].partition("?versionId=")[0] for each in left}
+        return code, report["deleted_objects"], files, {each["until"] for each in left}
+
+    said("prepare", path)
+    forget(path, "--user", "resident-3")  # which nobody can bring back
+    nothing = "nothing, because the bucket has no versioning"
+    assert check() == (0, nothing, set(), set())
+    version("Enabled")
+    said("prepare", path)
+    forget(path, "--user", "resident-4")
+    users = {f"{bucket}/w/dataset/users.parquet"}
+    assert check()[::2] == (1, users)
+    version("Suspended")  # keeps what there is
+    assert check()[2:] == (users, {"for ever"})
+    after = {"NoncurrentDays": 7}
+    until = {f"{datetime.now(UTC).date() + timedelta(8)}T00:00+00:00"}
+    for expected, *rules in (
+        ({"for ever"}, ("w/", "Disabled", after), ("other/", "Enabled", after)),
+        ({"for ever"}, ("", "Enabled", {**after, "NewerNoncurrentVersions": 2})),
+        (until, ("w/", "Enabled", after), ("", "Enabled", {"NoncurrentDays": 9})),
+    ):
+        each = [
+            {"Filter": {"Prefix": prefix}, "Status": status, "NoncurrentVersionExpiration": ends}
+            for prefix, status, ends in rules
+        ]
+        setting = {"Bucket": bucket[5:], "LifecycleConfiguration": {"Rules": each}}
+        fs.call_s3("put_bucket_lifecycle_configuration", **setting)
+        assert check()[2:] == (users, expected)
 
 
 _TRAINING = (

@@ -6,6 +6,7 @@
     scores        a row of scores a pair
     result        means, spread over seeds, intervals, differences (figures); table: for a reader
     comparison    all of it, from beginning to end
+    sheet         blind sheets for people who judge a finished comparison's texts
 
 Whatever is there with the same settings and inputs is taken, at every step: a comparison that was
 killed goes on, and one that gets another entry or seed keeps the others.

@@ -6,6 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
+import pyarrow as pa
 from pydantic import SecretStr
 
 from xrec.config import CompareConfig
@@ -17,7 +18,7 @@ from xrec.lab.compare.make import Inputs, elsewhere_texts, make
 from xrec.lab.compare.result import TABLE, Result, result_of, result_table
 from xrec.lab.compare.scores import score_entries
 from xrec.lab.compare.table import Example, markdown_page
-from xrec.lab.compare.texts import EntryTexts
+from xrec.lab.compare.texts import ALL_TEXTS, EntryTexts
 from xrec.lab.measures.judge import agreement_lines
 from xrec.lab.measures.measures import ranker_tables
 from xrec.storage import (
@@ -106,7 +107,15 @@ def _write(
     ]
     page = markdown_page(result, pairs, _failed(made), examples)
     (location / MANIFEST).delete()
-    files = {"table.parquet": write_table(location / "table.parquet", result_table(result), TABLE)}
+    rows = [(*pair.ids, name, each.get(pair.ids)) for name, each in texts.items() for pair in pairs]
+    all_texts = pa.Table.from_pylist(
+        [dict(zip(ALL_TEXTS.names, row, strict=True)) for row in rows], ALL_TEXTS
+    )
+    tables = {"table": (result_table(result), TABLE), "texts": (all_texts, ALL_TEXTS)}
+    files = {
+        f"{name}.parquet": write_table(location / f"{name}.parquet", *table)
+        for name, table in tables.items()
+    }
     files |= write_contents(location, {"table.md": page, **other_formats(result)})
     manifest = write_manifest(
         location,

@@ -5,7 +5,8 @@ comparison: a figure of a part of a table would mislead.
 """
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import pyarrow as pa
 import torch
@@ -15,6 +16,7 @@ from torch.nn.functional import normalize
 from xrec.config import ElsewhereConfig, StorageConfig
 from xrec.data import (
     Dataset,
+    FileRows,
     HeldOutPair,
     joined_rows,
     parse_id,
@@ -90,15 +92,24 @@ def read_elsewhere(name: str, config: ElsewhereConfig, storage: StorageConfig) -
         names={"user_id": (user_id,), "item_id": (item_id,), "text": (text,)},
         advice=f"name the file's columns in texts.{name}.columns",
     )
-    rows = reject_duplicates(joined_rows(parts), ["user_id", "item_id"])
+    rows = whole_rows(parts, ["user_id", "item_id"], f"texts.{name}", "or leave these rows out")
+    return {(row["user_id"], row["item_id"]): row["text"] or None for row in rows}
+
+
+def whole_rows(
+    parts: Iterable[FileRows], keys: list[str], name: str, advice: str
+) -> list[dict[str, Any]]:
+    """Return all rows of a file; raise DataError if one cannot be read or repeats the `keys`."""
+    rows = reject_duplicates(joined_rows(parts), keys)
     if rows.findings:
         first = rows.findings[0]
         raise DataError(
-            f"texts.{name}: {len(rows.findings)} of {rows.num_rows} rows of {rows.file} cannot be "
+            f"{name}: {len(rows.findings)} of {rows.num_rows} rows of {rows.file} cannot be "
             f"used, the first in line {first.line}: {first.reason} ({first.text}); fix the file, "
-            "or leave these rows out",
+            f"{advice}",
             code="broken_rows",
-            key=f"texts.{name}",
+            key=name,
             saw=(first.line, first.reason),
         )
-    return {(row["user_id"], row["item_id"]): row["text"] or None for row in rows.table.to_pylist()}
+    table: list[dict[str, Any]] = rows.table.to_pylist()
+    return table

@@ -4,6 +4,8 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import pyarrow as pa
+
 from xrec.backfill import read, read_failed
 from xrec.backfill.driver import finish, has_work, run_backfill
 from xrec.backfill.plan import run_request
@@ -11,9 +13,14 @@ from xrec.backfill.task import LoadExplainer, load_task_explainer
 from xrec.bulk import Identity, open_run
 from xrec.config import BackfillConfig
 from xrec.evaluate.measure import PairIds
+from xrec.schemas import PAIRS
 from xrec.storage import fingerprint_of
 
 _NO_TEXT = "no_text"
+# `texts.parquet` of a comparison: a row an entry and pair; null where it has no text.
+ALL_TEXTS = PAIRS.append(pa.field("entry", pa.string(), nullable=False)).append(
+    pa.field("text", pa.string())
+)
 
 
 @dataclass(frozen=True)

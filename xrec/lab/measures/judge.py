@@ -30,7 +30,7 @@ from xrec.config import (
     StorageConfig,
 )
 from xrec.data import Dataset, HeldOutPair
-from xrec.evaluate.claims import check_claims, claims_question
+from xrec.evaluate.claims import check_claims, claims_question, known_texts
 from xrec.evaluate.measure import Floats, Measure, Metric, Score, has_text
 from xrec.storage import fingerprint_of
 from xrec.text import (
@@ -135,14 +135,12 @@ def judge_measures(
 
     measures = [score(name, model) for name, model in config.judges.items()]
     if (judge := config.claims) is not None:
-        profiles, items = dataset.users["profile"], dataset.items
-
-        def known(pair: HeldOutPair) -> list[str]:
-            of_item = (items[name][pair.item_index].as_py() for name in ("title", "profile"))
-            return [*of_item, profiles[pair.user_index].as_py()]
 
         def load_claims() -> Score:
-            evidence = [(pair.user_id, known(pair)) for pair in pairs]
+            evidence = [
+                (pair.user_id, known_texts(dataset, pair.user_index, pair.item_index))
+                for pair in pairs
+            ]
             return partial(claim_shares, asker(CLAIMS, judge), evidence)
 
         measures.append(Measure(_CLAIM_METRICS, load_claims))

@@ -36,9 +36,8 @@ def test_compare_makes_only_the_entries_that_are_new(make_config, tmp_path):
     assert run(config, again).files == manifest.files
     assert (again.made, again.num_scored) == ([], 0)
     config, more = make_config(entries=SEEDED), Done()
-    assert set(run(config, more).files) == {
-        f"table.{ending}" for ending in ("parquet", "md", "csv", "tex", "html")
-    }
+    tables = {f"table.{ending}" for ending in ("parquet", "md", "csv", "tex", "html")}
+    assert set(run(config, more).files) == {*tables, "texts.parquet"}
     assert more.made == ["ours-2", "constant-0", "constant-1", "constant-2", "nearest"]
     assert more.num_scored == 5
     names = {path.name for path in (tmp_path / "comparison").iterdir() if path.is_dir()}
