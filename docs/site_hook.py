@@ -74,7 +74,7 @@ def _path(site: str) -> str:
 
 def _site(path: str) -> str:
     """The page of a file or folder of the repository, or the picture itself."""
-    if path.startswith("docs/") and path.endswith((".md", ".svg", ".png")):
+    if path.startswith("docs/") and path.endswith((".md", ".svg", ".webp")):
         return path.removeprefix("docs/")
     if path == NOTEBOOK:
         return "reviews_to_reasons.md"

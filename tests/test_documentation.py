@@ -44,6 +44,14 @@ def test_symptoms_of_the_troubleshooting_page_are_messages_of_xrec():
     assert [each for each in ours if each not in known] == []
 
 
+def test_chart_of_faults_has_the_figures_of_the_table():
+    chart = json.loads((ROOT / "docs" / "images" / "faults.json").read_text())
+    page = PAGES[ROOT / "docs" / "findings.md"].split("- **Faults**")[1]
+    cells = re.findall(r"\| ([\d,]+), ([\d,]+)", page)
+    table = [[int(number.replace(",", "")) for number in cell] for cell in cells]
+    assert table == [cell for row in chart["lost_and_duplicated"].values() for cell in row]
+
+
 def anchors(text: str) -> set[str]:
     """Return the anchors of a page's headings, as GitHub makes them."""
     headings = re.findall(r"^#+ (.+)$", text, flags=re.MULTILINE)

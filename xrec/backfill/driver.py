@@ -53,8 +53,8 @@ class PublishGate(Protocol):
     force: str
     metrics: dict[str, Any]
 
-    def check(self) -> None:
-        """Raise GateError if the run must not be published."""
+    def check(self) -> Mapping[str, float]:
+        """Return its costs; raise GateError if the run must not be published."""
 
 
 def has_work(config: BackfillConfig, run: BulkRun) -> bool:
@@ -113,7 +113,7 @@ def run_backfill(
                 spent=spent_of(config.budget, config.prices, time.monotonic()),
                 on_progress=on_progress,
             ),
-            check=gate.check if gate else lambda: None,
+            check=gate.check if gate else dict,
         )
     return None if manifest is None else _after_publishing(config, run, manifest)
 
@@ -135,7 +135,7 @@ def finish(
             KIND,
             describe(config, run, gate),
             republish=bool(gate and gate.force),
-            check=gate.check if gate else lambda: None,
+            check=gate.check if gate else dict,
         )
     return None if manifest is None else _after_publishing(config, run, manifest)
 

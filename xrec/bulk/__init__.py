@@ -65,7 +65,7 @@ from xrec.bulk.driver import (
 )
 from xrec.bulk.input import clean_keys, first_of
 from xrec.bulk.log import find_published, newest_entry, open_log, read_published
-from xrec.bulk.progress import Progress, Survey
+from xrec.bulk.progress import Progress, Survey, start_costs
 from xrec.bulk.publisher import Describe, lacks_lifted, publish
 from xrec.bulk.read import Published, export_run, published
 from xrec.bulk.request import ROWS_PER_CHUNK, RunRequest, listing_of, open_run

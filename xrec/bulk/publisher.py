@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from xrec.bulk.log import FILES, Commit, DeltaLog, Shown, digest_of, missing_files, open_log
 from xrec.bulk.progress import lease_if_free, start_costs
-from xrec.bulk.rows import Summary, summary_of, total
+from xrec.bulk.rows import Amounts, Summary, summary_of, total
 from xrec.bulk.run import BulkRun, Pass, final_rows
 from xrec.bulk.table import CHANCES, changes_too_often, commit_files, open_whole, write_file
 from xrec.bulk.takedown import Takedowns, read_takedowns
@@ -39,7 +39,7 @@ def publish(
     describe: Describe,
     *,
     republish: bool = False,
-    check: Callable[[], None] = lambda: None,
+    check: Callable[[], Amounts] = dict,
 ) -> Manifest | None:
     """Publish the run's rows as the table's next version, and return its manifest.
 
@@ -49,7 +49,7 @@ def publish(
 
     republish: publish even if this run was taken back by a rollback or by emptying the table.
     check: called when all rows are done, before any file is written, possibly several times; its
-        errors propagate.
+        errors propagate. Returns its costs.
 
     Raise TableError if something else was published since this command began or takedowns are
     missing, GateError if the run was taken back, LeaseError if its plan was replaced,
@@ -84,10 +84,11 @@ class _Publisher:
     kind: Kind
     describe: Describe
     republish: bool
-    check: Callable[[], None]
+    check: Callable[[], Amounts]
     begin: Callable[[], None]
     parts: dict[Range, Part] = field(default_factory=dict)
     made_of: tuple[int, int] = (-1, 0)
+    check_costs: Amounts = field(default_factory=dict)
 
     def publish(self) -> Manifest | None:
         run = self.run
@@ -122,7 +123,7 @@ class _Publisher:
         self.made_of = made_of
         if left := [chunks for chunks in wanted if chunks not in self.parts]:
             self.begin()
-            self.check()
+            self.check_costs = self.check()
             self.parts.update(_write_parts(self.run, passes, taken, left))
 
     def _missing(self) -> list[str]:
@@ -135,7 +136,7 @@ class _Publisher:
         run, record = self.run, self.run.record
         parts = [self.parts[chunks] for chunks in sorted(self.parts)]
         summary = total(part.summary for part in parts) + start_costs(run.folder)
-        summary += Summary(costs=traffic(take=False))
+        summary += Summary(costs={**traffic(take=False), **self.check_costs})
         row_counts, metrics = self.describe(summary)
         fields = {name: count for name, count in row_counts.items() if isinstance(count, str)}
         numbers = {name: count for name, count in row_counts.items() if isinstance(count, int)}

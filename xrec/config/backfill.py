@@ -7,7 +7,13 @@ from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from xrec.config.base import Config, Uri, merged, with_defaults
 from xrec.config.job import ActorsJobConfig, RayJobConfig, Split
-from xrec.config.llm import EndpointConfig, EngineConfig, LLMConfig, LLMJobConfig
+from xrec.config.llm import (
+    EndpointConfig,
+    EndpointModelConfig,
+    EngineConfig,
+    LLMConfig,
+    LLMJobConfig,
+)
 from xrec.config.texts import DecodingConfig, PromptJobConfig
 
 
@@ -109,6 +115,7 @@ GATE: Mapping[str, float | None] = {
     "refused": 0.85,
     "unsupported": 0.75,
     "named": 0.6,
+    "claims": 0.5,
     "commonest": 0.5,
     "length": 0.5,
     "distinct": 0.5,
@@ -209,6 +216,9 @@ class BackfillConfig(BulkConfig, ExplanationsJobConfig):
     """Limits that a run must meet to be published, by figure (docs/night.md). Limits that are not
     given keep their defaults; a limit of null is off. Without a gate (null), every finished run is
     published."""
+    judge: EndpointModelConfig | None = None
+    """Language model that lists the claims of 100 texts for the gate's figure claims, within the
+    budget. If null, the figure is not computed."""
     vacuum_hours: float | None = Field(168, ge=1)
     """After publishing, files that no version of the last vacuum_hours hours needs are deleted
     (Delta's VACUUM), and after a night the folders of nights that none of these versions was made

@@ -56,7 +56,7 @@ CHANGES_NOTHING: Mapping[type[Config], str] = {
     # Bulk jobs: chunks, what stops a run, and what it publishes.
     BulkConfig: "limit retry_failed budget max_failed_share rows_per_chunk",
     PricesConfig: "prices",
-    BackfillConfig: "carry_from gate vacuum_hours",
+    BackfillConfig: "carry_from gate judge vacuum_hours",
     TablePairs: "uri",
     EligibleItems: "items users",
     RecommendConfig: "unnamed categories keeps",

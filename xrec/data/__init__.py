@@ -72,7 +72,7 @@ from xrec.data.sources import (
     find_table_files,
     read_tables,
 )
-from xrec.data.splits import drawn_explanations, drawn_pairs, pair_fraction, split_pairs
+from xrec.data.splits import drawn, drawn_explanations, drawn_pairs, pair_fraction, split_pairs
 from xrec.data.staging import Staging
 
 __all__ = [
@@ -107,6 +107,7 @@ __all__ = [
     "count_findings",
     "count_reasons",
     "dataset_settings",
+    "drawn",
     "drawn_explanations",
     "drawn_pairs",
     "edges_of",

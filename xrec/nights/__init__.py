@@ -3,6 +3,7 @@
     plan        which jobs a night runs; forecast: what they will do and cost
     costs       what they cost, within one budget; metrics: for Prometheus
     gate        compare a finished run with the published version; one that fails is a candidate
+    claims      one of its figures, by a language model
     publish     inspect a candidate, or publish it by force
     places      what is in a workspace; forget: remove people from all of it
     prune       list nights, and delete those that nothing needs any more

@@ -11,6 +11,7 @@ keep their absolute bounds. docs/night.md describes what each figure detects.
 """
 
 import json
+import os
 from itertools import islice
 from math import isnan, nan
 from typing import Any, NamedTuple
@@ -19,10 +20,11 @@ import numpy as np
 
 from xrec.backfill import resolve
 from xrec.backfill.plan import VERDICT
-from xrec.bulk import BulkRun, Survey
+from xrec.bulk import BulkRun, Survey, added
 from xrec.config import BackfillConfig, RecommendedPairs
 from xrec.data import read_dataset
 from xrec.errors import ArtifactMismatchError, ArtifactNotFoundError, GateError
+from xrec.nights.claims import costs_of, judged_claims
 from xrec.nights.figures import LEAST_ROWS, Values, drift, own_profiles, own_vectors, text_shares
 from xrec.nights.sample import Sample, sample_of
 from xrec.storage import (
@@ -32,10 +34,13 @@ from xrec.storage import (
     location_of,
     open_location,
 )
+from xrec.text import endpoint_key
 
 _OWN = ("own_item", "own_user", "own_profile", "own_vector")
 _KEPT = ("rows", "users", "items", "pairs")
-_AT_LEAST = frozenset({"coverage", "named", "distinct", "catalogue", "recall", *_KEPT, *_OWN})
+_AT_LEAST = frozenset(
+    {"coverage", "named", "claims", "distinct", "catalogue", "recall", *_KEPT, *_OWN}
+)
 _CONTINUITY = frozenset(
     {"pairs", "recall", "length", "distinct", "aspects", "rewritten", "own_item", "own_user"}
 )
@@ -99,12 +104,15 @@ class Gate:
         self.metrics: dict[str, Any] = {"gate": {"forced": force}} if force else {}
         self._config, self._run = config, run
 
-    def check(self) -> None:
-        """Write the verdict into the run's folder; raise GateError if the run does not pass."""
+    def check(self) -> dict[str, float]:
+        """Write the verdict into the run's folder, and return the costs of the figures.
+
+        Raises GateError if the run does not pass.
+        """
         if self._config.gate is None:
-            return
+            return {}
         sample = sample_of(self._run, num_items_of(self._config))
-        figures = judge(self._config, self._run, sample)
+        figures, costs = judge(self._config, self._run, sample)
         stopped_by = [figure.name for figure in figures if not figure.passes]
         passed = not stopped_by
         verdict = {
@@ -125,7 +133,11 @@ class Gate:
         if not passed and not self.force:
             refusal = self._refusal(figures)
             refusal.metrics = self.metrics
+            if costs:
+                total = added(costs_of(self._run), costs)
+                refusal.metrics = {**self.metrics, "costs": total}
             raise refusal
+        return costs
 
     def _refusal(self, figures: list[GateFigure]) -> GateError:
         shown = "\n".join(f"  {figure}" for figure in figures)
@@ -142,8 +154,15 @@ class Gate:
 
 
 def make_gate(config: BackfillConfig, run: BulkRun, force: str = "") -> Gate | None:
-    """Return the gate of a run; None if the config turns it off and `force` is empty."""
-    return None if config.gate is None and not force else Gate(config, run, force)
+    """Return the gate of a run; None if the config turns it off and `force` is empty.
+
+    Raises ConfigError if the judge's key is not set.
+    """
+    if config.gate is None and not force:
+        return None
+    if config.judge is not None:
+        endpoint_key(config.judge, os.environ)  # missing keys are found before any text is written
+    return Gate(config, run, force)
 
 
 def check_kept(config: BackfillConfig, dataset: Manifest) -> None:
@@ -162,8 +181,13 @@ def check_kept(config: BackfillConfig, dataset: Manifest) -> None:
         )
 
 
-def judge(config: BackfillConfig, run: BulkRun, sample: Sample) -> list[GateFigure]:
-    """Return all figures of a run with their bounds; compute slow ones only if bounded."""
+def judge(
+    config: BackfillConfig, run: BulkRun, sample: Sample
+) -> tuple[list[GateFigure], dict[str, float]]:
+    """Return all figures of a run with their bounds, and their costs.
+
+    Slow ones are only computed if they have a bound. Raises what `judged_claims` raises.
+    """
     summary, num_rows = Survey(run).summary, run.record.num_rows
     num_failed = run.format.faults(summary.failed).total()
     bounds = {"failed": config.max_failed_share, **(config.gate or {})}
@@ -179,6 +203,8 @@ def judge(config: BackfillConfig, run: BulkRun, sample: Sample) -> list[GateFigu
     slow = {"recall": _recall, "own_profile": _own_profile, "own_vector": _own_vector}
     for name, compute in slow.items():
         values[name] = compute(config, sample) if bounds.get(name) is not None else None
+    is_judged = bounds.get("claims") is not None
+    values["claims"], costs = judged_claims(config, run, sample.new) if is_judged else (None, {})
     was_trained = _was_trained(config, sample)
     if was_trained and bounds.get("pairs") is not None:
         bounds["pairs"] = bounds.get("pairs_trained")
@@ -196,7 +222,7 @@ def judge(config: BackfillConfig, run: BulkRun, sample: Sample) -> list[GateFigu
             )
             figure = figure.beside([value for value in known if value is not None])
         figures.append(figure)
-    return figures
+    return figures, costs
 
 
 def num_items_of(config: BackfillConfig) -> int:

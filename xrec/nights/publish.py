@@ -31,7 +31,8 @@ def look_at_candidate(config: BackfillConfig) -> Iterator[str]:
     """Yield the gate's figures for a finished run, then some of its texts and published ones."""
     config, run = _candidate(config)
     sample = sample_of(run, num_items_of(config))
-    yield from map(str, judge(config, run, sample))
+    figures, _ = judge(config, run, sample)
+    yield from map(str, figures)
     yield f"from {len(sample.new):,} explanations, compared with version {sample.version}"
     yield from side_by_side(sample.new, sample.old)
 

@@ -184,7 +184,7 @@ class Explanation(BaseModel):
     )
     kind: str = Field(
         description="written: by the model; plain: a sentence made from the evidence, because the "
-        "model's text was refused."
+        "model's text was refused or there is no model."
     )
     aspects: tuple[NamedEvidence, ...] = Field(
         description="The aspects chosen for the pair, best first; empty unless the adapter's "

@@ -153,7 +153,7 @@ class Asker:
     """Sends prompts to `model`, unless `replies` has their replies; several threads may use it.
 
     max_tokens: the number of prompt and reply tokens that may be spent. A prompt is only sent if
-        the most that it and those in progress may cost is left.
+        the most that it and those in progress may cost is left. usage: what was spent.
     """
 
     def __init__(
@@ -164,7 +164,7 @@ class Asker:
         max_tokens: float = float("inf"),
     ):
         self._model, self._sampling, self.replies = model, sampling, replies
-        self._max_tokens, self._num_spent, self._num_reserved = max_tokens, 0, 0
+        self._max_tokens, self.usage, self._num_reserved = max_tokens, Usage(), 0
         self._num_refused, self._has_replied = 0, False  # refused prompts count until a reply
         self._num_asking = 0  # calls of `ask` in progress
         self._changed = threading.Condition()
@@ -192,11 +192,11 @@ class Asker:
             self._changed.wait_for(lambda: not self._num_asking)
         raise BudgetError(
             f"budget.tokens is used up: {self._max_tokens:,.0f} tokens were available, "
-            f"{self._num_spent:,} were spent; raise the budget and rerun to continue; replies are "
-            "kept",
+            f"{self.usage.num_tokens:,} were spent; raise the budget and rerun to continue; "
+            "replies are kept",
             code="budget_used_up",
             key="budget.tokens",
-            saw=self._num_spent,
+            saw=self.usage.num_tokens,
         )
 
     def write(
@@ -214,38 +214,38 @@ class Asker:
             for index, prompt in enumerate(prompts):
                 schema = prompt.schema.model_json_schema()
                 key = self.replies.key(prompt.messages, schema, prompt.seed)
-                is_over = self._num_spent + self._num_reserved >= self._max_tokens
+                is_over = self.usage.num_tokens + self._num_reserved >= self._max_tokens
                 future = self.replies.find(key) if is_over else self.replies.claim(key)
                 if future is not None:
                     known.append((index, future, is_stored := future.done()))
-                    self._pay(future.result().usage.num_tokens if is_stored else 0)
+                    self._pay(future.result().usage if is_stored else Usage())
                 elif not is_over:
                     words = sum(about_tokens(message.content) for message in prompt.messages)
                     most = words + sampling.max_tokens
-                    self._pay(0, reserved=most)
+                    self._pay(Usage(), reserved=most)
                     claimed[next(numbers)] = index, key, prompt, most
                     yield prompt
 
         try:
             for reply in self._model.write(unknown(), sampling):
                 index, key, prompt, most = claimed.pop(reply.index)
-                self._pay(reply.usage.num_tokens, reserved=-most)
+                self._pay(reply.usage, reserved=-most)
                 self.replies.settle(key, prompt.user_ids, reply)
                 self._count_refusal(reply.failure)
                 yield replace(reply, index=index)
         except BaseException as error:
             for _, key, _, most in claimed.values():
                 self.replies.settle(key, (), error)
-                self._pay(0, reserved=-most)
+                self._pay(Usage(), reserved=-most)
             raise
         for index, future, is_stored in known:
             reply = future.result()
             self._has_replied |= reply.failure is None
             yield replace(reply, index=index, usage=reply.usage if is_stored else Usage())
 
-    def _pay(self, spent: int, reserved: int = 0) -> None:
+    def _pay(self, usage: Usage, reserved: int = 0) -> None:
         with self._changed:
-            self._num_spent += spent
+            self.usage += usage
             self._num_reserved += reserved
 
     def _count_refusal(self, failure: Failure | None) -> None:

@@ -1,5 +1,6 @@
 """The gate: figures of bad candidates, what it stops, and publishing by force."""
 
+import json
 import random
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,6 +13,7 @@ import pytest
 import torch
 
 from tests.errors import raises
+from tests.world.endpoint import Answer, Asked, stub_endpoint
 from tests.world.program import xrec
 from tests.world.shop import write_project
 from tests.world.town import dataset_of
@@ -20,7 +22,7 @@ from xrec.backfill.driver import finish
 from xrec.bulk import published, rollback, vacuum
 from xrec.config import GATE
 from xrec.data import Dataset
-from xrec.errors import ConfigError, GateError
+from xrec.errors import BudgetError, ConfigError, GateError
 from xrec.graph.artifact import GraphEmbeddings
 from xrec.nights import GateFigure, make_gate
 from xrec.nights.figures import Rows, drift, own_profiles, own_vectors, text_shares
@@ -210,6 +212,7 @@ def test_bound_is_tightened_by_the_last_nights_and_never_loosened():
     assert GateFigure("recall", 0.1, None).beside([1.0] * 14).passes
 
 
+TOKENS = ("prompt_tokens", "reply_tokens", "num_prompt_tokens", "num_generated_tokens")
 PAIRS = tuple(f"u{user} i{item}" for user in range(12) for item in range(5))
 
 
@@ -258,6 +261,40 @@ def test_texts_of_a_refused_run_are_carried_unless_they_were_refused_themselves(
             runs.run(*PAIRS[num_left_out:], gate={figure: 0.0})
         assert len(runs.calls()) == num_written
     assert runs.run(*PAIRS[2:]).metrics["num_carried"] == 58
+
+
+@pytest.mark.usefixtures("actors_here")
+def test_claims_of_texts_are_judged_within_the_budget_and_paid_for_once(runs):
+    """The judge quotes the item's profile for one claim, and what nobody wrote for another."""
+
+    def behave(asked: Asked) -> Answer:
+        if asked.body["model"] == "bad":
+            return Answer("no")
+        quotes = (json.loads(asked.words)["evidence"][1], "what nobody wrote")
+        claims = [{"claim": "it", "verdict": "supported", "quote": quote} for quote in quotes]
+        return Answer(json.dumps({"claims": claims}))
+
+    with stub_endpoint(behave) as stub:
+
+        def run(model: str = "good", **more: Any) -> Any:
+            judge = {"base_url": stub.url, "model": model, "api_key_variable": None}
+            return runs.run(*PAIRS, judge={"kind": "endpoint", **judge}, **more)
+
+        with raises(GateError, "gate_not_passed", "gate", ("claims",)) as stopped:
+            run("bad", gate={"claims": 0.0})  # the figure could not be computed
+        assert stopped.value.metrics["gate"]["figures"]["claims"] is None
+        stub.asked.clear()
+        left = sum(stopped.value.metrics["costs"][name] for name in TOKENS) - 60 * 2 * 18 + 2000
+        with raises(BudgetError, "budget_used_up", "budget.tokens") as over:
+            run(budget={"tokens": left}, gate={})
+        assert over.value.metrics["costs"]["reply_tokens"] == len(stub.asked) * 7
+        with raises(GateError, "gate_not_passed", "gate", ("claims",)) as stopped:
+            run(gate={"claims": 0.6})
+        made = run(gate={"claims": 0.5})
+        assert made.metrics["gate"]["figures"]["claims"] == 0.5
+        for metrics in (stopped.value.metrics, made.metrics):
+            assert [metrics["costs"][name] for name in TOKENS[:2]] == [60 * 11, 60 * 7]
+        assert len(stub.asked) == 60
 
 
 def test_gate_of_unknown_figures_or_bounds_is_refused(runs):

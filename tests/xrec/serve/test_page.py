@@ -41,14 +41,11 @@ class Page:
         return str(self.run("return document.getElementById(arguments[0]).textContent", name))
 
     def texts(self, selector: str) -> list[str]:
-        found = (
-            "return [...document.querySelectorAll(arguments[0])].map((node) => node.textContent)"
-        )
+        found = "return [...document.querySelectorAll(arguments[0])].map((row) => row.textContent)"
         return list(self.run(found, selector))
 
     def is_idle(self) -> bool:
-        busy = "return document.getElementById('explain').getAttribute('aria-busy')"
-        return bool(self.run(busy) == "false")
+        return bool(self.run("return document.querySelector('#explain[aria-busy=false]')"))
 
     def press(self, *keys: str) -> None:
         """Type into the element that has the focus."""
@@ -142,7 +139,8 @@ def test_page_removes_a_text_that_was_withdrawn_or_broke_off(page, endpoint, eve
     pair = {"user_id": USERS[0], "item_id": ITEMS[0]}
     evidence = endpoint.post("/v1/evidence", pair).json()
     answer = endpoint.get("/v1/explanations/{user_id}/{item_id}".format(**pair)).json()
-    end = [("explanation", {"answer": answer | {"explanation": text}})] if text else []
+    answer |= {"explanation": text, "people": {"kind": "history", "name": "Calm Inn"}}
+    end = [("explanation", {"answer": answer})] if text else []
     page.run(ANSWER, evidence, [*events, *end])
     for name, value in (("user", USERS[0]), ("item", ITEMS[0])):
         page.run("document.getElementById(arguments[0]).value = arguments[1]", name, value)
@@ -152,6 +150,7 @@ def test_page_removes_a_text_that_was_withdrawn_or_broke_off(page, endpoint, eve
     assert problem in page.text("problem")
     assert page.texts("#problem b") == []
     assert page.text("source") == ("from the backfill" if text else "")
+    assert page.text("people")[:23] == ("The user chose Calm Inn" if text else "")
 
 
 def test_page_explains_the_users_best_item_when_it_opens(page):
@@ -163,6 +162,8 @@ def test_page_explains_the_users_best_item_when_it_opens(page):
     assert not page.driver.find_element("id", "item-profile").is_displayed()
     page.driver.find_element("css selector", "summary").click()
     assert page.driver.find_element("id", "item-profile").is_displayed()
+    page.driver.set_window_size(500, 900)
+    assert page.run("return document.documentElement.scrollWidth") <= 500
 
 
 def test_page_asks_for_a_key_where_there_are_keys(page, guarded):

@@ -83,8 +83,8 @@ function showEvidence(evidence) {
   at("item-profile").textContent = evidence.item_profile || "No profile.";
   at("user-profile").textContent = evidence.user_profile || "No profile.";
   at("standing").textContent =
-    `The graph ranks this item ${evidence.rank} of ${evidence.num_ranked} ` +
-    "among the items that the user has not seen.";
+    `By its vector alone, this item ranks ${evidence.rank} of the ${evidence.num_ranked} ` +
+    "that the user has not seen.";
   at("near").replaceChildren(
     ...evidence.nearest_history.map((near) =>
       bar(near.title || near.item_id, near.similarity, near.similarity.toFixed(2)),
@@ -116,9 +116,16 @@ function showAspects(aspects, aspectsFrom) {
   );
 }
 
+const PEOPLE = {
+  others: ({ at_least, name }) =>
+    `At least ${at_least} other people chose both this item and ${name}, as did the user.`,
+  history: ({ name }) => `The user chose ${name}, which contributes most to this recommendation.`,
+  category: ({ name }) => `The user chose other items of the category ${name}.`,
+  popular: ({ at_least }) => `At least ${at_least} other people chose this item.`,
+};
+
 function showPeople(people) {
-  const number = people?.at_least ? `: at least ${people.at_least} people` : "";
-  at("people").textContent = people ? `${people.kind} ${people.name ?? ""}`.trim() + number : "";
+  at("people").textContent = people ? PEOPLE[people.kind](people) : "";
   at("people-title").hidden = !people;
 }
 
@@ -170,11 +177,11 @@ async function explain(pair) {
     at("source").textContent = SOURCES[answer.is_cached ? "cached" : answer.source];
     showAspects(answer.aspects, evidence.aspects_from);
     showPeople(answer.people);
+    const { kind, num_generated_tokens: tokens, model_fingerprint: model } = answer;
+    const reason = tokens ? ", because the model's text was refused" : "";
     at("facts").textContent =
-      answer.kind === "plain"
-        ? "A plain sentence made from the evidence, because the model's text was refused."
-        : `${answer.num_generated_tokens} tokens.`;
-    at("model").textContent = `model ${answer.model_fingerprint}`;
+      kind === "plain" ? `A plain sentence made from the evidence${reason}.` : `${tokens} tokens.`;
+    at("model").textContent = model && ` · model ${model}`;
   } finally {
     if (signal === current?.signal) at("explain").setAttribute("aria-busy", "false");
   }
