@@ -74,14 +74,17 @@ def test_terraform_finds_the_module_valid(tmp_path):
 # The actions of AWS that xrec's requests to S3 need.
 READ = {"s3:ListBucket", "s3:GetObject"}
 WRITE = {"s3:PutObject", "s3:DeleteObject", "s3:AbortMultipartUpload"}
+KEPT = {"s3:GetBucketVersioning", "s3:GetLifecycleConfiguration", "s3:ListBucketVersions"}
+WRITE |= KEPT | {"s3:GetObjectVersion"}
 
 
 def test_iam_allows_jobs_and_endpoint_what_the_code_calls_and_no_more(terraform):
     for name, actions in (("read", READ), ("write", WRITE)):
         granted = [each["actions"] for each in statements(terraform, name)]
         assert {action for statement in granted for action in statement} == actions
-    (write,) = statements(terraform, "write")
-    assert write["resources"] == ["${local.bucket_arn}/${var.prefix}/*"]
+    for write in statements(terraform, "write"):
+        below = "" if {*write["actions"]} == KEPT else "/${var.prefix}/*"
+        assert write["resources"] == [f"${{local.bucket_arn}}{below}"]
     attached = of_type(terraform["resource"], "aws_iam_role_policy_attachment")
     for role, policy in (("jobs", "write"), ("endpoint", "read")):
         assert attached[role]["policy_arn"] == f"${{aws_iam_policy.{policy}.arn}}"

@@ -139,7 +139,8 @@ def check_forgotten(project: Project, retention: timedelta) -> dict[str, Any]:
     `remains` has each file with the number of people in it and until when; a file of an earlier
     version of a table goes with the first `forget` after that time, and an earlier version of a
     file in a bucket by the bucket's lifecycle. `not_read` has the number of
-    files without a column of IDs by place. Raises ConfigError if nobody was forgotten.
+    files without a column of IDs by place. It is not clean if the store does not say whether it
+    keeps what was deleted. Raises ConfigError if nobody was forgotten.
     """
     config, _ = _config_of(project)
     people, workspace = read_forgotten(config), _workspace(config)
@@ -148,7 +149,8 @@ def check_forgotten(project: Project, retention: timedelta) -> dict[str, Any]:
     remains, not_read = list[dict[str, Any]](), dict[str, int]()
     kept, versions, ends = workspace.kept_after_deletion()
     there = [(place, _until(place, retention)) for place in places_in(workspace)]
-    for place, until in [*there, (Place(versions, "", "versions", tuple(ends)), ends)]:
+    there.append((Place(versions, "", "versions", tuple(ends or ())), ends or {}))
+    for place, until in there:
         for name in place.with_ids:
             if found := place.users_in(name, people.among):
                 file = place.location / name
@@ -158,7 +160,7 @@ def check_forgotten(project: Project, retention: timedelta) -> dict[str, Any]:
             not_read[f"{place.location.uri} ({place.kind})"] = num_others
     return {
         "on_list": len(people.hashes),
-        "is_clean": not remains,
+        "is_clean": not remains and ends is not None,
         "remains": remains,
         "not_read": not_read,
         "deleted_objects": kept,

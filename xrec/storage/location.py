@@ -152,10 +152,11 @@ class Location(ABC):
             if self.fs.exists(self.path):
                 self.fs.rm(self.path, recursive=True)
 
-    def kept_after_deletion(self) -> tuple[str, Self, Mapping[str, str]]:
+    def kept_after_deletion(self) -> tuple[str, Self, Mapping[str, str] | None]:
         """Return what the store keeps of files below this folder that are replaced or deleted.
 
-        First in words, then where they can be read, and by their names there until when they exist.
+        First in words, then where they can be read, and by their names there until when they exist,
+        or None if the store does not say.
         """
         return "nothing, apart from copies that you make", self, {}
 

@@ -55,7 +55,7 @@ class S3Location(Location):
         with storage_errors(self.uri):
             self.fs.put_file(path, self.path)
 
-    def kept_after_deletion(self) -> tuple[str, Self, Mapping[str, str]]:
+    def kept_after_deletion(self) -> tuple[str, Self, Mapping[str, str] | None]:
         """See Location; what a bucket keeps depends on its versioning and lifecycle."""
         bucket, _, folder = self.path.partition("/")
         folder = folder and f"{folder}/"
@@ -75,7 +75,7 @@ class S3Location(Location):
                 for entry in [*page.get("Versions", []), *page.get("DeleteMarkers", [])]:
                     by_key[entry["Key"]].append(entry)
         except (OSError, ClientError, NotImplementedError):
-            return "not known: the store does not say", aware, {}
+            return "not known: the store does not say", aware, None
         until = {}
         for key, entries in by_key.items():
             entries.sort(key=lambda entry: (entry["LastModified"], entry["IsLatest"]))

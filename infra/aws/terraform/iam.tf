@@ -42,6 +42,17 @@ data "aws_iam_policy_document" "write" {
     actions   = ["s3:PutObject", "s3:DeleteObject", "s3:AbortMultipartUpload"]
     resources = ["${local.bucket_arn}/${var.prefix}/*"]
   }
+  # `xrec forget --check` also reads what the bucket keeps of replaced and deleted files.
+  statement {
+    sid       = "Keeps"
+    actions   = ["s3:GetBucketVersioning", "s3:GetLifecycleConfiguration", "s3:ListBucketVersions"]
+    resources = [local.bucket_arn]
+  }
+  statement {
+    sid       = "Versions"
+    actions   = ["s3:GetObjectVersion"]
+    resources = ["${local.bucket_arn}/${var.prefix}/*"]
+  }
 }
 
 resource "aws_iam_policy" "read" {
