@@ -23,6 +23,7 @@ _GROUPS = (
         "tests/xrec/train/",
         "tests/xrec/bulk/test_pool.py",
         "tests/xrec/cluster/test_connect.py",
+        "tests/xrec/nights/test_nights.py",
         "tests/xrec/processes/",
         "tests/test_explanations_page.py",
     ),

@@ -738,7 +738,9 @@ def _xrec(*arguments: object) -> str:
 
 @pytest.mark.usefixtures("trains_here")
 @pytest.mark.parametrize(
-    "command", [said, pytest.param(_xrec, marks=pytest.mark.slow)], ids=["here", "processes"]
+    "command",
+    [said, pytest.param(_xrec, marks=[pytest.mark.slow, pytest.mark.timeout(1800)])],
+    ids=["here", "processes"],
 )
 def test_init_and_run_turn_csv_files_of_other_names_into_explanations(command, tmp_path):
     """The model is a toy, given on the command line; no file is edited."""

@@ -53,15 +53,9 @@ def test_run_whose_worker_was_killed_resumes_and_ends_like_an_uninterrupted_one(
 # In this process
 
 
-@pytest.mark.parametrize(
-    ("dtype", "zero_stage"),
-    [
-        ("float16", 3),
-        pytest.param("bfloat16", 1, marks=pytest.mark.slow),
-        pytest.param("bfloat16", 3, marks=pytest.mark.slow),
-        pytest.param("float16", 1, marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("zero_stage", [1, 3])
 def test_resumed_run_in_16_bits_has_every_bit_of_an_uninterrupted_one(
     workspace, tmp_path, monkeypatch, dtype, zero_stage
 ):
