@@ -31,13 +31,15 @@ pytest_plugins = ["tests.durations", "tests.seeds", "tests.skips"]
 def pytest_collection():
     """Import the tests without garbage collections, and leave what they import out of later ones.
 
-    It is a million objects, which each full collection would look at.
+    It is a million objects, which each full collection would look at. Later ones are rare, because
+    the models that tests load are many objects, too.
     """
     gc.disable()
     try:
         return (yield)
     finally:
         gc.freeze()
+        gc.set_threshold(10_000, 20, 50)
         gc.enable()
 
 
