@@ -5,9 +5,9 @@ import os
 import pkgutil
 import shutil
 import signal
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from itertools import chain
 from pathlib import Path
@@ -46,6 +46,7 @@ from xrec.errors import (
 )
 from xrec.graph.artifact import read_graph
 from xrec.jobs import pipeline as pipeline_job
+from xrec.jobs import serve as serve_job
 from xrec.jobs.pipeline import chosen_configs
 from xrec.nights.metrics import HELP
 from xrec.sample import generate_town, town_tables
@@ -489,22 +490,24 @@ def test_command_serves_what_the_project_published_until_ctrl_c(
     monkeypatch.setenv("RAY_ADDRESS", ray.get_runtime_context().gcs_address)
     (user, item), row = next(each for each in shop.texts().items() if each[0][0] != PERSON)
 
-    def is_ready(url: str) -> bool:
-        with suppress(requests.exceptions.ConnectionError):
-            return requests.get(f"{url}/readyz", timeout=60).ok
-        return False
+    run, is_told = serve_job.run, threading.Event()
+
+    def run_and_tell(config: Any, reload: Any, ready: Callable[[str], None]) -> None:
+        run(config, reload, lambda url: (ready(url), is_told.set()))
 
     def ask_and_interrupt(url: str) -> tuple[list[dict[str, Any]], list[tuple[str, Any]]]:
         """Return the stored text and the one of an unknown user, and the events of a live one."""
-        wait_until(lambda: is_ready(url))
         fresh = {"pairs": [{"user_id": user, "item_id": item, "fresh": True}]}
         route = f"{url}/v1/explanations"
         try:
+            assert is_told.wait(120)
+            wait_until(lambda: requests.get(f"{url}/readyz", timeout=60).ok)
             got = [requests.get(f"{route}/{n}/{item}", timeout=60).json() for n in (user, "nobody")]
             return got, sse(requests.post(f"{route}/stream", json=fresh, timeout=120))
         finally:
             os.kill(os.getpid(), signal.SIGINT)
 
+    monkeypatch.setattr(serve_job, "run", run_and_tell)
     with held_port() as port, ThreadPoolExecutor() as threads:
         serving = {
             "http": {"port": port},
