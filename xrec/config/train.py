@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from xrec.config.base import Config, Uri, merged
-from xrec.config.job import JobConfig, TrainingJobConfig
+from xrec.config.job import JobConfig, TrainingJobConfig, Workers
 from xrec.config.llm import LLMJobConfig
 from xrec.config.texts import PromptJobConfig
 
@@ -67,6 +67,8 @@ class PretrainGraphConfig(TrainingJobConfig):
     """Number of additional graphs, each trained with a different part of the explained training
     pairs held out, so that the adapter learns from vectors that have not seen the pair they
     explain. 0 saves the time, but then the adapter learns from vectors that have seen theirs."""
+    workers: Workers = Workers(num_processes=1)
+    """Up to some 1e6 interactions, one worker is fastest."""
 
     @model_validator(mode="after")
     def _folds_can_be_trained(self) -> "PretrainGraphConfig":
