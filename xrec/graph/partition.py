@@ -1,8 +1,8 @@
 """How the graph's nodes are divided among workers, and how workers exchange the nodes' rows.
 
 A node is a user (0 to U - 1) or an item (U to N - 1). Each worker owns a block of rows of the
-adjacency, the layer-0 embeddings, and the optimizer's state. It reads these rows and a halo, which
-is only those rows of others that
+adjacency, the layer-0 embeddings, and the optimizer's state. It reads these rows and a halo: only
+those rows of others that
 
     a layer     needs because they share an edge with its own; they are found once
     the loss    needs for its part of a batch, at each step

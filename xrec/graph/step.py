@@ -5,8 +5,8 @@
     (loss + l2_weight * layer0_penalty(model, batch, objective)).backward()
 
 A worker scores 1/W of a batch. It reads its own rows and those of others that its part of the
-batches needs. The time of an epoch is steps x propagation + interactions x
-candidates, which is linear in the number of edges.
+batches needs. The time of an epoch is steps x propagation + interactions x candidates, which is
+linear in the number of edges.
 """
 
 from collections.abc import Iterator, Sequence

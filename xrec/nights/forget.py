@@ -138,9 +138,9 @@ def check_forgotten(project: Project, retention: timedelta) -> dict[str, Any]:
 
     `remains` has each file with the number of people in it and until when; a file of an earlier
     version of a table goes with the first `forget` after that time, and an earlier version of a
-    file in a bucket by the bucket's lifecycle. `not_read` has the number of
-    files without a column of IDs by place. It is not clean if the store does not say whether it
-    keeps what was deleted. Raises ConfigError if nobody was forgotten.
+    file in a bucket by the bucket's lifecycle. `not_read` has the number of files without a column
+    of IDs by place. `is_clean` is false if somebody remains, or if the store does not say whether
+    it keeps what was deleted. Raises ConfigError if nobody was forgotten.
     """
     config, _ = _config_of(project)
     people, workspace = read_forgotten(config), _workspace(config)
